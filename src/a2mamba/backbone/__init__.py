@@ -1,0 +1,24 @@
+"""Backbones, their variants and their weights. Importing this registers the models with timm."""
+
+from a2mamba.backbone.a2mamba import A2Mamba
+from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint
+from a2mamba.backbone.create import check_name, create_model, list_models
+from a2mamba.backbone.pyramid import Pyramid
+from a2mamba.backbone.registry import WeightsUnavailableError
+from a2mamba.backbone.segman import SegMANEncoder
+from a2mamba.backbone.weights import CheckpointError, from_released, to_released
+
+__all__ = [
+    "A2Mamba",
+    "CheckpointError",
+    "LoadReport",
+    "Pyramid",
+    "SegMANEncoder",
+    "WeightsUnavailableError",
+    "check_name",
+    "create_model",
+    "from_released",
+    "list_models",
+    "load_checkpoint",
+    "to_released",
+]

@@ -1,0 +1,250 @@
+"""Loading weights from files of every kind that users have, strictly, and without running code from them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from a2mamba.backbone.pyramid import STAGES, Pyramid
+from a2mamba.backbone.weights import CheckpointError, StateDict, from_released
+from a2mamba.layers import resize_pair_bias
+
+log = logging.getLogger(__name__)
+
+CONTAINERS = (
+    ("state_dict_ema", "EMA weights"),
+    ("model_ema", "EMA weights"),
+    ("ema", "EMA weights"),
+    ("state_dict", "weights"),
+    ("model", "weights"),
+)
+"""Where training checkpoints keep weights, best first: timm's and the authors' names, then ours."""
+
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""Prefixes that DistributedDataParallel, torch.compile and feature extractors put before names."""
+
+PIECES = ("patch_embed.", "layers.", "classifier.", "stem.", "stages.", "head.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`load_checkpoint` did."""
+
+    source: str
+    """Path of the file, or "mapping"."""
+    content: str
+    """Which weights were taken from it, and in which layout they were."""
+    loaded: int
+    """Number of tensors loaded."""
+    total: int
+    """Number of tensors of the model, constants aside."""
+    notes: tuple[str, ...] = ()
+    """What was adapted, replaced or left out, one sentence each."""
+
+    def __str__(self) -> str:
+        lines = [f"loaded {self.loaded} of {self.total} tensors from {self.source} ({self.content})"]
+        return "; ".join([*lines, *self.notes])
+
+
+def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
+    """Load weights into a backbone, all of them or none.
+
+    Accepts files of the released layout and of ours, plain or inside a training checkpoint (EMA weights are
+    preferred), with DDP or torch.compile prefixes, and the ``backbone.`` part of a segmentation or detection
+    checkpoint. Three things are adapted, and reported: a classifier of another number of classes is left as the
+    model has it, the first convolution follows the model's in_chans, and the bias of the global attention follows
+    the model's img_size. Nothing in the file is executed.
+
+    Args:
+        model: an A2Mamba, a SegMAN encoder, or a feature extractor made from one.
+        source: path of a .safetensors or of a torch file, or a mapping of that content.
+
+    Returns:
+        A report; ``print`` it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another kind, or if anything else is missing, left over
+            or of another shape; the message lists names, and the model is unchanged.
+    """
+    target = _backbone(model)
+    name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
+    content = source if isinstance(source, Mapping) else read_file(Path(source))
+    state, description, partial = _weights(content, name)
+    layout = "released layout" if any(key.startswith("patch_embed.") for key in state) else "native layout"
+    if layout == "released layout":
+        state = from_released(state, target)
+    own = target.state_dict()
+    notes = _drop_absent(state, target) + _adapt(state, own)
+    kept = _keep_own_head(state, own, notes, partial=partial)
+    constants = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in state and key not in constants | kept]
+    unexpected = [key for key in state if key not in own]
+    misshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {_some(names)}"
+        for what, names in (("missing", missing), ("left over", unexpected), ("of another shape", misshaped))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{name} does not fit this model; {'; '.join(problems)}")
+    target.load_state_dict(state, strict=False)
+    report = LoadReport(
+        source=name,
+        content=f"{description}, {layout}",
+        loaded=len(state.keys() - constants),
+        total=len(own.keys() - constants),
+        notes=tuple(notes),
+    )
+    for note in notes:
+        log.warning("%s: %s", name, note)
+    return report
+
+
+def read_file(path: Path) -> Mapping[str, Any]:
+    """Return the content of a .safetensors or torch file, on the CPU, without running code from it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # timm's training checkpoints hold their command line as a Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0].strip()
+        raise CheckpointError(f"{path}: damaged, or holds more than tensors and plain data ({reason})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable checkpoint, or damaged ({reason})") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: expected a mapping of tensors, found {type(content).__name__}")
+    return content
+
+
+def checkpoint_filter(state: Mapping[str, Any], model: Pyramid) -> StateDict:
+    """Return a checkpoint's weights in our layout: the filter that timm calls before it loads pretrained weights.
+
+    The classifier and the first convolution are left as they are: timm adapts those itself.
+    """
+    weights, _, _ = _weights(state, "pretrained weights")
+    if any(key.startswith("patch_embed.") for key in weights):
+        weights = from_released(weights, model)
+    own = model.state_dict()
+    _resize_global_biases(weights, own)
+    # timm loads strictly; what a released file may leave out are counters.
+    return {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | weights
+
+
+def _backbone(model: nn.Module) -> Pyramid:
+    if isinstance(model, FeatureGetterNet):
+        model = model.model
+    if not isinstance(model, Pyramid):
+        raise CheckpointError(f"expected an A2Mamba or SegMAN encoder, got {type(model).__name__}")
+    return model
+
+
+def _weights(content: Mapping[str, Any], name: str) -> tuple[StateDict, str, bool]:
+    """Return the weights of a checkpoint without prefixes, what they are, and whether they are a backbone's alone."""
+    description = "weights"
+    for key, what in CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            content, description = content[key], what
+            break
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    state = _strip(state)
+    inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    if inner:
+        state, description = _strip(inner), f"backbone {description}"
+    if not any(key.startswith(PIECES) for key in state):
+        found = _some(list(state)) if state else "no tensors"
+        raise CheckpointError(f"{name}: no weights of an A2Mamba or SegMAN backbone; found {found}")
+    return state, description, bool(inner)
+
+
+def _strip(state: StateDict) -> StateDict:
+    for _ in WRAPPERS:
+        for prefix in WRAPPERS:
+            if state and all(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _keep_own_head(state: StateDict, own: StateDict, notes: list[str], *, partial: bool) -> set[str]:
+    """Return the parts of the head that keep the model's values; drop in place what they replace."""
+    if partial and not any(key.startswith("head.") for key in state):
+        notes.append("the checkpoint has no head; the model's own was kept as it is")
+        return {key for key in own if key.startswith("head.")}
+    weight, fresh = state.get("head.fc.weight"), own.get("head.fc.weight")
+    if weight is None or weight.dim() != 2 or (fresh is not None and fresh.shape[0] == weight.shape[0]):
+        return set()
+    classifier = {"head.fc.weight", "head.fc.bias"}
+    for key in classifier:
+        state.pop(key, None)
+    have = "no classifier; it was left out" if fresh is None else f"{fresh.shape[0]}; the model's own was kept as it is"
+    notes.append(f"the checkpoint's classifier has {weight.shape[0]} classes, the model {have}")
+    return classifier & own.keys()
+
+
+def _adapt(state: StateDict, own: StateDict) -> list[str]:
+    """Adapt the first convolution and the global biases in place; return what was done."""
+    notes = []
+    conv, expected = state.get("stem.conv1.weight"), own["stem.conv1.weight"]
+    if conv is not None and conv.dim() == 4 and conv.shape != expected.shape and conv.shape[1] == 3:
+        adapted = adapt_input_conv(expected.shape[1], conv)
+        if adapted.shape == expected.shape:
+            state["stem.conv1.weight"] = adapted
+            notes.append(f"the first convolution was adapted from 3 to {expected.shape[1]} input channels")
+    return notes + _resize_global_biases(state, own)
+
+
+def _resize_global_biases(state: StateDict, own: StateDict) -> list[str]:
+    """Resize the global attention's biases in place to the model's img_size; return what was done."""
+    sizes = set()
+    for key, fresh in own.items():
+        bias = state.get(key)
+        if not key.endswith("global_attention.bias") or bias is None or bias.dim() != 3:
+            continue
+        if bias.shape != fresh.shape and bias.shape[0] == fresh.shape[0]:
+            sizes.add((bias.shape[-1], fresh.shape[-1]))
+            state[key] = resize_pair_bias(bias.float(), fresh.shape[-1]).to(bias.dtype)
+    return [f"global attention biases were resized from {old} to {new} tokens" for old, new in sorted(sizes)]
+
+
+def _drop_absent(state: StateDict, target: Pyramid) -> list[str]:
+    """Drop in place what belongs to parts that a pruned model does not have; return what was done."""
+    absent: list[str] = [] if target.head is not None else ["head.", "classifier."]
+    for i in range(len(target.stages), STAGES):
+        absent += [f"stages.{i}.", f"layers.{2 * i}.", f"layers.{2 * i - 1}."]
+    dropped = [key for key in state if key.startswith(tuple(absent))] if absent else []
+    for key in dropped:
+        del state[key]
+    return (
+        [f"{len(dropped)} tensors of parts that this feature extractor does not have were left out"] if dropped else []
+    )
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,451 @@
+"""The four-stage pyramid that A2Mamba and SegMAN's encoder share; only their token mixers differ.
+
+Shapes: B batch, C channels of a stage, H x W its map. Input (B, 3, S, S'); stage i (from 0) has stride 4 * 2 ** i, every
+stride-2 convolution rounding up.
+
+    stem -> stage 0 -> (downsample, stage 1) -> (downsample, stage 2) -> (downsample, stage 3) -> head
+
+The file reads downwards: stem, downsampling, block, stage, head, model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from a2mamba.layers import A2SSM, SS2D, ChannelAffine, ConvFFN, checkpoint_block, rope_table
+
+HEAD_WIDTH = 1024
+STAGES = 4
+
+ResidualScaling = Literal["none", "layer", "residual"]
+"""What a :class:`ChannelAffine` multiplies: nothing, the branch, or the shortcut."""
+
+
+class Mixer(Protocol):
+    """Makes the token mixer of a block; ``global_tokens`` is given in the last stage only."""
+
+    def __call__(
+        self,
+        channels: int,
+        heads: int,
+        kernel_size: int,
+        global_tokens: int | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Module:
+        """Return a module that maps ((B, C, H, W), rope) to (B, C, H, W)."""
+        ...
+
+
+def half_size(size: int) -> int:
+    """Return the size after a 3 x 3 convolution of stride 2 and padding 1."""
+    return (size + 1) // 2
+
+
+def final_size(size: int) -> int:
+    """Return the side of the last stage's map for an image side: stride 32, rounded up at every step."""
+    for _ in range(STAGES + 1):
+        size = half_size(size)
+    return size
+
+
+class Stem(nn.Module):
+    """Four 3 x 3 convolutions, strides 2, 1, 2, 1, each with BatchNorm, the first three with GELU: in_chans -> C / 4.
+
+    The result has channels-last memory, and the rest of the network keeps it: the attention then reads its heads and
+    the scan its tokens without a copy, and on CPUs the convolutions are fastest so.
+    """
+
+    def __init__(
+        self, in_chans: int, channels: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        half = channels // 2
+
+        def conv(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+            return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False, device=device, dtype=dtype)
+
+        self.conv1, self.norm1 = conv(in_chans, half, 2), nn.BatchNorm2d(half, device=device, dtype=dtype)
+        self.conv2, self.norm2 = conv(half, half, 1), nn.BatchNorm2d(half, device=device, dtype=dtype)
+        self.conv3, self.norm3 = conv(half, channels, 2), nn.BatchNorm2d(channels, device=device, dtype=dtype)
+        self.conv4, self.norm4 = conv(channels, channels, 1), nn.BatchNorm2d(channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, S, S') -> (B, C, ceil(S / 4), ceil(S' / 4))."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.gelu(self.norm1(self.conv1(x)))
+        x = F.gelu(self.norm2(self.conv2(x)))
+        x = F.gelu(self.norm3(self.conv3(x)))
+        return self.norm4(self.conv4(x))
+
+
+class Downsample(nn.Module):
+    """A 3 x 3 convolution of stride 2 with BatchNorm, between stages."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(outputs, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, ceil(H / 2), ceil(W / 2))."""
+        return self.norm(self.conv(x))
+
+
+class Block(nn.Module):
+    """Positional convolution, token mixer, positional convolution, feed-forward network (SPEC section 3).
+
+    Args:
+        channels: C.
+        mixer: maps ((B, C, H, W), rope) to (B, C, H, W).
+        mlp_hidden: width of the feed-forward network.
+        drop_path: probability of dropping a branch, per sample.
+        scaling: "none"; "layer": each branch has a per-channel affine; "residual": each shortcut has one.
+        scale_init: initial weight of those affines.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mixer: nn.Module,
+        mlp_hidden: int,
+        *,
+        drop_path: float,
+        scaling: ResidualScaling,
+        scale_init: float,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+
+        def position() -> nn.Conv2d:
+            return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, device=device, dtype=dtype)
+
+        def scale(kind: ResidualScaling) -> nn.Module:
+            if scaling != kind:
+                return nn.Identity()
+            return ChannelAffine(channels, scale_init, device=device, dtype=dtype)
+
+        self.pos1 = position()
+        self.norm1 = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.mixer = mixer
+        self.skip1, self.scale1 = scale("residual"), scale("layer")
+        self.pos2 = position()
+        self.norm2 = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.mlp = ConvFFN(channels, mlp_hidden, device=device, dtype=dtype)
+        self.skip2, self.scale2 = scale("residual"), scale("layer")
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """(B, C, H, W) and the rotations of the map -> (B, C, H, W)."""
+        x = x + self.pos1(x)
+        x = self.skip1(x) + self.drop_path(self.scale1(self.mixer(self.norm1(x), rope)))
+        x = x + self.pos2(x)
+        return self.skip2(x) + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after the downsampling that leads to it.
+
+    ``checkpointed_blocks``: that many first blocks recompute their activations in the backward.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[Block], head_width: int) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.head_width = head_width
+        self.checkpointed_blocks = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C, H', W')."""
+        x = self.downsample(x)
+        rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, x.dtype)
+        for i, block in enumerate(self.blocks):
+            if i < self.checkpointed_blocks and torch.is_grad_enabled():
+                x = checkpoint_block(block, x, rope)
+            else:
+                x = block(x, rope)
+        return x
+
+
+class Head(nn.Module):
+    """conv1x1 -> BatchNorm -> SiLU -> global pool -> linear classifier (SPEC section 2).
+
+    Args:
+        channels: of the last stage.
+        num_classes: 0 leaves the classifier out; the output is then the pooled features.
+        global_pool: a timm pooling type, or "" to keep the map.
+        drop_rate: dropout before the classifier.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, HEAD_WIDTH, 1, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(HEAD_WIDTH, device=device, dtype=dtype)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc: nn.Module = nn.Identity()
+        self.reset(num_classes, global_pool, device=device, dtype=dtype)
+
+    def reset(
+        self,
+        num_classes: int,
+        global_pool: str | None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Replace the classifier, and the pooling where ``global_pool`` is not None."""
+        if global_pool is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        width = HEAD_WIDTH * self.global_pool.feat_mult()
+        self.fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
+        self.fc.apply(init_plain)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, classes); features (B, 1024) with ``pre_logits``; maps where nothing is pooled."""
+        x = self.global_pool(F.silu(self.norm(self.conv(x))))
+        pooled = not self.global_pool.is_identity()
+        x = self.drop(x.flatten(1) if pooled else x)
+        if pre_logits or isinstance(self.fc, nn.Identity):
+            return x
+        return self.fc(x) if pooled else self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def init_plain(module: nn.Module) -> None:
+    """Initialise convolutions and linear maps: weights truncated normal (std 0.02), biases zero."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Pyramid(nn.Module):
+    """A four-stage backbone with a classifier, in timm's conventions.
+
+    Args:
+        mixer: makes the token mixer of every block.
+        channels, depths, heads, kernel_sizes, mlp_ratios: one number a stage.
+        scaling, scale_init: residual scaling of every stage and the initial weight of its affines.
+        num_classes: 0 leaves the classifier out.
+        in_chans: channels of the input image.
+        img_size: side or (height, width) in pixels that the bias of the last stage's global attention is stored for;
+            images of any size can be given to the model.
+        global_pool: timm pooling type of the head, "" for none.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixer: Mixer,
+        channels: Sequence[int],
+        depths: Sequence[int],
+        heads: Sequence[int],
+        kernel_sizes: Sequence[int],
+        mlp_ratios: Sequence[float],
+        scaling: Sequence[ResidualScaling],
+        scale_init: Sequence[float],
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int | Sequence[int] = 224,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        image = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        if len(image) != 2 or min(image) < 1:
+            raise ValueError(f"img_size must be one positive integer or two, got {img_size}")
+        if num_classes < 0 or in_chans < 1:
+            raise ValueError(f"num_classes must be >= 0 and in_chans >= 1, got {num_classes} and {in_chans}")
+        last = STAGES - 1
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
+
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.channels = tuple(channels)
+        self.num_features = channels[last]
+        self.feature_info = [
+            {"num_chs": channels[i], "reduction": 4 * 2**i, "module": f"stages.{i}"} for i in range(STAGES)
+        ]
+        self.stem = Stem(in_chans, channels[0], device=device, dtype=dtype)
+        stages: list[Stage] = []
+        for i in range(STAGES):
+            tokens = final_size(image[0]) * final_size(image[1]) if i == last else None
+            blocks = [
+                Block(
+                    channels[i],
+                    mixer(channels[i], heads[i], kernel_sizes[i], tokens, device=device, dtype=dtype),
+                    int(mlp_ratios[i] * channels[i]),
+                    drop_path=float(drop_path),
+                    scaling=scaling[i],
+                    scale_init=scale_init[i],
+                    device=device,
+                    dtype=dtype,
+                )
+                for drop_path in drop_paths[i]
+            ]
+            downsample = Downsample(channels[i - 1], channels[i], device=device, dtype=dtype) if i else nn.Identity()
+            stages.append(Stage(downsample, blocks, channels[i] // heads[i]))
+        self.stages = nn.Sequential(*stages)
+        self.head: Head | None = Head(channels[last], num_classes, global_pool, drop_rate, device=device, dtype=dtype)
+        self.init_weights()
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of the features that the classifier sees; of the last map where the head was pruned."""
+        return self.num_features if self.head is None else HEAD_WIDTH * self.head.global_pool.feat_mult()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Set all initial values (SPEC section 6): plain ones first, then what modules define themselves."""
+        self.apply(init_plain)
+        for module in self.modules():
+            if isinstance(module, (A2SSM, SS2D)):
+                module.reset_parameters()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, S, S') -> the last stage's map (B, C, ceil(S / 32), ceil(S' / 32))."""
+        self._check_image(x)
+        return self.stages(self.stem(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last stage's map -> (B, classes), or the classifier's input (B, 1024) with ``pre_logits``."""
+        return x if self.head is None else self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, S, S'), any S, S' >= 1 -> logits (B, classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the maps of chosen stages, and with them the last map computed (timm's contract).
+
+        Args:
+            x: (B, in_chans, S, S').
+            indices: the last n stages if an integer, these if a sequence, all if None.
+            norm: part of timm's contract; the stages end without a norm, so nothing changes.
+            stop_early: do not compute stages after the last one asked for.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: for another ``output_fmt``.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
+        self._check_image(x)
+        take, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take:
+                intermediates.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last of ``indices`` and, if asked, the head; return the indices kept.
+
+        ``prune_norm`` is part of timm's contract; there is no norm to prune.
+        """
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if prune_head or shortened:
+            self.head = None
+            self.num_classes = 0
+            self.num_features = self.channels[last]
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier, an Identity where there is none."""
+        return nn.Identity() if self.head is None else self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one (none for 0), and the pooling where ``global_pool`` is given.
+
+        Raises:
+            ValueError: if the head was pruned and a classifier is asked for.
+        """
+        if self.head is None:
+            if num_classes:
+                raise ValueError("this model's head was pruned; create a new model to have a classifier")
+            return
+        self.num_classes = num_classes
+        weight = self.head.conv.weight
+        self.head.reset(num_classes, global_pool, device=weight.device, dtype=weight.dtype)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's grouping of parameters by depth, for layer-wise learning rates."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^head\.(conv|norm)", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that the authors mark as not decayed: A_log and D of every scan (SPEC section 7)."""
+        return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in ("A_log", "D")}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True, blocks: Sequence[int] | None = None) -> None:
+        """Recompute activations in the backward.
+
+        Args:
+            enable: switch on or off.
+            blocks: only the first n blocks of each stage, one number a stage; None for all.
+        """
+        for i, stage in enumerate(self.stages):
+            count = len(stage.blocks) if blocks is None else blocks[i]
+            stage.checkpointed_blocks = count if enable else 0
+
+    def _check_image(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.in_chans or x.shape[2] < 1 or x.shape[3] < 1:
+            raise ValueError(
+                f"expected images (B, {self.in_chans}, H, W) with H and W at least 1, got {tuple(x.shape)}"
+            )

@@ -1,0 +1,163 @@
+"""Between our parameter names and the layout of the released checkpoints: a pure, strict adapter both ways.
+
+One table says how each of our tensors is called in a released file and which shape it has there. Reading applies the
+table backwards. Released files hold two things that ours do not: the constant rotary frequencies, and in A2Mamba a
+second copy of the position bias that both attention branches share. Both are checked on reading and written back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from a2mamba.backbone.pyramid import Pyramid
+from a2mamba.layers import MASS, rope_frequencies
+
+StateDict = dict[str, Tensor]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not fit: one line that says what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Our shape of a tensor to the released one, and back. ``rank``: number of axes of the released one, if it matters."""
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+    rank: int | None = None
+
+
+SAME = Reshape(lambda t: t, lambda t: t)
+KERNEL = Reshape(lambda t: t[:, :, None, None], lambda t: t.flatten(1), rank=4)
+COLUMN = Reshape(lambda t: t[:, None], lambda t: t.flatten(), rank=2)
+CHANNEL = Reshape(lambda t: t[:, None, None, None], lambda t: t.flatten(), rank=4)
+PICTURE = Reshape(lambda t: t[None], lambda t: t.squeeze(0), rank=4)
+# The four scan directions are an axis of ours, and folded into the first axis of the released tensors.
+FOLDED = Reshape(lambda t: t.flatten(), lambda t: t.unflatten(0, (4, -1)), rank=1)
+FOLDED_COLUMN = Reshape(lambda t: t.flatten()[:, None], lambda t: t.flatten().unflatten(0, (4, -1)), rank=2)
+FOLDED_ROWS = Reshape(lambda t: t.flatten(0, 1)[..., None], lambda t: t.squeeze(-1).unflatten(0, (4, -1)), rank=3)
+
+Rule = tuple[str, str | tuple[str, ...], Reshape]
+
+# Our name inside a block (a pattern for its beginning) -> released name(s) there, and the change of shape.
+MASS_RULES: tuple[Rule, ...] = (
+    (r"mixer\.gate\.", "token_mixer.gate.0.", SAME),
+    (r"mixer\.gate_norm\.", "token_mixer.gate.1.", SAME),
+    (r"mixer\.proj_norm\.", "token_mixer.proj.0.", SAME),
+    (r"mixer\.proj\.", "token_mixer.proj.1.", SAME),
+    (r"mixer\.bias$", ("token_mixer.rpb.0", "token_mixer.rpb.1"), SAME),
+    (r"mixer\.global_attention\.bias$", "token_mixer.rpb.2", PICTURE),
+    (r"mixer\.ssm\.conv\.", "token_mixer.ssm.conv2d.", SAME),
+    (r"mixer\.ssm\.x_proj\.weight$", "token_mixer.ssm.x_proj_weight", SAME),
+    (r"mixer\.ssm\.dt_proj\.weight$", "token_mixer.ssm.dt_projs_weight", SAME),
+    (r"mixer\.ssm\.dt_proj\.bias$", "token_mixer.ssm.dt_projs_bias", SAME),
+    (r"mixer\.ssm\.A_log$", "token_mixer.ssm.A_logs", COLUMN),
+    (r"mixer\.ssm\.D$", "token_mixer.ssm.Ds", SAME),
+    (r"mixer\.ssm\.head_mix\.weight$", "token_mixer.ssm.state_fusion.weight", KERNEL),
+    (r"mixer\.ssm\.head_mix\.bias$", "token_mixer.ssm.state_fusion.bias", SAME),
+)
+LASS_RULES: tuple[Rule, ...] = (
+    (r"mixer\.conv\.", "token_mixer.dwconv.0.", SAME),
+    (r"mixer\.conv_norm\.", "token_mixer.dwconv.1.", SAME),
+    (r"mixer\.bias$", "token_mixer.rpb.0", SAME),
+    (r"mixer\.global_attention\.bias$", "token_mixer.rpb.1", SAME),
+    (r"mixer\.ssm\.x_proj_weight$", "token_mixer.ssm.x_proj_weight", FOLDED_ROWS),
+    (r"mixer\.ssm\.dt_proj_weight$", "token_mixer.ssm.dt_projs_weight", SAME),
+    (r"mixer\.ssm\.dt_proj_bias$", "token_mixer.ssm.dt_projs_bias", SAME),
+    (r"mixer\.ssm\.A_log$", "token_mixer.ssm.A_logs", FOLDED_COLUMN),
+    (r"mixer\.ssm\.D$", "token_mixer.ssm.Ds", FOLDED),
+)
+BLOCK_RULES: tuple[Rule, ...] = (
+    (r"pos([12])\.", r"cpe\1.", SAME),
+    (r"(?:scale|skip)([12])\.weight$", r"layer_scale\1.weight", CHANNEL),
+    (r"(?:scale|skip)([12])\.bias$", r"layer_scale\1.bias", SAME),
+    (r"mixer\.", "token_mixer.", SAME),
+    (r"(?=norm[12]\.|mlp\.)", "", SAME),
+)
+
+
+def released_layout(model: Pyramid) -> dict[str, tuple[tuple[str, ...], Reshape]]:
+    """Return, for each of the model's tensors, its released name(s) and the change of shape that leads there."""
+    mixers = MASS_RULES if any(isinstance(m, MASS) for m in model.modules()) else LASS_RULES
+    return {name: _released(name, mixers + BLOCK_RULES) for name in model.state_dict()}
+
+
+def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:
+    part, second, *rest = name.split(".")
+    leaf = rest[-1]
+    if part == "stem":
+        first = 3 * (int(second[-1]) - 1)
+        return (f"patch_embed.{first if second.startswith('conv') else first + 1}.{leaf}",), SAME
+    if part == "head":
+        place = {"conv": 0, "norm": 1, "fc": 4}[second]
+        return (f"classifier.{place}.{leaf}",), KERNEL if (second, leaf) == ("fc", "weight") else SAME
+    stage = int(second)
+    if rest[0] == "downsample":
+        return (f"layers.{2 * stage - 1}.{('conv', 'norm').index(rest[1])}.{leaf}",), SAME
+    inner = ".".join(rest[2:])
+    for pattern, replacement, reshape in rules:
+        if re.match(pattern, inner):
+            targets = (replacement,) if isinstance(replacement, str) else replacement
+            names = (re.sub(f"^(?:{pattern})", target, inner, count=1) for target in targets)
+            return tuple(f"layers.{2 * stage}.blocks.{rest[1]}.{n}" for n in names), reshape
+    raise AssertionError(f"no rule for {name}")
+
+
+def _rotary(model: Pyramid) -> StateDict:
+    """Return the constants that released files store: each frequency of a stage, twice in a row."""
+    return {
+        f"layers.{2 * i}.rope.angle": rope_frequencies(stage.head_width).repeat_interleave(2)
+        for i, stage in enumerate(model.stages)
+    }
+
+
+def to_released(model: Pyramid) -> StateDict:
+    """Return a model's weights in the released layout; :func:`from_released` is the exact inverse.
+
+    Args:
+        model: an A2Mamba or a SegMAN encoder.
+
+    Returns:
+        name -> tensor, detached, on the model's device, sharing memory with the model where the shape allows.
+    """
+    layout = released_layout(model)
+    out: StateDict = {}
+    for name, tensor in model.state_dict().items():
+        names, reshape = layout[name]
+        out |= dict.fromkeys(names, reshape.there(tensor))
+    return out | _rotary(model)
+
+
+def from_released(state: Mapping[str, Tensor], model: Pyramid) -> StateDict:
+    """Return a released state dict in our names and shapes, for a model of the same architecture.
+
+    Only names and axes change: a tensor of another size than the model's comes back in that size, and one that the
+    model does not have keeps its released name. Rotary frequencies, being constants, may be absent.
+
+    Raises:
+        CheckpointError: if the two copies of a shared position bias differ or one is missing, or if rotary frequencies
+            are not this model's.
+    """
+    rest = dict(state)
+    for name, expected in _rotary(model).items():
+        found = rest.pop(name, None)
+        if found is not None and (found.shape != expected.shape or not torch.allclose(found.cpu().float(), expected)):
+            raise CheckpointError(f"{name}: rotary frequencies are not those of this model; another architecture?")
+    out: StateDict = {}
+    for name, (names, reshape) in released_layout(model).items():
+        copies = {n: rest.pop(n) for n in names if n in rest}
+        if not copies:
+            continue
+        first, *others = copies.values()
+        if len(copies) != len(names) or any(not torch.equal(first, other) for other in others):
+            raise CheckpointError(
+                f"{' and '.join(names)} must both be there and be equal: the two branches share one position bias"
+            )
+        out[name] = reshape.back(first) if reshape.rank in (None, first.dim()) else first
+    return out | rest

@@ -1,0 +1,25 @@
+"""Building blocks, one idea a file."""
+
+from a2mamba.layers.a2ssm import A2SSM
+from a2mamba.layers.checkpointing import checkpoint_block
+from a2mamba.layers.ffn import ConvFFN
+from a2mamba.layers.global_attention import GlobalAttention, resize_pair_bias
+from a2mamba.layers.lass import LASS
+from a2mamba.layers.mass import MASS
+from a2mamba.layers.rope import rope_frequencies, rope_table
+from a2mamba.layers.scale import ChannelAffine
+from a2mamba.layers.ss2d import SS2D
+
+__all__ = [
+    "A2SSM",
+    "LASS",
+    "MASS",
+    "SS2D",
+    "ChannelAffine",
+    "ConvFFN",
+    "GlobalAttention",
+    "checkpoint_block",
+    "resize_pair_bias",
+    "rope_frequencies",
+    "rope_table",
+]

@@ -1,0 +1,79 @@
+"""The attention-augmented state-space model of A2Mamba (paper section III, SPEC section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from a2mamba.layers.heads import from_heads, to_heads
+from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
+from a2mamba.ops import selective_scan_state
+
+
+class A2SSM(nn.Module):
+    """A selective scan whose hidden states are aggregated by attention maps before they are read out.
+
+    Args:
+        channels: C.
+        heads: G; the aggregated states of all heads are mixed by a learned G x G matrix.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.rank = step_rank(channels)
+        self.conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
+        self.x_proj = nn.Linear(channels, self.rank + 2, bias=False, device=device, dtype=dtype)
+        self.dt_proj = nn.Linear(self.rank, channels, device=device, dtype=dtype)
+        self.A_log = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
+        self.D = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
+        self.head_mix = nn.Linear(heads, heads, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set what a plain initialisation of convolutions and linear maps does not: step, decay, skip."""
+        init_input_projection(self.x_proj.weight)
+        init_step_projection(self.dt_proj.weight, self.dt_proj.bias)
+        nn.init.zeros_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def forward(self, y: Tensor, aggregate: Callable[[Tensor], Tensor]) -> Tensor:
+        """Scan and aggregate.
+
+        Args:
+            y: (B, C, H, W).
+            aggregate: applies the attention maps to states (B, G, H, W, d) given in the dtype of ``y``; same shape out.
+
+        Returns:
+            (B, C, H, W), float32 at least.
+        """
+        height, width = y.shape[2:]
+        u = F.silu(self.conv(y))
+        tokens = u.flatten(2).transpose(1, 2)
+        dt, B, C = self.x_proj(tokens).split((self.rank, 1, 1), dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)
+        states = selective_scan_state(
+            u.flatten(2),
+            delta.transpose(1, 2),
+            -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp(),
+            B.squeeze(-1),
+            self.dt_proj.bias,
+        )
+        states = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
+        states = self.mix_heads(states)
+        with torch.autocast(y.device.type, enabled=False):
+            readout = C.transpose(1, 2).unflatten(-1, (height, width))
+            dtype = torch.promote_types(y.dtype, torch.float32)
+            return states.to(dtype) * readout.to(dtype) + u.to(dtype) * self.D.to(dtype)[:, None, None]
+
+    def mix_heads(self, states: Tensor) -> Tensor:
+        """Mix (B, G, H, W, d) over the heads, alike for every position and channel; return (B, C, H, W)."""
+        by_position = states.permute(0, 2, 3, 1, 4)
+        mixed = torch.matmul(self.head_mix.weight, by_position) + self.head_mix.bias[:, None]
+        return from_heads(mixed.permute(0, 3, 1, 2, 4))

@@ -1,0 +1,104 @@
+"""MASS: multi-scale attention-augmented state-space token mixer (paper section III, SPEC section 4)."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from a2mamba.layers.a2ssm import A2SSM
+from a2mamba.layers.global_attention import GlobalAttention
+from a2mamba.layers.heads import from_heads, halves, rotated_qkv
+from a2mamba.ops import neighborhood_attention
+
+
+def adaptive_dilation(height: int, width: int, kernel_size: int) -> tuple[int, int]:
+    """Return the dilation of the second branch: int(H / K) an axis, at least 1 and at most K."""
+    return max(1, min(height // kernel_size, kernel_size)), max(1, min(width // kernel_size, kernel_size))
+
+
+class MASS(nn.Module):
+    """Sliding and adaptively dilated attention whose maps also aggregate the states of a selective scan.
+
+    The first half of the heads attends to its neighborhood, the second half to a dilated one; the values of the
+    second branch add the output of the first. Then either :class:`A2SSM` applies both maps again, to hidden states, or
+    (``global_tokens`` given) full self-attention reuses the queries and keys.
+
+    Args:
+        channels: C, a multiple of 4 * heads.
+        heads: G, even.
+        kernel_size: window of both branches, odd.
+        global_tokens: H * W of the map that the global bias is stored for, or None for a mixer with A2SSM.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        kernel_size: int,
+        global_tokens: int | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.kernel_size = kernel_size
+        self.gate = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+        self.gate_norm = nn.BatchNorm2d(channels, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, device=device, dtype=dtype)
+        self.lepe = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
+        # One table: both branches of the released models share it.
+        span = 2 * kernel_size - 1
+        self.bias = nn.Parameter(torch.zeros(heads // 2, span, span, device=device, dtype=dtype))
+        self.ssm = A2SSM(channels, heads, device=device, dtype=dtype) if global_tokens is None else None
+        self.global_attention = (
+            None if global_tokens is None else GlobalAttention(heads, global_tokens, device=device, dtype=dtype)
+        )
+        self.norm = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.proj_norm = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            x: (B, C, H, W), normalised.
+            rope: rotations of the map, (H, W, C / G / 2, 2).
+
+        Returns:
+            (B, C, H, W) in the dtype of the weights.
+        """
+        channels, height, width = x.shape[1:]
+        gate = F.silu(self.gate_norm(self.gate(x)))
+        qkv = self.qkv(x)
+        lepe = self.lepe(qkv[:, 2 * channels :])
+        q, k, v = rotated_qkv(qkv, self.heads, rope)
+        (q1, q2), (k1, k2), (v1, v2) = halves(q), halves(k), halves(v)
+        dilation = adaptive_dilation(height, width, self.kernel_size)
+
+        def slide(values: Tensor) -> Tensor:
+            return neighborhood_attention(q1, k1, values, self.bias, kernel_size=self.kernel_size)
+
+        def dilate(values: Tensor) -> Tensor:
+            return neighborhood_attention(q2, k2, values, self.bias, kernel_size=self.kernel_size, dilation=dilation)
+
+        def aggregate(states: Tensor) -> Tensor:
+            local, distant = halves(states)
+            return torch.cat((slide(local), dilate(distant)), dim=1)
+
+        local = slide(v1)
+        y = torch.cat((local, dilate(local + v2)), dim=1)
+        if self.global_attention is not None:
+            mixed = from_heads(self.global_attention(q, k, y))
+        else:
+            assert self.ssm is not None
+            mixed = self.ssm(from_heads(y), aggregate)
+        # The released models leave autocast here: the product, the norm and the projection run in the dtype of the
+        # weights, which is float32 unless the whole model was cast.
+        dtype = self.proj.weight.dtype
+        mixed = self.norm(mixed.to(dtype)) + lepe
+        with torch.autocast(x.device.type, enabled=False):
+            return self.proj(self.proj_norm(mixed.to(dtype) * gate.to(dtype)))

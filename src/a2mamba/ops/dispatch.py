@@ -1,0 +1,65 @@
+"""Choosing a backend: an ordered list, in which every entry can say why it cannot run.
+
+An operator owns an ordered tuple of :class:`Backend`. The first that has nothing to object runs. An explicit choice
+that cannot run raises its reason; an exception inside a check is a bug and is never read as "unsupported".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operator.
+
+    ``why_not`` and ``run`` take the operator's own arguments, already checked and normalised. ``why_not`` returns
+    ``None`` when the backend can run, otherwise a phrase that completes "cannot run because ...".
+    """
+
+    name: str
+    why_not: Callable[..., str | None]
+    run: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The verdict on one backend for given arguments: ``reason`` is ``None`` when it can run."""
+
+    backend: str
+    reason: str | None
+
+
+def always(*_arguments: Any) -> str | None:
+    """Object to nothing: the check of a backend that runs everywhere."""
+    return None
+
+
+def select(operator: str, backends: Sequence[Backend], requested: str | None, arguments: tuple[Any, ...]) -> Backend:
+    """Return the backend that runs ``arguments``: ``requested`` by name, or the first that can.
+
+    Raises:
+        ValueError: if ``requested`` names no backend, or one that cannot run these arguments.
+    """
+    if requested is None:
+        for backend in backends:
+            if backend.why_not(*arguments) is None:
+                return backend
+        raise AssertionError(f"{operator}: no backend runs everywhere")
+    for backend in backends:
+        if backend.name == requested:
+            reason = backend.why_not(*arguments)
+            if reason is not None:
+                raise ValueError(f"{operator}: backend {requested!r} cannot run because {reason}")
+            return backend
+    names = ", ".join(repr(backend.name) for backend in backends)
+    raise ValueError(
+        f"{operator}: unknown backend {requested!r}; choose one of {names}, or None for the first that can"
+    )
+
+
+def explain(backends: Sequence[Backend], arguments: tuple[Any, ...]) -> list[Choice]:
+    """Return what every backend says to ``arguments``, in order of preference."""
+    return [Choice(backend.name, backend.why_not(*arguments)) for backend in backends]

@@ -1,0 +1,183 @@
+"""The public neighborhood attention: checks, torch.library registration, dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
+from a2mamba.ops.neighborhood import reference, torch_impl
+
+
+@torch.library.custom_op("a2mamba::neighborhood_attention", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> Tensor:
+    # The operator decides its own precision; autocast must not change it from outside.
+    with torch.autocast(v.device.type, enabled=False):
+        return torch_impl.forward(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+
+
+@torch.library.custom_op("a2mamba::neighborhood_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.autocast(v.device.type, enabled=False):
+        return torch_impl.backward(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return int(values[0]), int(values[1])
+
+
+def _heads_innermost(batch: int, heads: int, height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Return an empty (B, G, H, W, channels) whose memory is (B, H, W, G, channels), as the implementation's."""
+    return like.new_empty(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
+
+
+@_forward.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> Tensor:
+    return _heads_innermost(*v.shape, like=v)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
+    grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
+    return (
+        _heads_innermost(*q.shape, like=q),
+        _heads_innermost(*k.shape, like=k),
+        _heads_innermost(*v.shape, like=v),
+        grad_bias,
+    )
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    q, k, v, bias, kernel_size, dilation, scale = inputs
+    ctx.save_for_backward(q, k, v, bias)
+    ctx.settings = (list(kernel_size), list(dilation), scale)  # type: ignore[attr-defined]
+
+
+def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, bias = ctx.saved_tensors  # type: ignore[attr-defined]
+    grad_q, grad_k, grad_v, grad_bias = _backward(grad, q, k, v, bias, *ctx.settings)  # type: ignore[attr-defined]
+    return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+BACKENDS = (
+    Backend("torch", always, _forward),
+    Backend("reference", always, reference.neighborhood_attention),
+)
+"""In order of preference. All take (q, k, v, bias, (K_h, K_w), (r_h, r_w), scale)."""
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    *,
+    kernel_size: int | Sequence[int],
+    dilation: int | Sequence[int] = 1,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Attend, at every position of a map, to the K_h x K_w nearest positions (A2Mamba, equations 1 and 2).
+
+    At a border the window shifts and keeps its size. Dilation r makes every r-th position a map of its own. Where an
+    axis is too short for window times dilation, the dilation falls to the largest that fits; where it is shorter than
+    the window, the window becomes the whole axis. Autocast does not change the precision inside.
+
+    Args:
+        q: queries (B, heads, H, W, d), any floating dtype; H and W at least 1.
+        k: keys, shape and dtype of ``q``.
+        v: values (B, heads, H, W, e); e need not equal d.
+        bias: table (heads, 2 K_h - 1, 2 K_w - 1) added to the scores, looked up by the offset of the key from the query
+            in (dilated) positions plus K - 1; or None.
+        kernel_size: K, odd, for both axes or as (K_h, K_w).
+        dilation: r >= 1, for both axes or as (r_h, r_w).
+        scale: factor of the scores; d ** -0.5 when None.
+        backend: "torch" or "reference"; None takes the first that can run.
+
+    Returns:
+        (B, heads, H, W, e) in the dtype of ``v``. Scores and softmax use the wider of the two dtypes.
+
+    Raises:
+        ValueError: for shapes, dtypes, windows, dilations or a backend that do not fit, naming what was found.
+    """
+    window = _odd_pair(kernel_size)
+    step = _positive_pair(dilation)
+    _check(q, k, v, bias, window)
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    arguments = (q, k, v, bias, window, step, scale)
+    return select("neighborhood_attention", BACKENDS, backend, arguments).run(*arguments)
+
+
+def explain_backends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Choice]:
+    """Return, in order of preference, every backend with the reason why it cannot run these tensors, or None."""
+    return explain(BACKENDS, (q, k, v, bias, (3, 3), (1, 1), 1.0))
+
+
+def _odd_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:
+    pair = _positive_pair(kernel_size, "kernel_size")
+    if pair[0] % 2 == 0 or pair[1] % 2 == 0:
+        raise ValueError(f"kernel_size must be odd on both axes, got {kernel_size}")
+    return pair
+
+
+def _positive_pair(value: int | Sequence[int], name: str = "dilation") -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(pair) != 2 or pair[0] < 1 or pair[1] < 1:
+        raise ValueError(f"{name} must be one positive integer or two, got {value}")
+    return pair[0], pair[1]
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: tuple[int, int]) -> None:
+    if q.dim() != 5 or q.shape != k.shape or v.dim() != 5 or q.shape[:4] != v.shape[:4]:
+        raise ValueError(
+            "q, k (B, heads, H, W, d) and v (B, heads, H, W, e) must agree in all but the last axis, got "
+            f"{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
+        )
+    if q.shape[2] < 1 or q.shape[3] < 1:
+        raise ValueError(f"the map must be at least 1 x 1, got {q.shape[2]} x {q.shape[3]}")
+    if q.dtype != k.dtype or not q.is_floating_point() or not v.is_floating_point():
+        raise ValueError(f"q and k must share a floating dtype and v have one, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if bias is not None and bias.shape != (q.shape[1], 2 * window[0] - 1, 2 * window[1] - 1):
+        expected = (q.shape[1], 2 * window[0] - 1, 2 * window[1] - 1)
+        raise ValueError(f"bias must have shape {expected} for this window, got {tuple(bias.shape)}")

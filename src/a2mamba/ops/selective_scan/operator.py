@@ -1,0 +1,143 @@
+"""The public selective scan: checks, torch.library registration, dispatch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
+from a2mamba.ops.selective_scan import reference, torch_impl
+
+
+@torch.library.custom_op("a2mamba::selective_scan_state", mutates_args=())
+def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    # The recurrence is float32 whatever surrounds it; autocast must not change that.
+    with torch.autocast(u.device.type, enabled=False):
+        return torch_impl.forward(u, delta, A, B, delta_bias, delta_softplus)
+
+
+@torch.library.custom_op("a2mamba::selective_scan_state_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    with torch.autocast(u.device.type, enabled=False):
+        return torch_impl.backward(grad, states, u, delta, A, B, delta_bias, delta_softplus)
+
+
+def _channels_innermost(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an empty (B, C, L) whose memory is (B, L, C), as the implementation's."""
+    return like.new_empty(like.shape[0], like.shape[2], like.shape[1], dtype=dtype).transpose(1, 2)
+
+
+@_forward.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    return _channels_innermost(u, reference.state_dtype(u))
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bias_dtype = states.dtype if delta_bias is None else delta_bias.dtype
+    return (
+        _channels_innermost(u, u.dtype),
+        _channels_innermost(delta, delta.dtype),
+        torch.empty_like(A),
+        B.new_empty(B.shape),
+        A.new_empty(A.shape, dtype=bias_dtype),
+    )
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    *tensors, delta_softplus = inputs
+    ctx.save_for_backward(output, *tensors)
+    ctx.delta_softplus = delta_softplus  # type: ignore[attr-defined]
+
+
+def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    states, u, delta, A, B, delta_bias = ctx.saved_tensors  # type: ignore[attr-defined]
+    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)  # type: ignore[attr-defined]
+    return *grads, None if delta_bias is None else grad_bias, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+BACKENDS = (
+    Backend("torch", always, _forward),
+    Backend("reference", always, reference.selective_scan_state),
+)
+"""In order of preference. All take (u, delta, A, B as (B, N, L), delta_bias, delta_softplus)."""
+
+
+def selective_scan_state(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None = None,
+    *,
+    delta_softplus: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Return the hidden states of a selective state-space model whose state is one number a channel.
+
+    h_t = exp(A * step_t) h_{t-1} + step_t B_t u_t from h_0 = 0, with step = softplus(delta + delta_bias). The
+    recurrence runs in float32 whatever the inputs and autocast say (float64 for float64), in O(L) memory.
+
+    Args:
+        u: inputs (B, C, L), any floating dtype.
+        delta: step sizes before bias and softplus, shape of ``u``.
+        A: (C,), negative.
+        B: input projection (B, L), shared by all channels, or (B, N, L), row n for the n-th C / N channels.
+        delta_bias: (C,) or None.
+        delta_softplus: apply softplus (linear above 20) to the biased step; otherwise it is used as it is.
+        backend: "torch" or "reference"; None takes the first that can run.
+
+    Returns:
+        (B, C, L) states, float32 (float64 if ``u`` is).
+
+    Raises:
+        ValueError: for shapes, dtypes or a backend that do not fit, naming what was found.
+    """
+    _check(u, delta, A, B, delta_bias)
+    arguments = (u, delta, A, B[:, None] if B.dim() == 2 else B, delta_bias, delta_softplus)
+    return select("selective_scan_state", BACKENDS, backend, arguments).run(*arguments)
+
+
+def explain_backends(u: Tensor) -> list[Choice]:
+    """Return, in order of preference, every backend with the reason why it cannot run ``u`` (B, C, L), or None."""
+    return explain(BACKENDS, (u, u, u[0, :, 0], u[:, :1], None, True))
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None) -> None:
+    if u.dim() != 3 or u.shape != delta.shape:
+        raise ValueError(f"u and delta must have one shape (B, C, L), got {tuple(u.shape)} and {tuple(delta.shape)}")
+    batch, channels, length = u.shape
+    if length < 1:
+        raise ValueError("the sequence must have at least one token, got length 0")
+    if A.shape != (channels,):
+        raise ValueError(f"A must have shape ({channels},), one number a channel, got {tuple(A.shape)}")
+    groups = B.shape[1] if B.dim() == 3 else 1
+    if B.dim() not in (2, 3) or B.shape[0] != batch or B.shape[-1] != length or groups < 1 or channels % groups:
+        raise ValueError(
+            f"B must be ({batch}, {length}) or ({batch}, N, {length}) with N dividing {channels}, got {tuple(B.shape)}"
+        )
+    if delta_bias is not None and delta_bias.shape != (channels,):
+        raise ValueError(f"delta_bias must have shape ({channels},), got {tuple(delta_bias.shape)}")
+    if not u.is_floating_point() or not delta.is_floating_point():
+        raise ValueError(f"u and delta must be floating point, got {u.dtype} and {delta.dtype}")
