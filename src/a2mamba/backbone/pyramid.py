@@ -1,7 +1,7 @@
 """The four-stage pyramid that A2Mamba and SegMAN's encoder share; only their token mixers differ.
 
-Shapes: B batch, C channels of a stage, H x W its map. Input (B, 3, S, S'); stage i (from 0) has stride 4 * 2 ** i, every
-stride-2 convolution rounding up.
+Shapes: B batch, C channels of a stage, H x W its map. Input (B, 3, S, S'); stage i (from 0) has stride
+4 * 2 ** i, every stride-2 convolution rounding up.
 
     stem -> stage 0 -> (downsample, stage 1) -> (downsample, stage 2) -> (downsample, stage 3) -> head
 

@@ -12,8 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 
-from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.checkpoint import checkpoint_filter
+from a2mamba.backbone.pyramid import Pyramid
 
 PyramidT = TypeVar("PyramidT", bound=Pyramid)
 
@@ -82,6 +82,6 @@ def build(
             )
     except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise WeightsUnavailableError(
-            f"{name}: the pretrained weights could not be downloaded ({type(error).__name__}); connect to the internet, "
-            f"or download the file elsewhere and pass its path as checkpoint=..."
+            f"{name}: the pretrained weights could not be downloaded ({type(error).__name__}); connect to the "
+            "internet, or download the file elsewhere and pass its path as checkpoint=..."
         ) from error

@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Reshape:
-    """Our shape of a tensor to the released one, and back. ``rank``: number of axes of the released one, if it matters."""
+    """Our shape of a tensor to the released one, and back; ``rank`` is the number of axes of the released one."""
 
     there: Callable[[Tensor], Tensor]
     back: Callable[[Tensor], Tensor]

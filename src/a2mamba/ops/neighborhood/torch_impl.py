@@ -175,7 +175,7 @@ def _take(matrix: Tensor, index: Tensor) -> Tensor:
 
 def _mask(table: Tensor, group: StripGroup) -> Tensor:
     """(G, table size + 1) -> (G * parts, queries, keys), -inf outside the windows."""
-    parts, queries, keys = group.mask_shape
+    _, queries, keys = group.mask_shape
     return table.index_select(1, group.bias_index).view(-1, queries, keys)
 
 
