@@ -36,6 +36,7 @@ class A2Mamba(Pyramid):
         mlp_ratios: Sequence[float] = (4, 4, 3, 3),
         scaling: Sequence[ResidualScaling] = ("none", "none", "none", "none"),
         scale_init: Sequence[float] = (1, 1, 1, 1),
+        head_width: int = 1024,
         num_classes: int = 1000,
         in_chans: int = 3,
         img_size: int | Sequence[int] = 224,
@@ -54,6 +55,7 @@ class A2Mamba(Pyramid):
             mlp_ratios=mlp_ratios,
             scaling=scaling,
             scale_init=scale_init,
+            head_width=head_width,
             num_classes=num_classes,
             in_chans=in_chans,
             img_size=img_size,
@@ -118,6 +120,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "kernel_sizes": (5, 5, 3, 7),
         "mlp_ratios": (2, 2, 2, 2),
         "scaling": ("none", "none", "residual", "layer"),
+        "head_width": 128,
     },
 }
 

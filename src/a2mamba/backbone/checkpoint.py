@@ -85,7 +85,10 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
     state, description, partial = _weights(content, name)
     layout = "released layout" if any(key.startswith("patch_embed.") for key in state) else "native layout"
     if layout == "released layout":
-        state = from_released(state, target)
+        try:
+            state = from_released(state, target)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name} does not fit this model; {error}") from error
     own = target.state_dict()
     notes = _drop_absent(state, target) + _adapt(state, own)
     kept = _keep_own_head(state, own, notes, partial=partial)

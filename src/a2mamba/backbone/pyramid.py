@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from a2mamba.layers import A2SSM, SS2D, ChannelAffine, ConvFFN, checkpoint_block, rope_table
 
-HEAD_WIDTH = 1024
 STAGES = 4
 
 ResidualScaling = Literal["none", "layer", "residual"]
@@ -185,6 +184,7 @@ class Head(nn.Module):
 
     Args:
         channels: of the last stage.
+        hidden: width of the features.
         num_classes: 0 leaves the classifier out; the output is then the pooled features.
         global_pool: a timm pooling type, or "" to keep the map.
         drop_rate: dropout before the classifier.
@@ -194,6 +194,7 @@ class Head(nn.Module):
     def __init__(
         self,
         channels: int,
+        hidden: int,
         num_classes: int,
         global_pool: str,
         drop_rate: float,
@@ -202,8 +203,8 @@ class Head(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, HEAD_WIDTH, 1, device=device, dtype=dtype)
-        self.norm = nn.BatchNorm2d(HEAD_WIDTH, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm2d(hidden, device=device, dtype=dtype)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.drop = nn.Dropout(drop_rate)
         self.fc: nn.Module = nn.Identity()
@@ -220,7 +221,7 @@ class Head(nn.Module):
         """Replace the classifier, and the pooling where ``global_pool`` is not None."""
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
-        width = HEAD_WIDTH * self.global_pool.feat_mult()
+        width = self.conv.out_channels * self.global_pool.feat_mult()
         self.fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
         self.fc.apply(init_plain)
 
@@ -249,6 +250,7 @@ class Pyramid(nn.Module):
         mixer: makes the token mixer of every block.
         channels, depths, heads, kernel_sizes, mlp_ratios: one number a stage.
         scaling, scale_init: residual scaling of every stage and the initial weight of its affines.
+        head_width: width of the features that the classifier sees.
         num_classes: 0 leaves the classifier out.
         in_chans: channels of the input image.
         img_size: side or (height, width) in pixels that the bias of the last stage's global attention is stored for;
@@ -270,6 +272,7 @@ class Pyramid(nn.Module):
         mlp_ratios: Sequence[float],
         scaling: Sequence[ResidualScaling],
         scale_init: Sequence[float],
+        head_width: int = 1024,
         num_classes: int = 1000,
         in_chans: int = 3,
         img_size: int | Sequence[int] = 224,
@@ -315,13 +318,17 @@ class Pyramid(nn.Module):
             downsample = Downsample(channels[i - 1], channels[i], device=device, dtype=dtype) if i else nn.Identity()
             stages.append(Stage(downsample, blocks, channels[i] // heads[i]))
         self.stages = nn.Sequential(*stages)
-        self.head: Head | None = Head(channels[last], num_classes, global_pool, drop_rate, device=device, dtype=dtype)
+        self.head: Head | None = Head(
+            channels[last], head_width, num_classes, global_pool, drop_rate, device=device, dtype=dtype
+        )
         self.init_weights()
 
     @property
     def head_hidden_size(self) -> int:
         """Width of the features that the classifier sees; of the last map where the head was pruned."""
-        return self.num_features if self.head is None else HEAD_WIDTH * self.head.global_pool.feat_mult()
+        if self.head is None:
+            return self.num_features
+        return self.head.conv.out_channels * self.head.global_pool.feat_mult()
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -423,14 +430,26 @@ class Pyramid(nn.Module):
             "blocks": [
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^head\.(conv|norm)", (99999,)),
+                (r"^head\.(?:conv|norm)", (99999,)),
             ],
         }
 
     @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters that the authors mark as not decayed: A_log and D of every scan (SPEC section 7)."""
-        return {name for name, _ in self.named_parameters() if name.rsplit(".", 1)[-1] in ("A_log", "D")}
+    def no_weight_decay(self, original: bool = False) -> set[str]:
+        """Return the names of parameters that weight decay should leave alone, beside vectors and biases.
+
+        Args:
+            original: False: A_log and D of every scan, as the authors mark them (SPEC section 7). True: what their
+                optimizer really spared, which does not read those marks: every released tensor of one axis or none.
+                A_log, position biases and the weights of residual scales have more, and are decayed. Build parameter
+                groups from this set alone then, without a rule for vectors.
+        """
+        names = {name for name, _ in self.named_parameters()}
+        if not original:
+            return {name for name in names if name.rsplit(".", 1)[-1] in ("A_log", "D")}
+        scales = {f"{path}.weight" for path, module in self.named_modules() if isinstance(module, ChannelAffine)}
+        decayed = scales | {name for name in names if name.endswith(".A_log")}
+        return {name for name in names - decayed if self.get_parameter(name).dim() < 2 or name.endswith(".D")}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True, blocks: Sequence[int] | None = None) -> None:

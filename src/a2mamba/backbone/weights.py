@@ -85,7 +85,11 @@ BLOCK_RULES: tuple[Rule, ...] = (
 def released_layout(model: Pyramid) -> dict[str, tuple[tuple[str, ...], Reshape]]:
     """Return, for each of the model's tensors, its released name(s) and the change of shape that leads there."""
     mixers = MASS_RULES if any(isinstance(m, MASS) for m in model.modules()) else LASS_RULES
-    return {name: _released(name, mixers + BLOCK_RULES) for name in model.state_dict()}
+    names = list(model.state_dict())
+    if model.head is not None and "head.fc.weight" not in names:
+        # A model without a classifier still has to know the names of one that it leaves out.
+        names += ["head.fc.weight", "head.fc.bias"]
+    return {name: _released(name, mixers + BLOCK_RULES) for name in names}
 
 
 def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from a2mamba.layers.heads import from_heads, to_heads
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import selective_scan_state
+from a2mamba.ops.precision import without_autocast
 
 
 class A2SSM(nn.Module):
@@ -67,7 +68,7 @@ class A2SSM(nn.Module):
         )
         states = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
         states = self.mix_heads(states)
-        with torch.autocast(y.device.type, enabled=False):
+        with without_autocast(y):
             readout = C.transpose(1, 2).unflatten(-1, (height, width))
             dtype = torch.promote_types(y.dtype, torch.float32)
             return states.to(dtype) * readout.to(dtype) + u.to(dtype) * self.D.to(dtype)[:, None, None]

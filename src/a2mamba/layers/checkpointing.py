@@ -27,12 +27,15 @@ def checkpoint_block(block: nn.Module, *inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_frozen(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    training = [m for m in norms if m.training]
-    for norm in training:
-        norm.track_running_stats = False
+    """Let batch norm compute as in training, but keep its running statistics and its counter."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in training:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked -= 1

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.global_attention import GlobalAttention
 from a2mamba.layers.heads import from_heads, halves, rotated_qkv
-from a2mamba.ops import neighborhood_attention
+from a2mamba.ops import NeighborhoodMap
+from a2mamba.ops.precision import without_autocast
 
 
 def adaptive_dilation(height: int, width: int, kernel_size: int) -> tuple[int, int]:
@@ -79,18 +80,15 @@ class MASS(nn.Module):
         (q1, q2), (k1, k2), (v1, v2) = halves(q), halves(k), halves(v)
         dilation = adaptive_dilation(height, width, self.kernel_size)
 
-        def slide(values: Tensor) -> Tensor:
-            return neighborhood_attention(q1, k1, values, self.bias, kernel_size=self.kernel_size)
-
-        def dilate(values: Tensor) -> Tensor:
-            return neighborhood_attention(q2, k2, values, self.bias, kernel_size=self.kernel_size, dilation=dilation)
+        sliding = NeighborhoodMap(q1, k1, self.bias, kernel_size=self.kernel_size)
+        dilated = NeighborhoodMap(q2, k2, self.bias, kernel_size=self.kernel_size, dilation=dilation)
 
         def aggregate(states: Tensor) -> Tensor:
             local, distant = halves(states)
-            return torch.cat((slide(local), dilate(distant)), dim=1)
+            return torch.cat((sliding(local), dilated(distant)), dim=1)
 
-        local = slide(v1)
-        y = torch.cat((local, dilate(local + v2)), dim=1)
+        local = sliding(v1)
+        y = torch.cat((local, dilated(local + v2)), dim=1)
         if self.global_attention is not None:
             mixed = from_heads(self.global_attention(q, k, y))
         else:
@@ -100,5 +98,5 @@ class MASS(nn.Module):
         # weights, which is float32 unless the whole model was cast.
         dtype = self.proj.weight.dtype
         mixed = self.norm(mixed.to(dtype)) + lepe
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return self.proj(self.proj_norm(mixed.to(dtype) * gate.to(dtype)))

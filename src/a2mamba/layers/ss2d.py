@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import selective_scan_state
+from a2mamba.ops.precision import without_autocast
 
 DIRECTIONS = 4
 
@@ -60,7 +61,7 @@ class SS2D(nn.Module):
             B.squeeze(2),
             self.dt_proj_bias.flatten(),
         ).view(*sequences.shape)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             y = states * C.to(states.dtype) + sequences.to(states.dtype) * self.D.to(states.dtype)[..., None]
         rows = y[:, 0] + y[:, 2].flip(-1)
         columns = y[:, 1] + y[:, 3].flip(-1)

@@ -1,5 +1,5 @@
 """Two-dimensional neighborhood attention with dilation and relative position bias."""
 
-from a2mamba.ops.neighborhood.operator import explain_backends, neighborhood_attention
+from a2mamba.ops.neighborhood.operator import NeighborhoodMap, explain_backends, neighborhood_attention
 
-__all__ = ["explain_backends", "neighborhood_attention"]
+__all__ = ["NeighborhoodMap", "explain_backends", "neighborhood_attention"]

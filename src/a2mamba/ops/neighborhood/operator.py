@@ -9,21 +9,7 @@ from torch import Tensor
 
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
 from a2mamba.ops.neighborhood import reference, torch_impl
-
-
-@torch.library.custom_op("a2mamba::neighborhood_attention", mutates_args=())
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    scale: float,
-) -> Tensor:
-    # The operator decides its own precision; autocast must not change it from outside.
-    with torch.autocast(v.device.type, enabled=False):
-        return torch_impl.forward(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+from a2mamba.ops.precision import without_autocast
 
 
 @torch.library.custom_op("a2mamba::neighborhood_attention_backward", mutates_args=())
@@ -37,7 +23,7 @@ def _backward(
     dilation: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with torch.autocast(v.device.type, enabled=False):
+    with without_autocast(v):
         return torch_impl.backward(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
 
 
@@ -48,19 +34,6 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
 def _heads_innermost(batch: int, heads: int, height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """Return an empty (B, G, H, W, channels) whose memory is (B, H, W, G, channels), as the implementation's."""
     return like.new_empty(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
-
-
-@_forward.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    scale: float,
-) -> Tensor:
-    return _heads_innermost(*v.shape, like=v)
 
 
 @_backward.register_fake
@@ -96,7 +69,42 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tu
     return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+def _define(name: str) -> torch.library.CustomOpDef:
+    """Register the forward under a name, with its fake and its gradient."""
+
+    @torch.library.custom_op(name, mutates_args=())
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: Sequence[int],
+        dilation: Sequence[int],
+        scale: float,
+    ) -> Tensor:
+        # The operator decides its own precision; autocast must not change it from outside.
+        with without_autocast(v):
+            return torch_impl.forward(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+
+    @forward.register_fake
+    def _(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: Sequence[int],
+        dilation: Sequence[int],
+        scale: float,
+    ) -> Tensor:
+        return _heads_innermost(*v.shape, like=v)
+
+    forward.register_autograd(_differentiate, setup_context=_setup_context)
+    return forward
+
+
+_forward = _define("a2mamba::neighborhood_attention")
+# The same computation under a name of its own: a map that is applied again counts fewer operations in the paper.
+_forward_again = _define("a2mamba::neighborhood_attention_again")
 
 
 BACKENDS = (
@@ -104,6 +112,45 @@ BACKENDS = (
     Backend("reference", always, reference.neighborhood_attention),
 )
 """In order of preference. All take (q, k, v, bias, (K_h, K_w), (r_h, r_w), scale)."""
+
+AGAIN = {"torch": _forward_again}
+"""What a backend runs when a map that was applied before is applied to other values, if not the same."""
+
+
+class NeighborhoodMap:
+    """One attention map that is applied to several values and never stored.
+
+    Queries, keys and options are those of :func:`neighborhood_attention`; every call takes values (B, heads, H, W, e)
+    and returns their aggregate. A2Mamba applies its maps first to values, then to hidden states. Gradients of the
+    applications add up in the queries, keys and bias.
+    """
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        bias: Tensor | None = None,
+        *,
+        kernel_size: int | Sequence[int],
+        dilation: int | Sequence[int] = 1,
+        scale: float | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.q, self.k, self.bias = q, k, bias
+        self.window = _odd_pair(kernel_size)
+        self.dilation = _positive_pair(dilation)
+        self.scale = q.shape[-1] ** -0.5 if scale is None else scale
+        self.backend = backend
+        self.applied = False
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the map applied to ``v`` (B, heads, H, W, e), same shape and dtype."""
+        _check(self.q, self.k, v, self.bias, self.window)
+        arguments = (self.q, self.k, v, self.bias, self.window, self.dilation, self.scale)
+        backend = select("neighborhood_attention", BACKENDS, self.backend, arguments)
+        run = AGAIN.get(backend.name, backend.run) if self.applied else backend.run
+        self.applied = True
+        return run(*arguments)
 
 
 def neighborhood_attention(
@@ -140,13 +187,8 @@ def neighborhood_attention(
     Raises:
         ValueError: for shapes, dtypes, windows, dilations or a backend that do not fit, naming what was found.
     """
-    window = _odd_pair(kernel_size)
-    step = _positive_pair(dilation)
-    _check(q, k, v, bias, window)
-    if scale is None:
-        scale = q.shape[-1] ** -0.5
-    arguments = (q, k, v, bias, window, step, scale)
-    return select("neighborhood_attention", BACKENDS, backend, arguments).run(*arguments)
+    attention = NeighborhoodMap(q, k, bias, kernel_size=kernel_size, dilation=dilation, scale=scale, backend=backend)
+    return attention(v)
 
 
 def explain_backends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Choice]:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
+from a2mamba.ops.precision import without_autocast
 from a2mamba.ops.selective_scan import reference, torch_impl
 
 
 @torch.library.custom_op("a2mamba::selective_scan_state", mutates_args=())
 def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
     # The recurrence is float32 whatever surrounds it; autocast must not change that.
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         return torch_impl.forward(u, delta, A, B, delta_bias, delta_softplus)
 
 
@@ -27,7 +28,7 @@ def _backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    with torch.autocast(u.device.type, enabled=False):
+    with without_autocast(u):
         return torch_impl.backward(grad, states, u, delta, A, B, delta_bias, delta_softplus)
 
 

@@ -1,0 +1,114 @@
+"""Counting multiply-accumulates by the rules behind the paper's columns (SPEC section 8).
+
+A convolution, a linear map and a matrix product count one per multiply-accumulate; neighborhood attention counts
+its K*K keys for scores, for the bias and for the values, each time it is applied; the scan counts 7 per token and
+channel, batch norm 2 and layer norm 5 per element. Activations, softmax, residual additions and rotary embedding are
+free. Operators are counted as they run, on fake tensors: nothing is computed, and any model can be counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from a2mamba.ops.neighborhood.reference import effective_window
+
+aten = torch.ops.aten
+
+Shape = Sequence[int]
+
+
+def _keys(q: Shape, window: Shape, dilation: Shape) -> int:
+    """Return the number of (query, key) pairs of all heads."""
+    axes = zip(q[2:4], window, dilation, strict=True)
+    return math.prod(q[:4]) * math.prod(effective_window(*axis)[0] for axis in axes)
+
+
+def _attention(
+    q: Shape, k: Shape, v: Shape, bias: Shape | None, window: Shape, dilation: Shape, *_: Any, **__: Any
+) -> int:
+    return _keys(q, window, dilation) * (q[-1] + v[-1] + (bias is not None))
+
+
+def _attention_again(
+    q: Shape, k: Shape, v: Shape, bias: Shape | None, window: Shape, dilation: Shape, *_: Any, **__: Any
+) -> int:
+    """The paper's code stores its maps, so a second application has no scores to compute."""
+    return _keys(q, window, dilation) * v[-1]
+
+
+def _dense_attention(q: Shape, k: Shape, v: Shape, *_: Any, attn_mask: Shape | None = None, **__: Any) -> int:
+    scores = math.prod(q[:-1]) * k[-2]
+    return scores * (q[-1] + v[-1])
+
+
+def _per_element(count: int) -> Callable[..., int]:
+    def formula(x: Shape, *_: Any, **__: Any) -> int:
+        return count * math.prod(x)
+
+    return formula
+
+
+def _doubled(formula: Callable[..., int]) -> Callable[..., int]:
+    """Count twice: PyTorch's counter has two operations in each multiply-accumulate."""
+
+    def twice(*shapes: Any, **options: Any) -> int:
+        return 2 * formula(*shapes, **options)
+
+    return twice
+
+
+FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.a2mamba.neighborhood_attention: _attention,
+    torch.ops.a2mamba.neighborhood_attention_again: _attention_again,
+    torch.ops.a2mamba.selective_scan_state: _per_element(7),
+    aten._scaled_dot_product_flash_attention_for_cpu: _dense_attention,
+    aten.native_batch_norm: _per_element(2),
+    aten._native_batch_norm_legit_no_training: _per_element(2),
+    aten.native_layer_norm: _per_element(5),
+}
+"""What PyTorch's counter does not know, or counts as nothing."""
+
+
+def flops(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
+    """Return the multiply-accumulates of one image through a model in eval mode, by SPEC section 8.
+
+    Args:
+        model: any module that takes (B, C, H, W) images; it is not changed and not computed.
+        input_size: (C, H, W), or (B, C, H, W).
+
+    Raises:
+        ValueError: if ``input_size`` has another number of axes.
+    """
+    shape = tuple(input_size)
+    if len(shape) == 3:
+        shape = (1, *shape)
+    if len(shape) != 4:
+        raise ValueError(f"input_size must be (C, H, W) or (B, C, H, W), got {tuple(input_size)}")
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    counter = FlopCounterMode(display=False, custom_mapping={op: _doubled(f) for op, f in FORMULAS.items()})
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+            model(_image(shape, device, parameter))
+    finally:
+        for module in training:
+            module.training = True
+    return counter.get_total_flops() // 2
+
+
+def _image(shape: tuple[int, ...], device: torch.device, like: Tensor | None) -> Tensor:
+    return torch.empty(shape, device=device, dtype=None if like is None else like.dtype)
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of parameters; one that is used in several places counts once."""
+    return sum(p.numel() for p in model.parameters())

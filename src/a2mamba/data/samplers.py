@@ -1,0 +1,118 @@
+"""Which samples an epoch visits, in which order, on which process: a pure function of (seed, epoch, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# Separates this random stream from `SeededDataset`'s: numpy pads entropy with zeros, so (seed, epoch) alone would equal
+# (seed, epoch, 0).
+_STREAM = 1
+
+
+class SampleKey(NamedTuple):
+    """One visit to one sample; the epoch makes its augmentation differ from the previous visit's."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, a search that no one needs in a key
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """The keys of one epoch for one process.
+
+    The order of all samples is fixed by (seed, epoch); process `rank` takes positions rank, rank + world_size, ...
+    Batch s of every process together is therefore the same set of samples for any number of processes, as long as the
+    total batch is the same.
+
+    Args:
+        length: number of samples in the data set.
+        shuffle: a new permutation every epoch, or the natural order.
+        seed: not negative.
+        rank: this process, 0 <= rank < world_size.
+        world_size: number of processes.
+        remainder: what to do when `length` is no multiple of `world_size`. "drop" leaves out the last few samples of
+            the epoch's order and "pad" visits its first few a second time: both give every process the same number, as
+            training needs. "keep" visits each sample exactly once and lets counts differ by one, for evaluation.
+
+    Raises:
+        ValueError: for values out of range, or a data set that leaves a process without samples in training.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        remainder: Literal["drop", "pad", "keep"] = "drop",
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length={length}: a sampler needs at least one sample")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: expected 0 or more")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank={rank}, world_size={world_size}: expected 0 <= rank < world_size")
+        if remainder not in ("drop", "pad", "keep"):
+            raise ValueError(f"remainder={remainder!r}: expected 'drop', 'pad' or 'keep'")
+        if remainder == "drop" and length < world_size:
+            raise ValueError(f"{length} samples cannot be divided among {world_size} processes; use fewer processes")
+        self.length = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.remainder = remainder
+        self.epoch = 0
+        self._skipped = 0
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of this process in a whole epoch, whatever was skipped."""
+        share, rest = divmod(self.length, self.world_size)
+        if self.remainder == "drop" or rest == 0:
+            return share
+        if self.remainder == "pad":
+            return share + 1
+        return share + (self.rank < rest)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (0, 1, ...) of the next iteration and forget what was skipped.
+
+        Raises:
+            ValueError: a negative epoch.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch}: expected 0 or more")
+        self.epoch = epoch
+        self._skipped = 0
+
+    def skip(self, samples: int) -> None:
+        """Leave out the first `samples` of this process in the current epoch: resuming where a run had stopped.
+
+        Call it after `set_epoch`; it holds until the next `set_epoch`.
+
+        Raises:
+            ValueError: a negative number, or more than the epoch has.
+        """
+        if not 0 <= samples <= self.samples_per_epoch:
+            raise ValueError(f"cannot skip {samples} samples of an epoch with {self.samples_per_epoch}")
+        self._skipped = samples
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch - self._skipped
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        if self.shuffle:
+            generator = np.random.default_rng((_STREAM, self.seed, self.epoch))
+            order = generator.permutation(self.length)
+        else:
+            order = np.arange(self.length)
+        positions = self.rank + self.world_size * np.arange(self._skipped, self.samples_per_epoch)
+        # The modulus acts only for "pad", where positions run past the end.
+        for index in order[positions % self.length].tolist():
+            yield SampleKey(self.epoch, index)

@@ -1,0 +1,55 @@
+"""One training loop for all tasks, and what it needs. It knows no model and no data set."""
+
+from a2mamba.engine.checkpoint import CheckpointManager, load_checkpoint_file, save_checkpoint
+from a2mamba.engine.distributed import is_main_process, rank, unwrap, world_size
+from a2mamba.engine.ema import Ema
+from a2mamba.engine.errors import Interrupted, TrainingError
+from a2mamba.engine.hooks import (
+    CheckpointHook,
+    CsvLogger,
+    EvaluationHook,
+    Hook,
+    ProgressHook,
+    SignalHook,
+    TensorBoardLogger,
+)
+from a2mamba.engine.optimizer import OptimizerConfig, build_optimizer, parameter_groups
+from a2mamba.engine.precision import Precision, PrecisionName, resolve_precision
+from a2mamba.engine.schedule import Schedule, ScheduleConfig
+from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.trainer import Loader, ResumableSampler, Trainer
+from a2mamba.engine.tree import move_to
+
+__all__ = [
+    "CheckpointHook",
+    "CheckpointManager",
+    "CsvLogger",
+    "Ema",
+    "EvaluationHook",
+    "Hook",
+    "Interrupted",
+    "Loader",
+    "OptimizerConfig",
+    "Precision",
+    "PrecisionName",
+    "Progress",
+    "ProgressHook",
+    "ResumableSampler",
+    "Schedule",
+    "ScheduleConfig",
+    "SignalHook",
+    "Task",
+    "TensorBoardLogger",
+    "Trainer",
+    "TrainingError",
+    "build_optimizer",
+    "is_main_process",
+    "load_checkpoint_file",
+    "move_to",
+    "parameter_groups",
+    "rank",
+    "resolve_precision",
+    "save_checkpoint",
+    "unwrap",
+    "world_size",
+]

@@ -1,0 +1,189 @@
+"""Checkpoints that survive a crash: written aside, forced to disk, renamed; verified on reading; never run code.
+
+A checkpoint file is a torch file with one dict:
+
+    format      "a2mamba-checkpoint-1"
+    model       state dict of the model
+    ema         state dict of the averaged model, or None
+    optimizer   its state dict
+    schedule    the numbers that define the learning-rate curve
+    scaler      state of the gradient scaler; empty unless float16
+    rng         states of the random generators
+    progress    epoch (completed), step_in_epoch, step, samples_in_epoch (over all processes), steps_per_epoch, sums
+                (of the losses over the epoch's samples so far), history (JSON)
+    best        {"metric", "value", "epoch"}, or None
+    run         the resolved run, JSON
+    versions    name -> version
+
+It holds tensors, numbers, strings, lists and dicts only, so that `torch.load(weights_only=True)` reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "a2mamba-checkpoint-1"
+KEYS = ("model", "ema", "optimizer", "schedule", "scaler", "rng", "progress", "best", "run", "versions")
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"checkpoint-(\d{4,})(?:-(\d{6,}))?\.pt")
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes `state` to `path`; at every moment `path` holds a whole file, the old one or the new one.
+
+    Raises OSError, naming the file, when it cannot be written (disk full, no permission); the old file is then
+    untouched and nothing is left beside it.
+    """
+    path = Path(path)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        _replace_atomically(path, write)
+    except (OSError, RuntimeError) as error:  # torch's writer wraps what the file raises in a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise OSError(f"cannot save the checkpoint {path}: {reason}; an earlier file of this name is intact") from error
+
+
+def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
+    """The dict in a checkpoint file, tensors on the CPU. No code from the file is run.
+
+    Raises ValueError, one line, for a file that is missing, truncated, damaged (every record's CRC-32 is verified), not
+    a checkpoint of this package, or that holds anything other than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path} is truncated, or not a checkpoint of a2mamba") from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path} holds more than plain data and is not read: it could run code") from None
+    except (OSError, EOFError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from None
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if found != FORMAT:
+        raise ValueError(f"{path} is not a training checkpoint of a2mamba: format {found!r}, expected {FORMAT!r}")
+    missing = [key for key in KEYS if key not in state]
+    if missing:
+        raise ValueError(f"checkpoint {path} lacks {', '.join(missing)}")
+    return state
+
+
+class CheckpointManager:
+    """The checkpoints of one run in one folder.
+
+        checkpoint-0003.pt          after 3 epochs
+        checkpoint-0003-000120.pt   after 3 epochs and 120 steps of the next
+        best.pt                     the one with the highest `best_metric`
+        last.pt                     the newest
+
+    The newest `keep_last` numbered files stay, and best.pt always. best.pt and last.pt are hard links where the file
+    system has them, else copies. The folder is made by the first save.
+    """
+
+    def __init__(self, directory: str | Path, *, keep_last: int = 2, best_metric: str = "top1") -> None:
+        if keep_last < 1:
+            raise ValueError(f"keep_last is {keep_last}; at least 1 checkpoint has to be kept")
+        self.directory = Path(directory)
+        self.keep_last = keep_last
+        self.best_metric = best_metric
+
+    def save(self, state: dict[str, Any], *, is_best: bool = False) -> Path:
+        """Writes the state under the name of its position, moves last.pt (and best.pt, if best), removes old files.
+
+        Numbered files of later positions are removed too: training went back and they belong to a history that it left.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        position = (state["progress"]["epoch"], state["progress"]["step_in_epoch"])
+        path = self.directory / (
+            f"checkpoint-{position[0]:04d}" + (f"-{position[1]:06d}" if position[1] else "") + ".pt"
+        )
+        save_checkpoint(path, state)
+        _point(self.directory / "last.pt", path)
+        if is_best:
+            _point(self.directory / "best.pt", path)
+        numbered = self._numbered()
+        earlier = [entry for entry in numbered if entry[0] <= position]
+        for entry in numbered:
+            if entry not in earlier[: self.keep_last]:
+                entry[1].unlink(missing_ok=True)
+        for leftover in self.directory.glob(".*.pt.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, with its content; None where there is none at all.
+
+        A damaged file is passed over with a logged warning; ValueError when there are files and every one is damaged.
+        """
+        candidates = [path for _, path in self._numbered()]
+        candidates += [path for path in (self.directory / "last.pt", self.directory / "best.pt") if path.exists()]
+        for path in candidates:
+            try:
+                return path, load_checkpoint_file(path)
+            except ValueError as error:  # noqa: PERF203 - the next file is the answer to this one's error
+                _log.warning("%s; going back to the checkpoint before", error)
+        if candidates:
+            raise ValueError(f"none of the {len(candidates)} checkpoints in {self.directory} can be read")
+        return None
+
+    def _numbered(self) -> list[tuple[tuple[int, int], Path]]:
+        """((epochs, steps of the next), path) of every numbered file, newest position first."""
+        if not self.directory.is_dir():
+            return []
+        matches = [(_NAME.fullmatch(path.name), path) for path in self.directory.iterdir()]
+        found = [((int(match[1]), int(match[2] or 0)), path) for match, path in matches if match]
+        return sorted(found, reverse=True)
+
+
+def _point(name: Path, target: Path) -> None:
+    """Makes `name` the same file as `target`, atomically."""
+
+    def write(temporary: Path) -> None:
+        try:
+            os.link(target, temporary)
+        except OSError:  # a file system without hard links, such as FAT and some network mounts
+            shutil.copyfile(target, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+
+    _replace_atomically(name, write)
+
+
+def _replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` make a temporary file beside `path`, then renames it to `path` and makes the rename durable."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,82 @@
+"""Parameter groups and the optimizer. timm's factory knows the optimizers; which parameter decays is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """An optimizer by timm's name, and its numbers. None leaves a number at the optimizer's own default."""
+
+    name: str = "adamw"
+    """timm's name of the optimizer"""
+    lr: float
+    """peak learning rate, reached after the warm-up"""
+    weight_decay: float = 0.05
+    """decay of matrices and convolution kernels; vectors and scalars have none"""
+    betas: tuple[float, float] | None = None
+    """moment decays, for optimizers of the Adam family"""
+    eps: float | None = None
+    """denominator offset, for optimizers that have one"""
+    momentum: float | None = None
+    """for optimizers that have one, such as sgd"""
+    clip_grad_norm: float | None = 5.0
+    """largest global L2 norm of the gradient; none: no clipping"""
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, no_decay: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Two groups, decayed and not, that hold every trainable parameter of `model` exactly once.
+
+    Parameters with no or one dimension, and those that `no_decay` names (by any of their names, where a parameter is
+    shared), are not decayed. Raises ValueError for names in `no_decay` that the model does not have: a rule that
+    names nothing is a rule that does nothing.
+    """
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    unknown = sorted(set(no_decay) - by_name.keys())
+    if unknown:
+        raise ValueError(f"no_decay names parameters that the model does not have: {', '.join(unknown)}")
+    exempt = {id(by_name[name]) for name in no_decay}
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (free if parameter.ndim <= 1 or id(parameter) in exempt else decayed).append(parameter)
+    held = sorted(id(parameter) for parameter in decayed + free)
+    trainable = sorted({id(parameter) for parameter in by_name.values() if parameter.requires_grad})
+    assert held == trainable, "every trainable parameter belongs to exactly one group"
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay, "name": "decay"},
+        {"params": free, "weight_decay": 0.0, "name": "no_decay"},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, no_decay: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer over `parameter_groups(model)`.
+
+    Raises ValueError for a name that timm does not know, and for a number that this optimizer does not have.
+    """
+    # timm's import takes longer than torch's, and importing the engine shall cost neither commands nor tests that.
+    from timm.optim import create_optimizer_v2, get_optimizer_info
+
+    info = get_optimizer_info(config.name.lower())
+    given = {"betas": config.betas, "eps": config.eps, "momentum": config.momentum}
+    numbers: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    accepted = {"betas": info.has_betas and info.num_betas == 2, "eps": info.has_eps, "momentum": info.has_momentum}
+    for key in numbers:
+        if not accepted[key]:
+            raise ValueError(f"optimizer {config.name!r} has no {key}; leave optimizer.{key} at none")
+    groups = parameter_groups(model, weight_decay=config.weight_decay, no_decay=no_decay)
+    if not groups:
+        raise ValueError("the model has no trainable parameter")
+    return create_optimizer_v2(
+        groups, opt=config.name.lower(), lr=config.lr, weight_decay=config.weight_decay, **numbers
+    )

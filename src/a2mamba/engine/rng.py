@@ -1,0 +1,43 @@
+"""Random generators: seeding them for a step, and carrying their states through a checkpoint."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seeds Python's, numpy's and torch's global generators (CPU and devices) for one step of one process.
+
+    The three numbers are mixed by numpy's SeedSequence, so that neighbouring steps, ranks and seeds are unrelated.
+    """
+    words = np.random.SeedSequence([seed, step, rank]).generate_state(4)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    random.seed(int(words[2]))
+    np.random.seed(int(words[3]))  # noqa: NPY002 - augmentation libraries draw from numpy's global generator
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The states of the same generators, as tensors and plain lists that `torch.load(weights_only=True)` accepts."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(),
+    }
+
+
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restores what `rng_state` returned; the device's generator only where the state was taken on such a device."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["device"] is not None and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device"])

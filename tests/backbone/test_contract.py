@@ -1,0 +1,222 @@
+"""timm's conventions, for every registered backbone that is small enough to run here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+import a2mamba
+from a2mamba.backbone import A2Mamba
+
+SMALL = ["a2mamba_test", "a2mamba_nano", "segman_encoder_tiny"]
+ALL = a2mamba.list_models()
+every_small = pytest.mark.parametrize("name", SMALL)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_all_variants_are_registered() -> None:
+    assert len(ALL) == 11
+    assert set(ALL) <= set(timm.list_models())
+    released = {f"a2mamba_{size}.in1k" for size in ("nano", "tiny", "small", "base", "large")}
+    assert released <= set(timm.list_models(pretrained=True))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weight_records_match_the_model(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    record = model.pretrained_cfg
+    names = model.state_dict().keys()
+    assert f"{record['classifier']}.weight" in names
+    assert f"{record['first_conv']}.weight" in names
+    assert record["input_size"] == (3, 224, 224)
+    assert record["interpolation"] == "bicubic"
+    crops = {"base": 0.95, "large": 0.95 if "segman" in name else 0.975, "paper": 0.975}
+    assert record["crop_pct"] == crops.get(name.split("_")[-1], 0.9)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_both_entrances_make_the_same_model() -> None:
+    a = timm.create_model("a2mamba_test", num_classes=5)
+    b = a2mamba.create_model("a2mamba_test", num_classes=5)
+    assert type(a) is type(b) is A2Mamba
+    b.load_state_dict(a.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(a.eval()(images), b.eval()(images))
+
+
+@every_small
+def test_features_only(name: str) -> None:
+    images = torch.randn(2, 3, 96, 64)
+    model = timm.create_model(name, features_only=True).eval()
+    maps = model(images)
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    for found, channels, stride in zip(maps, model.feature_info.channels(), (4, 8, 16, 32), strict=True):
+        assert found.shape == (2, channels, 96 // stride, 64 // stride)
+    chosen = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+    assert chosen.feature_info.reduction() == [8, 32]
+    assert [m.shape[-1] for m in chosen(images)] == [8, 2]
+    last = timm.create_model(name, features_only=True, out_indices=[-2]).eval()
+    assert [m.shape[-1] for m in last(images)] == [4]
+
+
+@every_small
+def test_forward_parts_agree(name: str) -> None:
+    model = timm.create_model(name).eval()
+    images = torch.randn(2, 3, 64, 96)
+    logits = model(images)
+    features = model.forward_features(images)
+    assert features.shape == (2, model.num_features, 2, 3)
+    assert torch.equal(model.forward_head(features), logits)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    last, maps = model.forward_intermediates(images)
+    assert torch.equal(last, features)
+    assert len(maps) == 4
+    some = model.forward_intermediates(images, indices=2, intermediates_only=True, output_fmt="NHWC")
+    assert torch.equal(some[0].permute(0, 3, 1, 2), maps[2])
+    early, one = model.forward_intermediates(images, indices=[1], stop_early=True)
+    assert torch.equal(early, maps[1])
+    assert torch.equal(one[0], maps[1])
+    with pytest.raises(ValueError, match="output_fmt"):
+        model.forward_intermediates(images, output_fmt="NLC")
+
+
+@every_small
+def test_classifier_can_be_reset(name: str) -> None:
+    model = timm.create_model(name, num_classes=10).eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert model(images).shape == (2, 10)
+    assert isinstance(model.get_classifier(), nn.Linear)
+    model.reset_classifier(0)
+    assert model(images).shape == (2, model.head_hidden_size)
+    assert model.num_classes == 0
+    model.reset_classifier(0, "")
+    assert model(images).shape == (2, model.head_hidden_size, 2, 2)
+    model.reset_classifier(3, "")
+    assert model(images).shape == (2, 3, 2, 2)
+    model.reset_classifier(3, "catavgmax")
+    assert model(images).shape == (2, 3)
+    bare = timm.create_model(name, num_classes=0, global_pool="").eval()
+    assert bare(images).shape == (2, bare.head_hidden_size, 2, 2)
+
+
+@every_small
+def test_pruning(name: str) -> None:
+    model = timm.create_model(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    expected = model.forward_intermediates(images, intermediates_only=True)[1]
+    assert model.prune_intermediate_layers([1]) == [1]
+    assert len(model.stages) == 2
+    assert model.num_features == expected.shape[1]
+    assert torch.equal(model.forward_intermediates(images, indices=[1], intermediates_only=True)[0], expected)
+    with pytest.raises(ValueError, match="pruned"):
+        model.reset_classifier(10)
+
+
+def gradients(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    model.zero_grad()
+    out = model(images)
+    out.square().mean().backward()
+    return out.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@every_small
+@pytest.mark.parametrize("blocks", [None, (1, 0, 1, 0)])
+def test_checkpointing_changes_nothing(name: str, blocks: tuple[int, ...] | None) -> None:
+    """Neither output, nor gradients, nor the running statistics of batch norm."""
+    model = timm.create_model(name).train()
+    twin = timm.create_model(name).train()
+    twin.load_state_dict(model.state_dict())
+    twin.set_grad_checkpointing(blocks=blocks)
+    assert [s.checkpointed_blocks for s in twin.stages] == [
+        len(s.blocks) if blocks is None else b for s, b in zip(twin.stages, blocks or [0] * 4, strict=True)
+    ]
+    images = torch.randn(2, 3, 64, 64)
+    (out, grads), (twin_out, twin_grads) = gradients(model, images), gradients(twin, images)
+    torch.testing.assert_close(out, twin_out)
+    assert len(grads) == len(twin_grads)
+    for a, b in zip(grads, twin_grads, strict=True):
+        torch.testing.assert_close(a, b)
+    for (key, a), b in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=key)
+    twin.set_grad_checkpointing(False)
+    assert all(stage.checkpointed_blocks == 0 for stage in twin.stages)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_weight_decay(name: str) -> None:
+    model = timm.create_model(name, device="meta")
+    marked = model.no_weight_decay()
+    scans = sum(len(stage.blocks) for stage in model.stages[:3])
+    assert len(marked) == 2 * scans
+    assert marked <= {key for key, _ in model.named_parameters()}
+    groups = param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay())
+    free = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}
+    assert all(id(model.get_parameter(key)) in free for key in marked)
+
+
+def test_weight_decay_as_the_original_ran() -> None:
+    """Its optimizer decayed every tensor of two or more axes in the released layout, and nothing else."""
+    model = timm.create_model("a2mamba_base", device="meta")
+    free = model.no_weight_decay(original=True)
+    released = a2mamba.to_released(timm.create_model("a2mamba_base"))
+    expected_decayed = sum(t.numel() for key, t in released.items() if t.dim() > 1 and not key.endswith("rpb.1"))
+    decayed = [key for key, _ in model.named_parameters() if key not in free]
+    assert sum(model.get_parameter(key).numel() for key in decayed) == expected_decayed
+    kinds = {key.split("mixer.")[-1] for key in decayed}
+    assert {"ssm.A_log", "bias", "ssm.x_proj.weight", "global_attention.bias"} <= kinds
+    assert any(key.endswith("scale1.weight") for key in decayed)
+    assert not any(key.endswith((".D", "scale1.bias", "dt_proj.bias", "norm1.weight")) for key in decayed)
+
+
+@every_small
+def test_layer_groups_cover_all_parameters(name: str) -> None:
+    model = timm.create_model(name)
+    groups = param_groups_layer_decay(model, layer_decay=0.8)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert len({group["lr_scale"] for group in groups}) > 4
+    scale: dict[int, Any] = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert scale[id(model.stem.conv1.weight)] < scale[id(model.stages[3].blocks[0].pos1.weight)]
+    assert scale[id(model.head.fc.weight)] == 1.0
+
+
+def test_drop_path_grows_linearly() -> None:
+    model = timm.create_model("a2mamba_nano", drop_path_rate=0.13)
+    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.13, 14))
+
+
+def test_device_and_dtype_construction() -> None:
+    half = a2mamba.create_model("a2mamba_test", dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert half(torch.randn(1, 3, 64, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    double = a2mamba.create_model("a2mamba_test", dtype=torch.float64).eval()
+    assert double(torch.randn(1, 3, 64, 64, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_initial_values() -> None:
+    """SPEC section 6, on the part of the network that decides how the scan starts."""
+    model = timm.create_model("a2mamba_tiny")
+    for stage in model.stages[:3]:
+        for block in stage.blocks:
+            ssm = block.mixer.ssm
+            channels = ssm.D.numel()
+            assert (ssm.A_log == 0).all()
+            assert (ssm.D == 1).all()
+            step = nn.functional.softplus(ssm.dt_proj.bias)
+            assert step.min() > 0.99e-3
+            assert step.max() < 1.01e-1
+            assert ssm.dt_proj.weight.abs().max() <= ssm.rank**-0.5
+            assert 0.9 * channels**-0.5 < ssm.x_proj.weight.abs().max() <= channels**-0.5
+            assert (block.mixer.bias == 0).all()
+    weight = model.stages[3].blocks[0].mixer.qkv.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert weight.abs().max() > 0.06

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from a2mamba.engine import Schedule, ScheduleConfig
+
+
+def make(config: ScheduleConfig, *, peak: float = 2e-3, steps_per_epoch: int = 10) -> tuple[Schedule, Any]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    return Schedule(optimizer, config, steps_per_epoch=steps_per_epoch), optimizer
+
+
+def rate(config: ScheduleConfig, epoch: int, step: int = 0, **options: Any) -> float:
+    schedule, optimizer = make(config, **options)
+    schedule.apply(epoch, step)
+    return float(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("warmup", [5, 20])
+def test_the_papers_schedule_once_an_epoch(warmup: int) -> None:
+    """facts/classification.md, section 2: 300 epochs, the cosine read at e and not at e - W, 10 epochs of cooldown."""
+    config = ScheduleConfig(epochs=300, warmup_epochs=warmup, cooldown_epochs=10)
+    assert config.total_epochs == 310
+    assert rate(config, 0) == pytest.approx(1e-6)
+    assert rate(config, 1) == pytest.approx(1e-6 + (2e-3 - 1e-6) / warmup)
+    assert rate(config, warmup - 1) == pytest.approx(1e-6 + (warmup - 1) * (2e-3 - 1e-6) / warmup)
+    for epoch in (warmup, 75, 150, 299):
+        assert rate(config, epoch) == pytest.approx(1e-5 + 0.5 * (2e-3 - 1e-5) * (1 + math.cos(math.pi * epoch / 300)))
+    assert rate(config, 150) == pytest.approx((2e-3 + 1e-5) / 2)
+    for epoch in (300, 305, 309):
+        assert rate(config, epoch) == pytest.approx(1e-5)
+
+
+def test_the_stated_cosine_factors_where_the_warm_up_ends() -> None:
+    for warmup, factor in ((5, 0.99931), (20, 0.98907)):
+        found = rate(ScheduleConfig(epochs=300, warmup_epochs=warmup), warmup)
+        assert (found - 1e-5) / (2e-3 - 1e-5) == pytest.approx(factor, abs=1e-5)
+
+
+def test_within_an_epoch_the_rate_rests_unless_it_moves_with_steps() -> None:
+    per_epoch = ScheduleConfig(epochs=30)
+    per_step = ScheduleConfig(epochs=30, per_step=True)
+    assert rate(per_epoch, 12, 7) == rate(per_epoch, 12, 0)
+    assert rate(per_step, 12, 0) == pytest.approx(rate(per_epoch, 12, 0))
+    # step 7 of 10 in epoch 12 is time 12.7
+    assert rate(per_step, 12, 7) == pytest.approx(1e-5 + 0.5 * (2e-3 - 1e-5) * (1 + math.cos(math.pi * 12.7 / 30)))
+    assert rate(per_step, 2, 5) == pytest.approx(1e-6 + 2.5 * (2e-3 - 1e-6) / 5)
+    assert rate(per_step, 30, 0) == pytest.approx(1e-5)
+
+
+def test_a_prefix_moves_the_cosine_behind_the_warm_up() -> None:
+    config = ScheduleConfig(epochs=30, warmup_epochs=5, warmup_prefix=True)
+    assert rate(config, 4) == pytest.approx(1e-6 + 4 * (2e-3 - 1e-6) / 5)
+    assert rate(config, 5) == pytest.approx(2e-3)
+    assert rate(config, 20) == pytest.approx(1e-5 + 0.5 * (2e-3 - 1e-5) * (1 + math.cos(math.pi * 15 / 25)))
+    assert rate(config, 30) == pytest.approx(1e-5)
+
+
+def test_groups_keep_their_scale() -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups: list[dict[str, Any]] = [{"params": [parameters[0]], "lr_scale": 0.5}, {"params": [parameters[1]]}]
+    optimizer = torch.optim.SGD(groups, lr=2e-3)
+    Schedule(optimizer, ScheduleConfig(epochs=10, warmup_epochs=0), steps_per_epoch=1).apply(3, 0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * optimizer.param_groups[1]["lr"])
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ScheduleConfig(epochs=5), r"warmup_epochs \(5\) must be less than epochs \(5\)"),
+        (ScheduleConfig(epochs=0, warmup_epochs=0), "epochs is 0"),
+        (ScheduleConfig(epochs=9, warmup_epochs=-1), "neither may be negative"),
+        (ScheduleConfig(epochs=9, min_lr=1.0), r"min_lr \(1\) must lie between 0 and the peak"),
+        (ScheduleConfig(epochs=9, warmup_lr=1.0), r"warmup_lr \(1\)"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config: ScheduleConfig, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        make(config)
+
+
+def test_another_curve_is_not_resumed() -> None:
+    schedule, _ = make(ScheduleConfig(epochs=30))
+    saved = schedule.state_dict()
+    make(ScheduleConfig(epochs=30))[0].load_state_dict(saved)
+    for config, expected in (
+        (ScheduleConfig(epochs=40), "t_initial 30 -> 40"),
+        (ScheduleConfig(epochs=30, min_lr=1e-6), "lr_min 1e-05 -> 1e-06"),
+        (ScheduleConfig(epochs=30, warmup_epochs=3), "warmup_t 5 -> 3"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            make(config)[0].load_state_dict(saved)
+    with pytest.raises(ValueError, match="peak"):
+        make(ScheduleConfig(epochs=30), peak=1e-3)[0].load_state_dict(saved)
