@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import a2mamba
+from a2mamba.backbone import Pyramid
 
 DATA = Path(__file__).parent / "data"
 
@@ -80,16 +81,18 @@ def reference_images(batch: int, height: int, width: int) -> Tensor:
 
 
 @cache
-def reference_model(name: str) -> torch.nn.Module:
+def reference_model(name: str) -> Pyramid:
     """Return a backbone in eval mode with the weights of the reference runs; do not change it."""
     model = uninitialised(name).eval()
     a2mamba.load_checkpoint(model, reference_state(name))
     return model
 
 
-def uninitialised(name: str) -> torch.nn.Module:
+def uninitialised(name: str) -> Pyramid:
     """Return a backbone whose parameters hold no values yet: much faster to make than one with initial values."""
-    return a2mamba.create_model(name, device="meta").to_empty(device="cpu")
+    model = a2mamba.create_model(name, device="meta")
+    model.to_empty(device="cpu")
+    return model
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -11,35 +11,43 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from support import uninitialised
 from torch import Tensor, nn
 
 import a2mamba
 from a2mamba.backbone import CheckpointError, WeightsUnavailableError
+from support import uninitialised
 
 NAME = "a2mamba_test"
 
 
+def make(name: str, **options: Any) -> Any:
+    return timm.create_model(name, **options)
+
+
+def create(name: str, **options: Any) -> Any:
+    return a2mamba.create_model(name, **options)
+
+
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> Any:
     torch.manual_seed(0)
-    return a2mamba.create_model(NAME)
+    return create(NAME)
 
 
 @pytest.fixture(scope="module")
-def released(model: nn.Module) -> dict[str, Tensor]:
-    return a2mamba.to_released(model)  # type: ignore[arg-type]
+def released(model: Any) -> dict[str, Tensor]:
+    return a2mamba.to_released(model)
 
 
 def other_values(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: torch.zeros_like(tensor) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
+def same(a: Any, b: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def assert_loads(content: Any, path: Path, model: nn.Module, expected: str) -> None:
+def assert_loads(content: Any, path: Path, model: Any, expected: str) -> None:
     if path.suffix == ".safetensors":
         safetensors.torch.save_file({key: t.clone().contiguous() for key, t in content.items()}, path)
     else:
@@ -52,12 +60,12 @@ def assert_loads(content: Any, path: Path, model: nn.Module, expected: str) -> N
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_released_and_native(suffix: str, tmp_path: Path, model: nn.Module, released: dict[str, Tensor]) -> None:
+def test_released_and_native(suffix: str, tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
     assert_loads(released, tmp_path / f"a{suffix}", model, "weights, released layout")
     assert_loads(model.state_dict(), tmp_path / f"b{suffix}", model, "weights, native layout")
 
 
-def test_training_checkpoints_prefer_ema(tmp_path: Path, model: nn.Module, released: dict[str, Tensor]) -> None:
+def test_training_checkpoints_prefer_ema(tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
     raw = other_values(released)
     timm_like = {
         "state_dict": raw,
@@ -73,63 +81,63 @@ def test_training_checkpoints_prefer_ema(tmp_path: Path, model: nn.Module, relea
     assert_loads(ours | {"model": native, "ema": None}, tmp_path / "ours-raw.pt", model, "weights, native layout")
 
 
-def test_prefixes(tmp_path: Path, model: nn.Module, released: dict[str, Tensor]) -> None:
+def test_prefixes(tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
     for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "model."):
         assert_loads({prefix + k: v for k, v in released.items()}, tmp_path / "a.pth", model, "released layout")
 
 
-def test_backbone_of_a_segmentation_checkpoint(tmp_path: Path, model: nn.Module, released: dict[str, Tensor]) -> None:
+def test_backbone_of_a_segmentation_checkpoint(tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
     body = {f"backbone.{k}": v for k, v in released.items() if not k.startswith("classifier.")}
     state = {"state_dict": body | {"decode_head.conv_seg.weight": torch.ones(1)}, "meta": {"epoch": 1}}
     torch.save(state, tmp_path / "seg.pth")
-    fresh = a2mamba.create_model(NAME)
+    fresh = create(NAME)
     head = fresh.head.fc.weight.clone()
     report = a2mamba.load_checkpoint(fresh, tmp_path / "seg.pth")
     assert "no head" in str(report)
     assert torch.equal(fresh.head.fc.weight, head)
     assert torch.equal(fresh.stages[2].blocks[1].mixer.ssm.D, model.stages[2].blocks[1].mixer.ssm.D)
-    maps = a2mamba.create_model(NAME, features_only=True, checkpoint=tmp_path / "seg.pth")
+    maps = create(NAME, features_only=True, checkpoint=tmp_path / "seg.pth")
     assert len(maps(torch.zeros(1, 3, 64, 64))) == 4
 
 
-def test_another_number_of_classes_replaces_the_classifier(model: nn.Module, released: dict[str, Tensor]) -> None:
-    fresh = a2mamba.create_model(NAME, num_classes=7)
+def test_another_number_of_classes_replaces_the_classifier(model: Any, released: dict[str, Tensor]) -> None:
+    fresh = create(NAME, num_classes=7)
     classifier = fresh.head.fc.weight.clone()
     report = a2mamba.load_checkpoint(fresh, released)
     assert "has 1000 classes, the model 7" in str(report)
     assert torch.equal(fresh.head.fc.weight, classifier)
     assert torch.equal(fresh.head.conv.weight, model.head.conv.weight)
     assert report.loaded == report.total - 2
-    bare = a2mamba.create_model(NAME, num_classes=0)
+    bare = create(NAME, num_classes=0)
     assert "no classifier" in str(a2mamba.load_checkpoint(bare, released))
 
 
 @pytest.mark.parametrize("in_chans", [1, 4])
-def test_in_chans_adapts_the_first_convolution(in_chans: int, model: nn.Module, released: dict[str, Tensor]) -> None:
-    fresh = a2mamba.create_model(NAME, in_chans=in_chans)
+def test_in_chans_adapts_the_first_convolution(in_chans: int, model: Any, released: dict[str, Tensor]) -> None:
+    fresh = create(NAME, in_chans=in_chans)
     assert f"from 3 to {in_chans}" in str(a2mamba.load_checkpoint(fresh, released))
     if in_chans == 1:
         torch.testing.assert_close(fresh.stem.conv1.weight, model.stem.conv1.weight.sum(1, keepdim=True))
 
 
 def test_img_size_resizes_the_global_bias(released: dict[str, Tensor]) -> None:
-    fresh = a2mamba.create_model(NAME, img_size=(384, 352))
+    fresh = create(NAME, img_size=(384, 352))
     assert "from 49 to 132 tokens" in str(a2mamba.load_checkpoint(fresh, released))
-    at_runtime = a2mamba.create_model(NAME).eval()
+    at_runtime = create(NAME).eval()
     a2mamba.load_checkpoint(at_runtime, released)
     images = torch.randn(1, 3, 384, 352)
     torch.testing.assert_close(fresh.eval()(images), at_runtime(images), rtol=1e-4, atol=1e-5)
 
 
-def test_pruned_feature_extractors_load(released: dict[str, Tensor], model: nn.Module) -> None:
-    maps = a2mamba.create_model(NAME, features_only=True, out_indices=(0, 2))
+def test_pruned_feature_extractors_load(released: dict[str, Tensor], model: Any) -> None:
+    maps = create(NAME, features_only=True, out_indices=(0, 2))
     report = a2mamba.load_checkpoint(maps, released)
     assert "parts that this feature extractor does not have" in str(report)
     assert torch.equal(maps.model.stem.conv1.weight, model.stem.conv1.weight)
 
 
 def test_misfits_are_named_and_change_nothing(released: dict[str, Tensor]) -> None:
-    fresh = a2mamba.create_model(NAME)
+    fresh = create(NAME)
     before = {key: tensor.clone() for key, tensor in fresh.state_dict().items()}
     missing = dict(released)
     del missing["layers.4.blocks.1.cpe1.bias"]
@@ -158,7 +166,7 @@ class Malicious:
 
 
 def test_damaged_and_foreign_files(tmp_path: Path, released: dict[str, Tensor]) -> None:
-    fresh = a2mamba.create_model(NAME)
+    fresh = create(NAME)
     torch.save(released, tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
@@ -193,15 +201,15 @@ def hub_cache(root: Path, content: Any) -> None:
 def test_pretrained_reads_the_hub_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The released file, as a training checkpoint with a Namespace, found in the hub's cache without a network."""
     torch.manual_seed(1)
-    source = a2mamba.create_model("a2mamba_nano")
-    released = a2mamba.to_released(source)  # type: ignore[arg-type]
+    source = create("a2mamba_nano")
+    released = a2mamba.to_released(source)
     hub_cache(tmp_path, {"state_dict_ema": released, "args": argparse.Namespace(lr=1)})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for loaded in (
-        timm.create_model("a2mamba_nano", pretrained=True, cache_dir=tmp_path),
-        timm.create_model("a2mamba_nano.in1k", pretrained=True, num_classes=5, in_chans=1, cache_dir=tmp_path),
-        timm.create_model("a2mamba_nano", pretrained=True, img_size=256, cache_dir=tmp_path),
-        timm.create_model("a2mamba_nano", pretrained=True, features_only=True, cache_dir=tmp_path).model,
+        make("a2mamba_nano", pretrained=True, cache_dir=tmp_path),
+        make("a2mamba_nano.in1k", pretrained=True, num_classes=5, in_chans=1, cache_dir=tmp_path),
+        make("a2mamba_nano", pretrained=True, img_size=256, cache_dir=tmp_path),
+        make("a2mamba_nano", pretrained=True, features_only=True, cache_dir=tmp_path).model,
     ):
         block = loaded.stages[2].blocks[3].mixer.qkv.weight
         assert torch.equal(block, source.stages[2].blocks[3].mixer.qkv.weight)
@@ -211,19 +219,19 @@ def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded .* pass its path as checkpoint="):
-        a2mamba.create_model("a2mamba_nano", pretrained=True)
+        create("a2mamba_nano", pretrained=True)
 
 
 def test_create_model_names_mistakes() -> None:
     with pytest.raises(ValueError, match="did you mean 'a2mamba_nano'"):
-        a2mamba.create_model("a2mamba_nan")
+        create("a2mamba_nan")
     with pytest.raises(ValueError, match="did you mean 'drop_path_rate'"):
-        timm.create_model("a2mamba_test", drop_path=0.1)
+        make("a2mamba_test", drop_path=0.1)
     with pytest.raises(ValueError, match="exclude each other"):
-        a2mamba.create_model("a2mamba_test", pretrained=True, checkpoint="x.pth")
+        create("a2mamba_test", pretrained=True, checkpoint="x.pth")
     with pytest.raises(ValueError, match="features_only"):
-        a2mamba.create_model("a2mamba_test", out_indices=(0, 1))
+        create("a2mamba_test", out_indices=(0, 1))
     with pytest.raises(ValueError, match="num_classes must be >= 0"):
-        a2mamba.create_model("a2mamba_test", num_classes=-1)
+        create("a2mamba_test", num_classes=-1)
     with pytest.raises(ValueError, match="img_size"):
-        a2mamba.create_model("a2mamba_test", img_size=0)
+        create("a2mamba_test", img_size=0)

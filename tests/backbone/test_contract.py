@@ -18,6 +18,10 @@ ALL = a2mamba.list_models()
 every_small = pytest.mark.parametrize("name", SMALL)
 
 
+def make(name: str, **options: Any) -> Any:
+    return timm.create_model(name, **options)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -32,7 +36,7 @@ def test_all_variants_are_registered() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_weight_records_match_the_model(name: str) -> None:
-    model = timm.create_model(name, device="meta")
+    model = make(name, device="meta")
     record = model.pretrained_cfg
     names = model.state_dict().keys()
     assert f"{record['classifier']}.weight" in names
@@ -45,7 +49,7 @@ def test_weight_records_match_the_model(name: str) -> None:
 
 
 def test_both_entrances_make_the_same_model() -> None:
-    a = timm.create_model("a2mamba_test", num_classes=5)
+    a = make("a2mamba_test", num_classes=5)
     b = a2mamba.create_model("a2mamba_test", num_classes=5)
     assert type(a) is type(b) is A2Mamba
     b.load_state_dict(a.state_dict())
@@ -56,21 +60,21 @@ def test_both_entrances_make_the_same_model() -> None:
 @every_small
 def test_features_only(name: str) -> None:
     images = torch.randn(2, 3, 96, 64)
-    model = timm.create_model(name, features_only=True).eval()
+    model = make(name, features_only=True).eval()
     maps = model(images)
     assert model.feature_info.reduction() == [4, 8, 16, 32]
     for found, channels, stride in zip(maps, model.feature_info.channels(), (4, 8, 16, 32), strict=True):
         assert found.shape == (2, channels, 96 // stride, 64 // stride)
-    chosen = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
+    chosen = make(name, features_only=True, out_indices=(1, 3)).eval()
     assert chosen.feature_info.reduction() == [8, 32]
     assert [m.shape[-1] for m in chosen(images)] == [8, 2]
-    last = timm.create_model(name, features_only=True, out_indices=[-2]).eval()
+    last = make(name, features_only=True, out_indices=[-2]).eval()
     assert [m.shape[-1] for m in last(images)] == [4]
 
 
 @every_small
 def test_forward_parts_agree(name: str) -> None:
-    model = timm.create_model(name).eval()
+    model = make(name).eval()
     images = torch.randn(2, 3, 64, 96)
     logits = model(images)
     features = model.forward_features(images)
@@ -91,7 +95,7 @@ def test_forward_parts_agree(name: str) -> None:
 
 @every_small
 def test_classifier_can_be_reset(name: str) -> None:
-    model = timm.create_model(name, num_classes=10).eval()
+    model = make(name, num_classes=10).eval()
     images = torch.randn(2, 3, 64, 64)
     assert model(images).shape == (2, 10)
     assert isinstance(model.get_classifier(), nn.Linear)
@@ -104,13 +108,13 @@ def test_classifier_can_be_reset(name: str) -> None:
     assert model(images).shape == (2, 3, 2, 2)
     model.reset_classifier(3, "catavgmax")
     assert model(images).shape == (2, 3)
-    bare = timm.create_model(name, num_classes=0, global_pool="").eval()
+    bare = make(name, num_classes=0, global_pool="").eval()
     assert bare(images).shape == (2, bare.head_hidden_size, 2, 2)
 
 
 @every_small
 def test_pruning(name: str) -> None:
-    model = timm.create_model(name).eval()
+    model = make(name).eval()
     images = torch.randn(1, 3, 64, 64)
     expected = model.forward_intermediates(images, intermediates_only=True)[1]
     assert model.prune_intermediate_layers([1]) == [1]
@@ -132,8 +136,8 @@ def gradients(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, lis
 @pytest.mark.parametrize("blocks", [None, (1, 0, 1, 0)])
 def test_checkpointing_changes_nothing(name: str, blocks: tuple[int, ...] | None) -> None:
     """Neither output, nor gradients, nor the running statistics of batch norm."""
-    model = timm.create_model(name).train()
-    twin = timm.create_model(name).train()
+    model = make(name).train()
+    twin = make(name).train()
     twin.load_state_dict(model.state_dict())
     twin.set_grad_checkpointing(blocks=blocks)
     assert [s.checkpointed_blocks for s in twin.stages] == [
@@ -153,7 +157,7 @@ def test_checkpointing_changes_nothing(name: str, blocks: tuple[int, ...] | None
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_weight_decay(name: str) -> None:
-    model = timm.create_model(name, device="meta")
+    model = make(name, device="meta")
     marked = model.no_weight_decay()
     scans = sum(len(stage.blocks) for stage in model.stages[:3])
     assert len(marked) == 2 * scans
@@ -165,9 +169,9 @@ def test_no_weight_decay(name: str) -> None:
 
 def test_weight_decay_as_the_original_ran() -> None:
     """Its optimizer decayed every tensor of two or more axes in the released layout, and nothing else."""
-    model = timm.create_model("a2mamba_base", device="meta")
+    model = make("a2mamba_base", device="meta")
     free = model.no_weight_decay(original=True)
-    released = a2mamba.to_released(timm.create_model("a2mamba_base"))
+    released = a2mamba.to_released(make("a2mamba_base"))
     expected_decayed = sum(t.numel() for key, t in released.items() if t.dim() > 1 and not key.endswith("rpb.1"))
     decayed = [key for key, _ in model.named_parameters() if key not in free]
     assert sum(model.get_parameter(key).numel() for key in decayed) == expected_decayed
@@ -179,7 +183,7 @@ def test_weight_decay_as_the_original_ran() -> None:
 
 @every_small
 def test_layer_groups_cover_all_parameters(name: str) -> None:
-    model = timm.create_model(name)
+    model = make(name)
     groups = param_groups_layer_decay(model, layer_decay=0.8)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert len({group["lr_scale"] for group in groups}) > 4
@@ -189,7 +193,7 @@ def test_layer_groups_cover_all_parameters(name: str) -> None:
 
 
 def test_drop_path_grows_linearly() -> None:
-    model = timm.create_model("a2mamba_nano", drop_path_rate=0.13)
+    model = make("a2mamba_nano", drop_path_rate=0.13)
     rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
     torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.13, 14))
 
@@ -204,7 +208,7 @@ def test_device_and_dtype_construction() -> None:
 
 def test_initial_values() -> None:
     """SPEC section 6, on the part of the network that decides how the scan starts."""
-    model = timm.create_model("a2mamba_tiny")
+    model = make("a2mamba_tiny")
     for stage in model.stages[:3]:
         for block in stage.blocks:
             ssm = block.mixer.ssm

@@ -6,6 +6,9 @@ import json
 
 import pytest
 import torch
+
+import a2mamba
+from a2mamba.analysis import flops, parameters
 from support import (
     DATA,
     normal,
@@ -17,9 +20,6 @@ from support import (
     stored,
     uninitialised,
 )
-
-import a2mamba
-from a2mamba.analysis import flops, parameters
 
 RUNS = sorted(p.stem for p in DATA.glob("a2mamba_*x*.npz") if "grad" not in p.stem)
 ENCODERS = sorted(p.stem for p in DATA.glob("segman_encoder_*.npz"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import normal, relative_error, stored
 from torch import Tensor
 
 from a2mamba.ops import neighborhood_attention
 from a2mamba.ops.neighborhood import reference, torch_impl
 from a2mamba.ops.neighborhood.cases import CASES, Case
+from support import normal, relative_error, stored
 
 ids = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -116,7 +116,12 @@ def test_gradcheck(backend: str) -> None:
 @pytest.mark.parametrize("case", [CASES[1], CASES[7], CASES[9]], ids=str)
 def test_registration(case: Case) -> None:
     """Fake, autograd and schema agree with what the operator does: torch.compile and export rely on them."""
-    arguments = (*(t if t is None else t.requires_grad_() for t in case.inputs()), [*case.kernel_size], [*case.dilation], 0.3)
+    arguments = (
+        *(t if t is None else t.requires_grad_() for t in case.inputs()),
+        [*case.kernel_size],
+        [*case.dilation],
+        0.3,
+    )
     torch.library.opcheck(torch.ops.a2mamba.neighborhood_attention.default, arguments)
 
 

@@ -9,7 +9,8 @@ free. Operators are counted as they run, on fake tensors: nothing is computed, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from a2mamba.backbone import Pyramid
 from a2mamba.ops.neighborhood.reference import effective_window
 
 aten = torch.ops.aten
@@ -91,22 +93,45 @@ def flops(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
         shape = (1, *shape)
     if len(shape) != 4:
         raise ValueError(f"input_size must be (C, H, W) or (B, C, H, W), got {tuple(input_size)}")
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
     counter = FlopCounterMode(display=False, custom_mapping={op: _doubled(f) for op, f in FORMULAS.items()})
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-            model(_image(shape, device, parameter))
-    finally:
-        for module in training:
-            module.training = True
+    with _pretending(model), counter:
+        model(_image(shape, model))
     return counter.get_total_flops() // 2
 
 
-def _image(shape: tuple[int, ...], device: torch.device, like: Tensor | None) -> Tensor:
-    return torch.empty(shape, device=device, dtype=None if like is None else like.dtype)
+def feature_maps(model: Pyramid, input_size: Sequence[int] = (3, 224, 224)) -> list[dict[str, Any]]:
+    """Return module, channels, stride, height and width of every map that a backbone offers, without computing."""
+    with _pretending(model):
+        _, maps = model.forward_intermediates(_image((1, *input_size), model))
+    return [
+        {
+            "module": info["module"],
+            "channels": found.shape[1],
+            "stride": info["reduction"],
+            "height": found.shape[2],
+            "width": found.shape[3],
+        }
+        for info, found in zip(model.feature_info, maps, strict=True)
+    ]
+
+
+@contextmanager
+def _pretending(model: nn.Module) -> Iterator[None]:
+    """Let the model, in eval mode, run on tensors that have shapes and no values."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _image(shape: tuple[int, ...], model: nn.Module) -> Tensor:
+    """Return an empty image on the device and in the dtype of the model's parameters."""
+    parameter = next(model.parameters(), torch.empty(0))
+    return torch.empty(shape, device=parameter.device, dtype=parameter.dtype)
 
 
 def parameters(model: nn.Module) -> int:

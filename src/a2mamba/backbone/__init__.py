@@ -1,7 +1,7 @@
 """Backbones, their variants and their weights. Importing this registers the models with timm."""
 
 from a2mamba.backbone.a2mamba import A2Mamba
-from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint
+from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
 from a2mamba.backbone.create import check_name, create_model, list_models
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError
@@ -16,9 +16,11 @@ __all__ = [
     "SegMANEncoder",
     "WeightsUnavailableError",
     "check_name",
+    "classifier_weight",
     "create_model",
     "from_released",
     "list_models",
     "load_checkpoint",
+    "read_file",
     "to_released",
 ]

@@ -145,6 +145,12 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def classifier_weight(path: Path) -> Tensor | None:
+    """Return the (classes, width, ...) weight of a checkpoint's classifier, None where it has none."""
+    state, _, _ = _weights(read_file(path), os.fspath(path))
+    return next((state[key] for key in ("classifier.4.weight", "head.fc.weight") if key in state), None)
+
+
 def checkpoint_filter(state: Mapping[str, Any], model: Pyramid) -> StateDict:
     """Return a checkpoint's weights in our layout: the filter that timm calls before it loads pretrained weights.
 

@@ -5,19 +5,58 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import timm
 import torch
-from torch import nn
+from timm.models._features import FeatureGetterNet
 
 from a2mamba.backbone import a2mamba, segman
 from a2mamba.backbone.checkpoint import load_checkpoint
+from a2mamba.backbone.pyramid import Pyramid
 
 
 def list_models() -> list[str]:
     """Return the names of all backbones, smallest first within a family."""
     return [*a2mamba.VARIANTS, *segman.VARIANTS]
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 224,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    features_only: Literal[False] = False,
+    out_indices: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pyramid: ...
+
+
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 224,
+    global_pool: str = "avg",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> FeatureGetterNet: ...
 
 
 def create_model(
@@ -35,7 +74,7 @@ def create_model(
     out_indices: Sequence[int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> nn.Module:
+) -> Pyramid | FeatureGetterNet:
     """Make a backbone; ``timm.create_model`` gives the same object.
 
     Args:
@@ -81,6 +120,7 @@ def create_model(
     )
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
+    assert isinstance(model, (Pyramid, FeatureGetterNet))
     return model
 
 

@@ -243,6 +243,11 @@ def init_plain(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def _take(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    """Return which stages are meant, and the last of them, as timm reads indices."""
+    return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
+
+
 class Pyramid(nn.Module):
     """A four-stage backbone with a classifier, in timm's conventions.
 
@@ -330,6 +335,10 @@ class Pyramid(nn.Module):
             return self.num_features
         return self.head.conv.out_channels * self.head.global_pool.feat_mult()
 
+    def stage_list(self) -> list[Stage]:
+        """Return the stages; after pruning there are fewer than four."""
+        return [stage for stage in self.stages if isinstance(stage, Stage)]
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """Set all initial values (SPEC section 6): plain ones first, then what modules define themselves."""
@@ -359,8 +368,8 @@ class Pyramid(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the maps of chosen stages, and with them the last map computed (timm's contract).
+    ) -> Any:
+        """Return (the last map computed, the list of maps of chosen stages): timm's contract.
 
         Args:
             x: (B, in_chans, S, S').
@@ -376,7 +385,7 @@ class Pyramid(nn.Module):
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
         self._check_image(x)
-        take, last = feature_take_indices(len(self.stages), indices)
+        take, last = _take(len(self.stages), indices)
         intermediates = []
         x = self.stem(x)
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
@@ -392,7 +401,7 @@ class Pyramid(nn.Module):
 
         ``prune_norm`` is part of timm's contract; there is no norm to prune.
         """
-        take, last = feature_take_indices(len(self.stages), indices)
+        take, last = _take(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if prune_head or shortened:
@@ -459,7 +468,7 @@ class Pyramid(nn.Module):
             enable: switch on or off.
             blocks: only the first n blocks of each stage, one number a stage; None for all.
         """
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stage_list()):
             count = len(stage.blocks) if blocks is None else blocks[i]
             stage.checkpointed_blocks = count if enable else 0
 

@@ -33,50 +33,48 @@ _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"
 class ClassificationData:
     """Where the pictures are and what happens to them on the way to the model. The defaults are the paper's.
 
-    Args:
-        root: folder that holds the splits.
-        train_split: folder under root to train on; None: root itself holds the class folders.
-        val_split: folder under root to evaluate on; None as above.
-        image_size: height and width of what the model sees, in pixels.
-        in_chans: channels to read: 1 grey, 3 RGB, 4 RGBA.
-        mean: per channel, subtracted from values in [0, 1].
-        std: per channel, divides after that.
-        crop_pct: evaluation resizes the short side to floor(image_size / crop_pct), then crops the centre.
-        interpolation: of the evaluation resize.
-        train_interpolation: of the training crop; "random" draws bilinear or bicubic for each picture.
-        scale: range of the training crop's area, as a fraction of the picture's.
-        ratio: range of the training crop's width over height, drawn log-uniformly.
-        hflip: probability of a horizontal flip.
-        auto_augment: timm's RandAugment / AutoAugment string; None switches it off.
-        color_jitter: strength of brightness, contrast and saturation jitter; without effect while auto_augment is set.
-        reprob: probability of random erasing with noise, after normalisation.
-        batch_size: training pictures in one batch of one process.
-        eval_batch_size: evaluation pictures in one batch of one process.
-        workers: loader processes of each process; 0 loads in the process itself.
-
     Raises:
         ValueError: a value out of its range; the message names the field.
     """
 
     root: str
+    """folder that holds the splits"""
     train_split: str | None = "train"
+    """folder under root to train on; None: root itself holds the class folders"""
     val_split: str | None = "val"
+    """folder under root to evaluate on; None as above"""
     image_size: int = 224
+    """height and width of what the model sees, in pixels"""
     in_chans: int = 3
+    """channels to read: 1 grey, 3 RGB, 4 RGBA"""
     mean: tuple[float, ...] = IMAGENET_MEAN
+    """per channel, subtracted from values in [0, 1]"""
     std: tuple[float, ...] = IMAGENET_STD
+    """per channel, divides after that"""
     crop_pct: float = 0.9
+    """evaluation resizes the short side to floor(image_size / crop_pct), then crops the centre"""
     interpolation: str = "bicubic"
+    """of the evaluation resize"""
     train_interpolation: str = "random"
+    """of the training crop; "random" draws bilinear or bicubic for each picture"""
     scale: tuple[float, float] = (0.08, 1.0)
+    """range of the training crop's area, as a fraction of the picture's"""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """range of the training crop's width over height, drawn log-uniformly"""
     hflip: float = 0.5
+    """probability of a horizontal flip"""
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment / AutoAugment string; None switches it off"""
     color_jitter: float = 0.4
+    """strength of brightness, contrast and saturation jitter; without effect while auto_augment is set"""
     reprob: float = 0.25
+    """probability of random erasing with noise, after normalisation"""
     batch_size: int = 256
+    """training pictures in one batch of one process"""
     eval_batch_size: int = 256
+    """evaluation pictures in one batch of one process"""
     workers: int = 8
+    """loader processes of each process; 0 loads in the process itself"""
 
     def __post_init__(self) -> None:
         image_mode(self.in_chans)

@@ -4,6 +4,7 @@ from a2mamba.engine.checkpoint import CheckpointManager, load_checkpoint_file, s
 from a2mamba.engine.distributed import is_main_process, rank, unwrap, world_size
 from a2mamba.engine.ema import Ema
 from a2mamba.engine.errors import Interrupted, TrainingError
+from a2mamba.engine.files import replace_text
 from a2mamba.engine.hooks import (
     CheckpointHook,
     CsvLogger,
@@ -48,6 +49,7 @@ __all__ = [
     "move_to",
     "parameter_groups",
     "rank",
+    "replace_text",
     "resolve_precision",
     "save_checkpoint",
     "unwrap",

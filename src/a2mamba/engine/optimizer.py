@@ -30,12 +30,14 @@ class OptimizerConfig:
     """largest global L2 norm of the gradient; none: no clipping"""
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, no_decay: Collection[str] = ()) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, no_decay: Collection[str] = (), vectors_decay: bool = False
+) -> list[dict[str, Any]]:
     """Two groups, decayed and not, that hold every trainable parameter of `model` exactly once.
 
     Parameters with no or one dimension, and those that `no_decay` names (by any of their names, where a parameter is
-    shared), are not decayed. Raises ValueError for names in `no_decay` that the model does not have: a rule that
-    names nothing is a rule that does nothing.
+    shared), are not decayed; with `vectors_decay`, those that `no_decay` names and no others. Raises ValueError for
+    names in `no_decay` that the model does not have: a rule that names nothing is a rule that does nothing.
     """
     by_name = dict(model.named_parameters(remove_duplicate=False))
     unknown = sorted(set(no_decay) - by_name.keys())
@@ -46,7 +48,8 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_decay: Collect
     free: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
-            (free if parameter.ndim <= 1 or id(parameter) in exempt else decayed).append(parameter)
+            spared = id(parameter) in exempt or (parameter.ndim <= 1 and not vectors_decay)
+            (free if spared else decayed).append(parameter)
     held = sorted(id(parameter) for parameter in decayed + free)
     trainable = sorted({id(parameter) for parameter in by_name.values() if parameter.requires_grad})
     assert held == trainable, "every trainable parameter belongs to exactly one group"
@@ -58,7 +61,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, no_decay: Collect
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, *, no_decay: Collection[str] = ()
+    model: nn.Module, config: OptimizerConfig, *, no_decay: Collection[str] = (), vectors_decay: bool = False
 ) -> torch.optim.Optimizer:
     """The optimizer over `parameter_groups(model)`.
 
@@ -74,7 +77,7 @@ def build_optimizer(
     for key in numbers:
         if not accepted[key]:
             raise ValueError(f"optimizer {config.name!r} has no {key}; leave optimizer.{key} at none")
-    groups = parameter_groups(model, weight_decay=config.weight_decay, no_decay=no_decay)
+    groups = parameter_groups(model, weight_decay=config.weight_decay, no_decay=no_decay, vectors_decay=vectors_decay)
     if not groups:
         raise ValueError("the model has no trainable parameter")
     return create_optimizer_v2(

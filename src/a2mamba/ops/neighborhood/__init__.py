@@ -1,5 +1,6 @@
 """Two-dimensional neighborhood attention with dilation and relative position bias."""
 
+from a2mamba.ops.neighborhood.cases import CASES, Case
 from a2mamba.ops.neighborhood.operator import NeighborhoodMap, explain_backends, neighborhood_attention
 
-__all__ = ["NeighborhoodMap", "explain_backends", "neighborhood_attention"]
+__all__ = ["CASES", "Case", "NeighborhoodMap", "explain_backends", "neighborhood_attention"]

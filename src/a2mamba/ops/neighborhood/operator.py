@@ -31,8 +31,9 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
 
-def _heads_innermost(batch: int, heads: int, height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Return an empty (B, G, H, W, channels) whose memory is (B, H, W, G, channels), as the implementation's."""
+def _heads_innermost(like: Tensor) -> Tensor:
+    """Return an empty (B, G, H, W, d) whose memory is (B, H, W, G, d), as the implementation's."""
+    batch, heads, height, width, channels = like.shape
     return like.new_empty(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
 
 
@@ -50,9 +51,9 @@ def _(
     shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
     grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
     return (
-        _heads_innermost(*q.shape, like=q),
-        _heads_innermost(*k.shape, like=k),
-        _heads_innermost(*v.shape, like=v),
+        _heads_innermost(q),
+        _heads_innermost(k),
+        _heads_innermost(v),
         grad_bias,
     )
 
@@ -96,7 +97,7 @@ def _define(name: str) -> torch.library.CustomOpDef:
         dilation: Sequence[int],
         scale: float,
     ) -> Tensor:
-        return _heads_innermost(*v.shape, like=v)
+        return _heads_innermost(v)
 
     forward.register_autograd(_differentiate, setup_context=_setup_context)
     return forward

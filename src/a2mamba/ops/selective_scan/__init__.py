@@ -1,5 +1,6 @@
 """The selective scan with state width one."""
 
+from a2mamba.ops.selective_scan.cases import CASES, Case
 from a2mamba.ops.selective_scan.operator import explain_backends, selective_scan_state
 
-__all__ = ["explain_backends", "selective_scan_state"]
+__all__ = ["CASES", "Case", "explain_backends", "selective_scan_state"]

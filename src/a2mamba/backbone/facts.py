@@ -1,0 +1,38 @@
+"""What is known of the variants: sizes by our count, accuracy by the papers, the state of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Figures of one variant."""
+
+    parameters: int
+    """with 1000 classes; tests recount them"""
+    flops: int
+    """multiply-accumulates at 224 x 224, by ``a2mamba.analysis.flops``; tests recount them"""
+    top1: float | None
+    """percent on ImageNet-1K at 224 x 224, as published"""
+    weights: str
+    """what is released, and under which licence"""
+
+
+RELEASED = "released; no licence stated"
+NONE = "none released"
+
+FACTS: dict[str, Facts] = {
+    "a2mamba_nano": Facts(4_195_052, 825_294_160, 78.7, RELEASED),
+    "a2mamba_tiny": Facts(15_365_506, 2_712_088_160, 83.0, RELEASED),
+    "a2mamba_small": Facts(30_672_834, 5_387_670_048, 84.7, RELEASED),
+    "a2mamba_base": Facts(51_134_464, 11_451_270_304, 85.7, RELEASED),
+    "a2mamba_large": Facts(93_737_376, 17_428_002_576, 86.2, RELEASED),
+    "a2mamba_large_paper": Facts(94_948_590, 18_270_004_660, 86.1, NONE),
+    "a2mamba_test": Facts(238_008, 58_874_100, None, NONE),
+    "segman_encoder_tiny": Facts(3_506_014, 647_065_872, 76.2, NONE),
+    "segman_encoder_small": Facts(25_507_582, 4_036_810_216, 84.0, NONE),
+    "segman_encoder_base": Facts(45_020_682, 9_924_277_816, 85.1, NONE),
+    "segman_encoder_large": Facts(80_985_272, 16_784_282_128, 85.5, NONE),
+}
+"""The paper's Table II gives Large the size of large_paper and 86.1; Table VIII has the released one, with 86.2."""

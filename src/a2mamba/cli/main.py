@@ -1,0 +1,114 @@
+"""The command `a2mamba`: finds the subcommand, imports it alone, and turns mistakes into one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from a2mamba.backbone import WeightsUnavailableError
+from a2mamba.engine.errors import Interrupted, TrainingError
+
+COMMANDS = {
+    "doctor": "versions, devices, and which backend each operator uses and why",
+    "models": "the backbones: sizes, accuracy, weights",
+    "info": "parameters, multiply-accumulates and feature maps of a model",
+    "data": "write the embedded data, or check a data set",
+    "train": "train a recipe",
+    "eval": "evaluate a checkpoint on a recipe's data",
+    "predict": "classify pictures",
+    "demo": "embedded data, training, evaluation, prediction, report: the whole way",
+}
+"""Each is a module of this package with ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 where training failed, 2 for a user's mistake, 130 on Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parse(_parser(argv), argv)
+    try:
+        return importlib.import_module(f"a2mamba.cli.{arguments.command}").run(arguments)
+    except (KeyboardInterrupt, Interrupted) as error:
+        print(f"a2mamba: stopped{f': {error}' if str(error) else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; nobody is left to tell.
+        sys.stderr.close()
+        return 0
+    except TrainingError as error:
+        if arguments.debug:
+            raise
+        print(f"a2mamba {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError, WeightsUnavailableError) as error:
+        if arguments.debug:
+            raise
+        print(f"a2mamba {arguments.command}: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit with 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse; options may stand anywhere among a command's key=value or picture words.
+
+    argparse alone takes such a list of words only as far as the first option, and refuses those behind it.
+    """
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not any(word.startswith("-") for word in rest):
+        for name, read in (("overrides", str), ("images", Path)):
+            if hasattr(arguments, name):
+                getattr(arguments, name).extend(map(read, rest))
+                return arguments
+    if rest:
+        parser.error(f"{arguments.command}: unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the subcommand that is asked for is imported, the others are names with a help line."""
+    parser = _Parser(
+        prog="a2mamba",
+        description="Vision backbones that mix attention with state-space models.",
+        epilog="Example: a2mamba info a2mamba_tiny",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS:
+        nearest = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        parser.error(f"unknown command {wanted!r}{f', did you mean {nearest[0]!r}?' if nearest else ''}")
+    for name, line in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=line, description=line[0].upper() + line[1:] + ".", formatter_class=argparse.RawTextHelpFormatter
+        )
+        if name == wanted:
+            importlib.import_module(f"a2mamba.cli.{name}").add_arguments(subparser)
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return f"a2mamba {metadata.version('a2mamba')}"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

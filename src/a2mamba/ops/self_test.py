@@ -1,0 +1,214 @@
+"""Does a Triton kernel compute the right thing on this device? Asked once, before its first use.
+
+A compiler or driver can be wrong on one GPU and right on the next. So the first use of an operator's Triton backend
+on a device compares it with the operator's ``reference.py`` on small inputs, outputs and every gradient, in float32
+and bfloat16. Running takes milliseconds; the first time on a machine the kernels must be compiled for it, which takes
+seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later processes do
+not repeat it.
+
+:func:`passed` synchronises on its first call for a device; afterwards it is one dictionary lookup. While torch.compile
+traces, it answers from memory only and runs nothing: a model that is compiled before it ever ran is tested at its
+first eager use, or by calling :func:`passed` before compiling. Warm up before capturing a CUDA graph, as ever.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+"""Largest accepted error of a tensor, relative to its norm. A right kernel is within 1e-5 and 1e-2; a window that
+misses a key, or a tile that is not written, is off by 1e-1 and more."""
+
+Comparison = Callable[[torch.device], str | None]
+
+_verdicts: dict[tuple[str, torch.device], str | None] = {}
+
+
+def passed(operator: str, device: torch.device) -> str | None:
+    """Return None if the Triton backend of ``operator`` may be trusted on ``device``, else the reason why not.
+
+    Args:
+        operator: "neighborhood_attention" or "selective_scan_state".
+        device: where its tensors are.
+
+    Raises:
+        KeyError: for an operator without a self-test.
+
+    On a mismatch it warns once a process, naming the operator. A kernel that fails to compile or run is a mismatch
+    too, but one that the next process tries again.
+    """
+    key = (operator, device)
+    if key in _verdicts:
+        return _verdicts[key]
+    compare = COMPARISONS[operator]
+    if torch.compiler.is_compiling():
+        return None
+    name = _cache_key(operator, device)
+    known = _read_cache()
+    if name in known:
+        reason = known[name]
+    else:
+        reason, lasting = _judge(compare, device)
+        if lasting:
+            _write_cache(name, reason)
+    _verdicts[key] = reason
+    if reason is not None:
+        warnings.warn(
+            f"{operator}: the Triton kernels are switched off on {device}, because {reason}; "
+            f"another backend is used. To test again, delete {cache_file()}.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return reason
+
+
+def _judge(compare: Comparison, device: torch.device) -> tuple[str | None, bool]:
+    """Return a comparison's verdict and whether it says something about the machine rather than about this moment."""
+    from triton.errors import TritonError
+
+    # A thread of its own has none of the caller's modes: no autocast, inference or fake-tensor mode, gradients on.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            return pool.submit(compare, device).result(), True
+        except (TritonError, RuntimeError) as error:
+            first_line = next(iter(str(error).splitlines()), "no message")
+            return f"they raised {type(error).__name__}: {first_line}", False
+
+
+def forget() -> None:
+    """Forget the verdicts of this process; those in the cache file stay."""
+    _verdicts.clear()
+
+
+def cache_file() -> Path:
+    """Return where verdicts are kept: under XDG_CACHE_HOME, or ~/.cache."""
+    # The specification of that variable says that a relative path is to be ignored.
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "a2mamba" / "self_test.json"
+
+
+def _cache_key(operator: str, device: torch.device) -> str:
+    """Return everything that the verdict depends on, as one line."""
+    hardware = "cpu"
+    if device.type == "cuda":
+        hardware = f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
+    runtime = f"hip {torch.version.hip}" if torch.version.hip else f"cuda {torch.version.cuda} driver {_driver()}"
+    versions = [f"{package} {_version(package)}" for package in ("torch", "triton", "a2mamba")]
+    return " | ".join([operator, hardware, runtime, *versions])
+
+
+def _driver() -> str:
+    """Return the version of the GPU driver, or "unknown" where the system does not tell it."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except OSError:
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _read_cache() -> dict[str, str | None]:
+    """Return the verdicts on file; none if the file is missing, unreadable or not what this module writes."""
+    try:
+        content = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if value is None or isinstance(value, str)}
+
+
+def _write_cache(name: str, reason: str | None) -> None:
+    """Add a verdict to the file, whole or not at all; where nothing can be written, only memory keeps it."""
+    path = cache_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
+            json.dump({**_read_cache(), name: reason}, file, indent=1)
+        os.replace(file.name, path)
+    except OSError:
+        return
+
+
+def compare_outputs(
+    names: Sequence[str], found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
+) -> str | None:
+    """Return which tensor differs from what was expected and by how much, or None if all are within ``tolerance``."""
+    for name, ours, right in zip(names, found, expected, strict=True):
+        ours, right = ours.double().cpu(), right.double().cpu()
+        error = float((ours - right).norm() / right.norm().clamp(min=1e-12))
+        if not error <= tolerance:  # NaN is an error too
+            return f"their {name} differs from the reference by {error:.1e} of its norm"
+    return None
+
+
+def _check(
+    run: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    tensors: dict[str, Tensor],
+    settings: tuple[object, ...],
+    device: torch.device,
+) -> str | None:
+    """Compare output and gradients of two implementations that take the same tensors and settings."""
+    names = ["output", *(f"gradient of {name}" for name in tensors)]
+    for dtype, tolerance in TOLERANCES.items():
+        rounded = [tensor.to(dtype) for tensor in tensors.values()]
+        ours = [tensor.to(device).requires_grad_() for tensor in rounded]
+        exact = [tensor.double().requires_grad_() for tensor in rounded]
+        out, right = run(*ours, *settings), reference(*exact, *settings)
+        weights = torch.linspace(-7, 7, right.numel(), dtype=torch.float64).cos().view(right.shape).to(dtype)
+        found = torch.autograd.grad(out, ours, weights.to(device, out.dtype))
+        expected = torch.autograd.grad(right, exact, weights.double())
+        reason = compare_outputs(names, [out.detach(), *found], [right.detach(), *expected], tolerance)
+        if reason is not None:
+            return f"{reason} (inputs {dtype})"
+    return None
+
+
+def _neighborhood_attention(device: torch.device) -> str | None:
+    from a2mamba.ops.neighborhood import reference, triton_impl
+
+    generator = torch.Generator().manual_seed(0)
+    # Odd sizes, two tiles and more an axis, borders, an axis with dilation, padded heads.
+    shape, window, dilation = (1, 2, 11, 19), (5, 3), (1, 2)
+    tensors = {name: torch.randn(*shape, 24, generator=generator) for name in ("q", "k", "v")}
+    tensors["bias"] = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, generator=generator)
+    settings = (window, dilation, 24**-0.5)
+    return _check(triton_impl.run, reference.neighborhood_attention, tensors, settings, device)
+
+
+def _selective_scan_state(device: torch.device) -> str | None:
+    from a2mamba.ops.selective_scan import reference, triton_impl
+
+    generator = torch.Generator().manual_seed(0)
+    # Three chunks of channels-last tokens, the last one cut short.
+    batch, channels, length = 1, 6, 300
+    tensors = {
+        name: torch.randn(batch, length, channels, generator=generator).transpose(1, 2) for name in ("u", "delta")
+    }
+    tensors["A"] = -torch.rand(channels, generator=generator) - 0.1
+    tensors["B"] = torch.randn(batch, 2, length, generator=generator)
+    tensors["delta_bias"] = torch.randn(channels, generator=generator) - 2
+    return _check(triton_impl.run, reference.selective_scan_state, tensors, (True,), device)
+
+
+COMPARISONS: dict[str, Comparison] = {
+    "neighborhood_attention": _neighborhood_attention,
+    "selective_scan_state": _selective_scan_state,
+}
+"""Operator to comparison: a function of a device that returns None or the reason for distrust."""

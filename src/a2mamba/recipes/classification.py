@@ -1,0 +1,349 @@
+"""Classification runs: their configuration, the recipes that fill it, and the assembly of model, data and engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint, read_file
+from a2mamba.data import ClassificationData, class_names, eval_loader, train_loader
+from a2mamba.engine import (
+    CheckpointHook,
+    CheckpointManager,
+    CsvLogger,
+    Ema,
+    EvaluationHook,
+    Hook,
+    OptimizerConfig,
+    PrecisionName,
+    ProgressHook,
+    Schedule,
+    ScheduleConfig,
+    SignalHook,
+    TensorBoardLogger,
+    Trainer,
+    build_optimizer,
+    load_checkpoint_file,
+    move_to,
+    rank,
+    replace_text,
+    resolve_precision,
+    world_size,
+)
+from a2mamba.evaluation import ConfusionMatrix, TopK
+from a2mamba.recipes.overrides import from_json, to_json
+from a2mamba.tasks import ClassificationTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which backbone, and what of it the run decides."""
+
+    name: str
+    """one of `a2mamba models`"""
+    checkpoint: Path | None = None
+    """weights to start from: a released, native or training checkpoint"""
+    pretrained: bool = False
+    """start from the released weights, downloaded once"""
+    drop_path_rate: float = 0.0
+    """stochastic depth of the last block; grows linearly from 0"""
+    drop_rate: float = 0.0
+    """dropout before the classifier"""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationRun:
+    """Everything that decides a classification run."""
+
+    model: ModelConfig
+    data: ClassificationData
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    label_smoothing: float = 0.1
+    """share of the target that is spread over all classes"""
+    ema_decay: float | None = None
+    """decay of the averaged model per step; none: no averaged model"""
+    original_weight_decay: bool = False
+    """decay what the authors' optimizer decayed (A_log among it), not what they marked"""
+    precision: PrecisionName = "auto"
+    """auto: bfloat16 on GPUs that have it, float32 elsewhere"""
+    channels_last: bool = True
+    """memory format of model and images"""
+    accumulate: int = 1
+    """batches per optimizer step"""
+    evaluate_every: int = 1
+    """epochs between evaluations; the last epoch is always evaluated"""
+    keep_checkpoints: int = 2
+    """how many of the newest checkpoints stay, beside the best"""
+    tensorboard: bool = False
+    """log to TensorBoard too (needs the extra)"""
+    seed: int = 42
+    """of everything random in training"""
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that chooses the best checkpoint."""
+        return "ema_top1" if self.ema_decay is not None else "top1"
+
+
+def digits(root: str = "demo/data") -> ClassificationRun:
+    """Train on the embedded handwritten digits: the demonstration.
+
+    Source: our own; the data are scikit-learn's 1,797 digits of 8 x 8 pixels, enlarged to 32 x 32, a fifth held out.
+    Command: a2mamba data demo demo/data && a2mamba train digits
+    Hardware and time: two CPU cores, about four minutes.
+    Expected: at least 97 % top-1 on the held-out fifth; `make demo` measures it and writes it to demo/report.json.
+
+    The model is a2mamba_nano, unchanged; at 32 x 32 its maps are 8, 4, 2 and 1 positions a side, all smaller than its
+    windows, so it is the small-map form of the attention that learns here.
+    """
+    return ClassificationRun(
+        model=ModelConfig(name="a2mamba_nano", drop_path_rate=0.05),
+        data=ClassificationData(
+            root=f"{root}/imagenet",
+            image_size=32,
+            crop_pct=1.0,
+            scale=(0.7, 1.0),
+            ratio=(0.85, 1.18),
+            hflip=0.0,
+            auto_augment=None,
+            color_jitter=0.0,
+            reprob=0.0,
+            batch_size=64,
+            eval_batch_size=120,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(lr=2e-3),
+        schedule=ScheduleConfig(epochs=30, warmup_epochs=2, warmup_lr=1e-5, min_lr=1e-5, per_step=True),
+        ema_decay=0.98,
+    )
+
+
+def folder(root: str = "data") -> ClassificationRun:
+    """Train a2mamba_nano on one's own pictures: root/train/<class>/*, root/val/<class>/*.
+
+    Source: the optimizer, augmentation and smoothing of the paper's section 4.1, at batch 64 and for 50 epochs.
+    Command: a2mamba train folder data.root=DIR [model.checkpoint=FILE] [model.name=a2mamba_tiny]
+    Hardware and time: any; `a2mamba train` shows the time that is left.
+    Expected: depends on the pictures; not measured by us. Start from released weights where there are few.
+    """
+    return ClassificationRun(
+        model=ModelConfig(name="a2mamba_nano", drop_path_rate=0.05),
+        data=ClassificationData(root=root, batch_size=64, eval_batch_size=64, workers=2),
+        optimizer=OptimizerConfig(lr=5e-4),
+        schedule=ScheduleConfig(epochs=50, warmup_epochs=5, per_step=True),
+        ema_decay=0.999,
+    )
+
+
+def debug(run: ClassificationRun) -> ClassificationRun:
+    """Return the same run in its debug form: the test model, small images, two epochs; seconds on two cores."""
+    return replace(
+        run,
+        model=replace(run.model, name="a2mamba_test", checkpoint=None, pretrained=False),
+        data=replace(run.data, image_size=32, workers=0, batch_size=32, eval_batch_size=64),
+        schedule=replace(run.schedule, epochs=2, warmup_epochs=1, cooldown_epochs=0),
+    )
+
+
+@dataclass
+class Assembled:
+    """A run whose parts are made: what training and evaluation need."""
+
+    run: ClassificationRun
+    classes: list[str]
+    model: Pyramid
+    notes: list[str] = field(default_factory=list)
+
+
+def assemble(run: ClassificationRun, *, classes: list[str] | None = None) -> Assembled:
+    """Make the model of a run for the classes of its data (or for those given).
+
+    Raises:
+        ValueError: where data, names or weights do not fit; one line.
+    """
+    if classes is None:
+        classes = class_names(run.data.root, run.data.train_split)
+    # Parameters are drawn from the run's seed alone, whatever was drawn before.
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        model = create_model(
+            run.model.name,
+            pretrained=run.model.pretrained,
+            num_classes=len(classes),
+            in_chans=run.data.in_chans,
+            img_size=run.data.image_size,
+            drop_rate=run.model.drop_rate,
+            drop_path_rate=run.model.drop_path_rate,
+        )
+    notes = [] if run.model.checkpoint is None else [str(load_checkpoint(model, run.model.checkpoint))]
+    return Assembled(run, classes, model, notes)
+
+
+def evaluate(
+    model: nn.Module,
+    run: ClassificationRun,
+    classes: list[str],
+    metrics: Sequence[TopK | ConfusionMatrix],
+    *,
+    device: torch.device | str,
+) -> Iterator[tuple[str, float]]:
+    """Yield the results of metrics over the run's evaluation split; the model is used in the mode that it is in.
+
+    Raises:
+        ValueError: where the data do not fit, or a logit is not finite.
+    """
+    memory_format = torch.channels_last if run.channels_last else torch.preserve_format
+    with torch.no_grad():
+        for batch in eval_loader(run.data, classes=classes):
+            images = move_to(batch.images, torch.device(device), memory_format)
+            logits = model(images)
+            for metric in metrics:
+                metric.update(logits, batch.targets)
+    for metric in metrics:
+        yield from metric.results()
+
+
+class RunFile(Hook):
+    """Writes run.json, the resolved run, when training begins or continues."""
+
+    def __init__(self, output: Path, description: str) -> None:
+        self.path = output / "run.json"
+        self.description = description
+
+    def before_fit(self, trainer: Trainer) -> None:
+        """Write the file."""
+        replace_text(self.path, self.description)
+
+
+def train(
+    run: ClassificationRun, output: Path, *, recipe: str, resume: bool = False, device: str, quiet: bool = False
+) -> Trainer:
+    """Train, evaluate and save a run into a folder; return the trainer, with its history.
+
+    Args:
+        run: the resolved configuration; it is stored with every checkpoint.
+        output: folder for checkpoints/, metrics.csv and run.json.
+        recipe: name that the run came from, stored too.
+        resume: go on from the newest checkpoint in ``output``.
+        device: "cpu", "cuda", "mps", ...
+        quiet: no progress display.
+
+    Raises:
+        ValueError: where configuration, data or a checkpoint do not fit; one line.
+        TrainingError: where training cannot go on, a non-finite loss above all.
+        Interrupted: after a request to stop, when everything was saved.
+    """
+    assembled = assemble(run)
+    model = assembled.model
+    precision = resolve_precision(run.precision, device)
+    loader = train_loader(run.data, seed=run.seed, rank=rank(), world_size=world_size())
+    # What is wrong with the evaluation split should show now, not after the first epoch.
+    eval_loader(run.data, classes=assembled.classes)
+    spared = model.no_weight_decay(original=run.original_weight_decay)
+    optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
+    steps = -(-len(loader) // run.accumulate)
+    ema = None if run.ema_decay is None else Ema(model, decay=run.ema_decay)
+    manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
+
+    def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
+        for name, value in evaluate(network, run, assembled.classes, [TopK()], device=device):
+            # The row of an epoch has the training loss under "loss".
+            yield ("eval_loss" if name == "loss" else name), value
+
+    hooks: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
+    if run.tensorboard:
+        hooks.append(TensorBoardLogger(output / "tensorboard"))
+    description = describe(run, recipe, assembled.classes)
+    # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
+    hooks += [ProgressHook(quiet=quiet), SignalHook(), CheckpointHook(manager), RunFile(output, description)]
+    trainer = Trainer(
+        ClassificationTask(model, label_smoothing=run.label_smoothing),
+        loader=loader,
+        optimizer=optimizer,
+        schedule=Schedule(optimizer, run.schedule, steps_per_epoch=steps),
+        epochs=run.schedule.total_epochs,
+        device=device,
+        precision=precision,
+        clip_grad_norm=run.optimizer.clip_grad_norm,
+        accumulate=run.accumulate,
+        ema=ema,
+        hooks=hooks,
+        seed=run.seed,
+        channels_last=run.channels_last,
+        run=description,
+    )
+    if resume:
+        newest = manager.latest()
+        if newest is None:
+            raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
+        trainer.load_state_dict(newest[1])
+    trainer.fit()
+    return trainer
+
+
+def describe(run: ClassificationRun, recipe: str, classes: list[str]) -> str:
+    """Return what a checkpoint says about its run, as JSON: task, recipe, configuration, class names."""
+    config = json.loads(to_json(run))
+    return json.dumps({"task": "classification", "recipe": recipe, "config": config, "classes": classes}, indent=2)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint of ours says about itself."""
+
+    run: ClassificationRun
+    recipe: str
+    classes: list[str]
+
+
+def load_trained(
+    run: ClassificationRun, checkpoint: Path, *, classes: list[str], device: torch.device | str
+) -> tuple[nn.Module, str]:
+    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
+
+    Raises:
+        ValueError: if the file does not fit; a classifier of another number of classes does not either.
+    """
+    plain = replace(run, model=replace(run.model, checkpoint=None, pretrained=False))
+    model = assemble(plain, classes=classes).model
+    report = load_checkpoint(model, checkpoint)
+    if report.loaded < report.total:
+        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
+    return model.eval().to(device), str(report)
+
+
+def read_trained(checkpoint: Path) -> Trained | None:
+    """Return the run that made a checkpoint, or None where the file is not a training checkpoint of ours.
+
+    Raises:
+        ValueError: if the file is damaged, or of another task.
+    """
+    if not str(read_file(checkpoint).get("format", "")).startswith("a2mamba-checkpoint"):
+        return None
+    content: dict[str, Any] = json.loads(load_checkpoint_file(checkpoint)["run"])
+    if content.get("task") != "classification":
+        raise ValueError(f"{checkpoint}: a checkpoint of the task {content.get('task')!r}, not of classification")
+    run = from_json(ClassificationRun, json.dumps(content["config"]))
+    return Trained(run, content["recipe"], content["classes"])
+
+
+def checkpoint_classes(checkpoint: Path) -> int:
+    """Return the number of classes of a checkpoint's classifier.
+
+    Raises:
+        ValueError: if the file is not a backbone's, or has no classifier.
+    """
+    weight = classifier_weight(checkpoint)
+    if weight is None:
+        raise ValueError(f"{checkpoint} has no classifier, so it cannot predict classes; train one on it first")
+    return weight.shape[0]

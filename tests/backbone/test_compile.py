@@ -1,0 +1,58 @@
+"""torch.compile and torch.export see through the whole network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import a2mamba
+
+
+def example(name: str, side: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return a2mamba.create_model(name).eval(), torch.randn(2, 3, side, side)
+
+
+@pytest.mark.parametrize("name", ["a2mamba_nano", "segman_encoder_tiny"])
+def test_fullgraph_without_a_code_generator(name: str) -> None:
+    """The graph is complete and right, forward and backward; no compiler is needed for that."""
+    model, images = example(name, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    expected, found = model(images), compiled(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    parameters = list(model.parameters())
+    for a, b in zip(
+        torch.autograd.grad(found.square().mean(), parameters),
+        torch.autograd.grad(expected.square().mean(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_inductor() -> None:
+    model, images = example("a2mamba_nano", 224)
+    with torch.inference_mode():
+        expected = model(images[:1])
+        found = torch.compile(model, fullgraph=True)(images[:1])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dynamic_sizes_compile_once() -> None:
+    model, _ = example("a2mamba_test", 64)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    with torch.inference_mode():
+        for height, width in ((96, 128), (160, 64), (224, 192)):
+            images = torch.randn(2, 3, height, width)
+            torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2
+
+
+def test_export() -> None:
+    model, images = example("a2mamba_nano", 224)
+    exported = torch.export.export(model, (images[:1],))
+    with torch.inference_mode():
+        torch.testing.assert_close(exported.module()(images[:1]), model(images[:1]), rtol=1e-4, atol=1e-4)
+    targets = {str(node.target) for node in exported.graph.nodes}
+    assert "a2mamba.neighborhood_attention.default" in targets
+    assert "a2mamba.selective_scan_state.default" in targets
