@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import a2mamba
 from a2mamba.analysis import feature_maps
+from support import reference_images, reference_model
 
 SIZES = [(1, 1), (4, 4), (5, 3), (32, 32), (64, 200), (97, 131), (224, 224)]
 LARGE_SIZES = [(384, 512), (640, 96)]
@@ -53,39 +55,38 @@ def test_any_size(height: int, width: int) -> None:
 SHARED = make("a2mamba_test").eval()
 
 
-@pytest.mark.parametrize(("batch", "in_chans"), itertools.product([0, 1, 3], [1, 3, 4]))
+@pytest.mark.parametrize(("batch", "in_chans"), list(itertools.product([0, 1, 3], [1, 3, 4])))
 def test_batches_and_channels(batch: int, in_chans: int) -> None:
     with torch.inference_mode():
         check(make("a2mamba_test", in_chans).eval(), torch.randn(batch, in_chans, 48, 40))
 
 
-@pytest.mark.parametrize("batch", [0, 2])
-def test_empty_and_full_batches_have_gradients(batch: int) -> None:
+def test_empty_batches_go_backward() -> None:
     model = make("a2mamba_test").eval()
-    images = torch.randn(batch, 3, 40, 40, requires_grad=True)
+    images = torch.randn(0, 3, 40, 40, requires_grad=True)
     model(images).sum().backward()
     assert images.grad is not None
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", ["a2mamba_test", "segman_encoder_tiny"])
+@pytest.mark.parametrize("name", ["a2mamba_nano", "segman_encoder_tiny"])
 @pytest.mark.parametrize("training", [False, True])
 def test_bfloat16_autocast_follows_float32(name: str, training: bool) -> None:
-    model = make(name).train(training)
-    images = torch.randn(2, 3, 97, 131)
+    model = copy.deepcopy(reference_model(name)).train(training)
+    images = reference_images(2, 97, 131)
     expected = model(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model(images)
     found.float().square().mean().backward()
     assert found.isfinite().all()
-    assert ((found.float() - expected).norm() / expected.norm()) < 0.03
+    assert ((found.float() - expected).norm() / expected.norm()) < 0.02
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
     "name",
     ["a2mamba_test", "a2mamba_nano"]
-    + [pytest.param(n, marks=pytest.mark.slow) for n in a2mamba.list_models() if n not in ("a2mamba_test", "a2mamba_nano")],
+    + [pytest.param(n, marks=pytest.mark.slow) for n in a2mamba.list_models() if not n.endswith(("_test", "_nano"))],
 )
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)

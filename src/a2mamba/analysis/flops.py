@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ def _attention_again(
 ) -> int:
     """The paper's code stores its maps, so a second application has no scores to compute."""
     return _keys(q, window, dilation) * v[-1]
+
+
+def _attention_again_with_sums(
+    q: Shape, k: Shape, v: Shape, bias: Shape | None, _: Shape, *rest: Any, **__: Any
+) -> int:
+    """The Triton backend's second application takes the log-sum-exp of the first one too."""
+    return _attention_again(q, k, v, bias, *rest)
 
 
 def _dense_attention(q: Shape, k: Shape, v: Shape, *_: Any, attn_mask: Shape | None = None, **__: Any) -> int:
@@ -78,6 +86,21 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 """What PyTorch's counter does not know, or counts as nothing."""
 
 
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Return the formulas of all operators; those of the Triton backends exist where those can be used."""
+    if not torch.cuda.is_available() or find_spec("triton") is None:
+        return FORMULAS
+    from a2mamba.ops.neighborhood import triton_impl as _attention_kernels  # noqa: F401 - registers its operators
+    from a2mamba.ops.selective_scan import triton_impl as _scan_kernels  # noqa: F401
+
+    ours = torch.ops.a2mamba
+    return FORMULAS | {
+        ours.neighborhood_attention_triton: _attention,
+        ours.neighborhood_attention_triton_again: _attention_again_with_sums,
+        ours.selective_scan_state_triton: _per_element(7),
+    }
+
+
 def flops(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
     """Return the multiply-accumulates of one image through a model in eval mode, by SPEC section 8.
 
@@ -93,7 +116,7 @@ def flops(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
         shape = (1, *shape)
     if len(shape) != 4:
         raise ValueError(f"input_size must be (C, H, W) or (B, C, H, W), got {tuple(input_size)}")
-    counter = FlopCounterMode(display=False, custom_mapping={op: _doubled(f) for op, f in FORMULAS.items()})
+    counter = FlopCounterMode(display=False, custom_mapping={op: _doubled(f) for op, f in _formulas().items()})
     with _pretending(model), counter:
         model(_image(shape, model))
     return counter.get_total_flops() // 2

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from a2mamba.cli.device import add_device, choose_device
-from a2mamba.cli.output import print_json, print_table, say
+from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     config = apply_overrides(recipe() if trained is None else trained.run, arguments.overrides)
     classes = class_names(config.data.root, config.data.val_split) if trained is None else trained.classes
     device = choose_device(arguments.device)
-    model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
-    say(report)
+    with without_load_notes():
+        model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
     matrix = ConfusionMatrix(len(classes))
     results = dict(evaluate(model, config, classes, [TopK(), matrix], device=device))
     if arguments.confusion is not None:
         replace_text(arguments.confusion, json.dumps({"classes": classes, "matrix": matrix.matrix.tolist()}))
+    say(report)
     if arguments.json:
         print_json({"checkpoint": str(arguments.checkpoint), "images": int(matrix.matrix.sum()), **results})
     else:

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a recipe",
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify pictures",
+    "bench": "speed and memory of models, timm's beside ours in one run",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
@@ -71,7 +72,8 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
                 getattr(arguments, name).extend(map(read, rest))
                 return arguments
     if rest:
-        parser.error(f"{arguments.command}: unrecognized arguments: {' '.join(rest)}")
+        parser.prog = f"{parser.prog} {arguments.command}"
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,3 +33,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
 def say(text: str) -> None:
     """Print a remark on stderr, where it does not mix with results."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def without_load_notes() -> Iterator[None]:
+    """Keep the notes of loading weights out of the log: the command prints the report, or the error, that has them."""
+    logger = logging.getLogger("a2mamba.backbone")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

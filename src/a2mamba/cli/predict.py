@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2mamba.cli.device import add_device, choose_device
-from a2mamba.cli.output import print_json, print_table, say
+from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 
 if TYPE_CHECKING:
     from a2mamba.recipes import ClassificationRun
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.top < 1:
         raise ValueError(f"--top must be at least 1, got {arguments.top}")
     device = choose_device(arguments.device)
-    model, config, classes, report = _model(arguments, device)
-    say(report)
+    with without_load_notes():
+        model, config, classes, report = _model(arguments, device)
     images = [load_image(path, config.data) for path in arguments.images]
     predictions: list[dict[str, Any]] = []
     for path, image in zip(arguments.images, images, strict=True):
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         annotate(prediction, arguments.out / f"{number:04d}-{Path(prediction['image']).stem}.png")
     result = {"model": arguments.name, "weights": report, "predictions": predictions}
     replace_text(arguments.out / "predictions.json", json.dumps(result, indent=2))
+    say(report)
     if arguments.json:
         print_json(result)
     else:
@@ -114,7 +115,10 @@ def _numbers(count: int) -> list[str]:
 def _names(arguments: argparse.Namespace, own: list[str]) -> list[str]:
     if arguments.classes is None:
         return own
-    names = arguments.classes.read_text(encoding="utf-8").split("\n")
+    try:
+        names = arguments.classes.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.classes} is no UTF-8 text; expected class names, one a line") from error
     names = [name.strip() for name in names if name.strip()]
     if len(names) != len(own):
         raise ValueError(f"{arguments.classes} names {len(names)} classes, the model has {len(own)}")

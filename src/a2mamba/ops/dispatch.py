@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Choice:
 def always(*_arguments: Any) -> str | None:
     """Object to nothing: the check of a backend that runs everywhere."""
     return None
+
+
+def triton_missing(x: Tensor) -> str | None:
+    """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
+    if x.device.type != "cuda":
+        return f"its kernels need a GPU, and the tensors are on {x.device.type}"
+    return None if find_spec("triton") is not None else "triton is not installed"
 
 
 def select(operator: str, backends: Sequence[Backend], requested: str | None, arguments: tuple[Any, ...]) -> Backend:

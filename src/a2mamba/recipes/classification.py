@@ -123,8 +123,8 @@ def digits(root: str = "demo/data") -> ClassificationRun:
             workers=0,
         ),
         optimizer=OptimizerConfig(lr=2e-3),
-        schedule=ScheduleConfig(epochs=30, warmup_epochs=2, warmup_lr=1e-5, min_lr=1e-5, per_step=True),
-        ema_decay=0.98,
+        schedule=ScheduleConfig(epochs=18, warmup_epochs=2, warmup_lr=1e-5, min_lr=1e-5, per_step=True),
+        ema_decay=0.95,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
+from a2mamba.ops import self_test
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 from a2mamba.ops.neighborhood import reference, torch_impl
 from a2mamba.ops.precision import without_autocast
 
@@ -108,14 +110,42 @@ _forward = _define("a2mamba::neighborhood_attention")
 _forward_again = _define("a2mamba::neighborhood_attention_again")
 
 
-BACKENDS = (
-    Backend("torch", always, _forward),
-    Backend("reference", always, reference.neighborhood_attention),
-)
-"""In order of preference. All take (q, k, v, bias, (K_h, K_w), (r_h, r_w), scale)."""
+Memory = Any
+"""What a backend keeps of a map between its applications; None before the first."""
 
-AGAIN = {"torch": _forward_again}
-"""What a backend runs when a map that was applied before is applied to other values, if not the same."""
+
+def _torch_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+    return (_forward if memory is None else _forward_again)(*arguments), True
+
+
+def _reference_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+    return reference.neighborhood_attention(*arguments), True
+
+
+def _triton_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+    from a2mamba.ops.neighborhood import triton_impl
+
+    if memory is None:
+        return triton_impl.run_with_lse(*arguments)
+    q, k, v, bias, *settings = arguments
+    return triton_impl.apply_again(q, k, v, bias, memory, *settings), memory
+
+
+def _triton_why_not(memory: Memory | None, *arguments: Any) -> str | None:
+    missing = triton_missing(arguments[0])
+    if missing is not None:
+        return missing
+    from a2mamba.ops.neighborhood import triton_impl
+
+    return triton_impl.why_not(*arguments) or self_test.passed("neighborhood_attention", arguments[0].device)
+
+
+BACKENDS = (
+    Backend("triton", _triton_why_not, _triton_run),
+    Backend("torch", always, _torch_run),
+    Backend("reference", always, _reference_run),
+)
+"""In order of preference. All take (memory, q, k, v, bias, (K_h, K_w), (r_h, r_w), scale) to (out, memory)."""
 
 
 class NeighborhoodMap:
@@ -142,16 +172,15 @@ class NeighborhoodMap:
         self.dilation = _positive_pair(dilation)
         self.scale = q.shape[-1] ** -0.5 if scale is None else scale
         self.backend = backend
-        self.applied = False
+        self.memory: Memory | None = None
 
     def __call__(self, v: Tensor) -> Tensor:
         """Return the map applied to ``v`` (B, heads, H, W, e), same shape and dtype."""
         _check(self.q, self.k, v, self.bias, self.window)
-        arguments = (self.q, self.k, v, self.bias, self.window, self.dilation, self.scale)
+        arguments = (self.memory, self.q, self.k, v, self.bias, self.window, self.dilation, self.scale)
         backend = select("neighborhood_attention", BACKENDS, self.backend, arguments)
-        run = AGAIN.get(backend.name, backend.run) if self.applied else backend.run
-        self.applied = True
-        return run(*arguments)
+        out, self.memory = backend.run(*arguments)
+        return out
 
 
 def neighborhood_attention(
@@ -180,7 +209,7 @@ def neighborhood_attention(
         kernel_size: K, odd, for both axes or as (K_h, K_w).
         dilation: r >= 1, for both axes or as (r_h, r_w).
         scale: factor of the scores; d ** -0.5 when None.
-        backend: "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, heads, H, W, e) in the dtype of ``v``. Scores and softmax use the wider of the two dtypes.
@@ -194,7 +223,7 @@ def neighborhood_attention(
 
 def explain_backends(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> list[Choice]:
     """Return, in order of preference, every backend with the reason why it cannot run these tensors, or None."""
-    return explain(BACKENDS, (q, k, v, bias, (3, 3), (1, 1), 1.0))
+    return explain(BACKENDS, (None, q, k, v, bias, (3, 3), (1, 1), 1.0))
 
 
 def _odd_pair(kernel_size: int | Sequence[int]) -> tuple[int, int]:

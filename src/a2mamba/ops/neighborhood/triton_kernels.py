@@ -13,6 +13,9 @@ Scores are kept in units of log 2, so that a weight is one exp2. Sums are float3
 (``why_not`` refuses larger ones), those of images int64.
 """
 
+# Kernels are compiled, not called: their parameters have no Python types, and mypy cannot follow what is done to them.
+# mypy: disallow-untyped-defs=False, check-untyped-defs=False
+
 from __future__ import annotations
 
 import triton
@@ -64,10 +67,11 @@ def _region_start(first, length, extent, K: tl.constexpr):
 def _rows(pointer, offsets, exists, stride, WIDTH: tl.constexpr, PADDED: tl.constexpr, ALIGN: tl.constexpr):
     """Load (rows, PADDED): the heads that start at ``offsets``, zero where there is none and in the padding."""
     channel = tl.arange(0, PADDED)
-    # The hint lets a row be read in vectors: the compiler cannot see that sums of strides stay aligned.
-    offsets = tl.multiple_of(offsets, ALIGN)
+    # The hint lets a row be read in vectors: the compiler cannot see that sums of strides stay aligned. It holds for
+    # results of operations, not for arguments, hence the added axis first.
+    start = tl.multiple_of(offsets[:, None], (ALIGN, ALIGN))
     mask = exists[:, None] & (channel < WIDTH)[None, :]
-    return tl.load(pointer + offsets[:, None] + channel[None, :] * stride, mask=mask, other=0.0)
+    return tl.load(pointer + start + channel[None, :] * stride, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -120,8 +124,21 @@ def _scores(dot, scale, bias, index, inside, HAS_BIAS: tl.constexpr):
     return tl.where(inside, scores, float("-inf"))
 
 
-@triton.jit(do_not_specialize=["heads", "height", "width", "step_h", "step_w", "window_h", "window_w", "extent_h",
-                               "extent_w", "tiles_h", "tiles_w"])
+@triton.jit(
+    do_not_specialize=[
+        "heads",
+        "height",
+        "width",
+        "step_h",
+        "step_w",
+        "window_h",
+        "window_w",
+        "extent_h",
+        "extent_w",
+        "tiles_h",
+        "tiles_w",
+    ]
+)
 def forward_kernel(
     q, k, v, bias, out, lse,
     heads, height, width, step_h, step_w, window_h, window_w, extent_h, extent_w, tiles_h, tiles_w, scale,
@@ -150,9 +167,10 @@ def forward_kernel(
     row = tl.arange(0, T_H * T_W)
     y, x = first_y + row // T_W, first_x + row % T_W
     exists = (y < length_h) & (x < length_w)
-    # Queries past the end take the last one's window: their weights stay finite, and they are never stored.
-    start_y = _window_start(tl.minimum(y, length_h - 1), length_h, window_h, K_H)[:, None]
-    start_x = _window_start(tl.minimum(x, length_w - 1), length_w, window_w, K_W)[:, None]
+    # Queries past the end stand in for the last one, so that they read inside the bias table; they are never stored.
+    y, x = tl.minimum(y, length_h - 1), tl.minimum(x, length_w - 1)
+    start_y = _window_start(y, length_h, window_h, K_H)[:, None]
+    start_x = _window_start(x, length_w, window_w, K_W)[:, None]
     code = _code(y - (K_H - 1), x - (K_W - 1), K_W)[:, None]
     image_y, image_x = residue_y + step_h * y, residue_x + step_w * x
     position = image_y * width + image_x
@@ -193,8 +211,21 @@ def forward_kernel(
     _store(out, result, position, exists, heads, E, E_PAD)
 
 
-@triton.jit(do_not_specialize=["heads", "height", "width", "step_h", "step_w", "window_h", "window_w", "extent_h",
-                               "extent_w", "tiles_h", "tiles_w"])
+@triton.jit(
+    do_not_specialize=[
+        "heads",
+        "height",
+        "width",
+        "step_h",
+        "step_w",
+        "window_h",
+        "window_w",
+        "extent_h",
+        "extent_w",
+        "tiles_h",
+        "tiles_w",
+    ]
+)
 def backward_q_kernel(
     q, k, v, bias, out, lse, grad, delta, grad_q,
     heads, height, width, step_h, step_w, window_h, window_w, extent_h, extent_w, tiles_h, tiles_w, scale,
@@ -227,8 +258,9 @@ def backward_q_kernel(
     row = tl.arange(0, T_H * T_W)
     y, x = first_y + row // T_W, first_x + row % T_W
     exists = (y < length_h) & (x < length_w)
-    start_y = _window_start(tl.minimum(y, length_h - 1), length_h, window_h, K_H)[:, None]
-    start_x = _window_start(tl.minimum(x, length_w - 1), length_w, window_w, K_W)[:, None]
+    y, x = tl.minimum(y, length_h - 1), tl.minimum(x, length_w - 1)
+    start_y = _window_start(y, length_h, window_h, K_H)[:, None]
+    start_x = _window_start(x, length_w, window_w, K_W)[:, None]
     code = _code(y - (K_H - 1), x - (K_W - 1), K_W)[:, None]
     image_y, image_x = residue_y + step_h * y, residue_x + step_w * x
     position = image_y * width + image_x
@@ -259,8 +291,9 @@ def backward_q_kernel(
     _store(grad_q, result * scale, position, exists, heads, D, D_PAD)
 
 
-@triton.jit(do_not_specialize=["heads", "height", "width", "step_h", "step_w", "window_h", "window_w", "tiles_h",
-                               "tiles_w"])
+@triton.jit(
+    do_not_specialize=["heads", "height", "width", "step_h", "step_w", "window_h", "window_w", "tiles_h", "tiles_w"]
+)
 def backward_kv_kernel(
     q, k, v, bias, lse, delta, grad, grad_k, grad_v,
     heads, height, width, step_h, step_w, window_h, window_w, tiles_h, tiles_w, scale,
@@ -293,6 +326,7 @@ def backward_kv_kernel(
     row = tl.arange(0, T_H * T_W)
     y, x = first_y + row // T_W, first_x + row % T_W
     exists = (y < length_h) & (x < length_w)
+    y, x = tl.minimum(y, length_h - 1), tl.minimum(x, length_w - 1)
     code = _code(y, x, K_W)[:, None]
     image_y, image_x = residue_y + step_h * y, residue_x + step_w * x
     position = image_y * width + image_x
@@ -307,17 +341,17 @@ def backward_kv_kernel(
         query_y, query_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
         query_y, query_x = origin_y + query_y, origin_x + query_x
         real = (query_y < length_h) & (query_x < length_w)
+        query_y, query_x = tl.minimum(query_y, length_h - 1), tl.minimum(query_x, length_w - 1)
         at_y, at_x = residue_y + step_h * query_y, residue_x + step_w * query_x
         queries = _rows(q, at_y * q_h + at_x * q_w, real, q_d, D, D_PAD, Q_ALIGN)
         grads = _rows(grad, at_y * g_h + at_x * g_w, real, g_d, E, E_PAD, G_ALIGN).to(tile_v.dtype)
         position_q = at_y * width + at_x
-        known = tl.load(lse + position_q, mask=real, other=0.0)[None, :] * LOG2E
+        # A region's last block runs past it: an infinite sum makes the weights of queries that do not exist zero.
+        known = tl.load(lse + position_q, mask=real, other=float("inf"))[None, :] * LOG2E
         block_delta = tl.load(delta + position_q, mask=real, other=0.0)[None, :]
         start_y = _window_start(query_y, length_h, window_h, K_H)[None, :]
         start_x = _window_start(query_x, length_w, window_w, K_W)[None, :]
         inside = _neighbors(y[:, None], x[:, None], start_y, start_x, window_h, window_w)
-        # A region's last block runs past it, and its queries there would be counted although they do not exist.
-        inside = inside & real[None, :]
         index = code - _code(query_y - (K_H - 1), query_x - (K_W - 1), K_W)[None, :]
         dot = _dot(tile_k, tl.trans(queries), PRECISION)
         weights = tl.exp2(_scores(dot, scale, bias, index, inside, HAS_BIAS) - known)
@@ -339,8 +373,24 @@ def _seers(first, T: tl.constexpr, length, window, K: tl.constexpr):
     return begin, end - begin
 
 
-@triton.jit(do_not_specialize=["batch", "heads", "height", "width", "step_h", "step_w", "window_h", "window_w",
-                               "extent_h", "extent_w", "tiles_h", "tiles_w", "items", "items_per_program"])
+@triton.jit(
+    do_not_specialize=[
+        "batch",
+        "heads",
+        "height",
+        "width",
+        "step_h",
+        "step_w",
+        "window_h",
+        "window_w",
+        "extent_h",
+        "extent_w",
+        "tiles_h",
+        "tiles_w",
+        "items",
+        "items_per_program",
+    ]
+)
 def backward_bias_kernel(
     q, k, v, bias, lse, delta, grad, partial,
     batch, heads, height, width, step_h, step_w, window_h, window_w, extent_h, extent_w, tiles_h, tiles_w,
@@ -370,32 +420,20 @@ def backward_bias_kernel(
     row = tl.arange(0, T_H * T_W)
     column_y, column_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
     collected = tl.zeros([T_H * T_W, BLOCK], tl.float32)
-    shift_y, shift_x = extent_h * 0, extent_w * 0
     for item in range(first_item, last_item):
-        image, _, residue_y, residue_x, tile_y, tile_x = _locate(
-            (item % batch) * (items // batch) + item // batch, 1, step_h, step_w, tiles_h, tiles_w
+        image, residue_y, residue_x, first_y, first_x, length_h, length_w = _locate_item(
+            item, items, batch, height, width, step_h, step_w, tiles_h, tiles_w, T_H, T_W
         )
-        length_h = (height - residue_y + step_h - 1) // step_h
-        length_w = (width - residue_x + step_w - 1) // step_w
-        first_y, first_x = tile_y * T_H, tile_x * T_W
         origin_y = _region_start(first_y, length_h, extent_h, K_H)
         origin_x = _region_start(first_x, length_w, extent_w, K_W)
-        if (origin_y - first_y != shift_y) | (origin_x - first_x != shift_x):
-            if item > first_item:
-                _spread(
-                    collected, partial, row, column_y + shift_y, column_x + shift_x, K_H, K_W, T_H, T_W, DETERMINISTIC
-                )
-            collected = tl.zeros([T_H * T_W, BLOCK], tl.float32)
-            shift_y, shift_x = origin_y - first_y, origin_x - first_x
-
         y, x = first_y + row // T_W, first_x + row % T_W
         exists = (y < length_h) & (x < length_w)
+        y, x = tl.minimum(y, length_h - 1), tl.minimum(x, length_w - 1)
         start_y = _window_start(y, length_h, window_h, K_H)[:, None]
         start_x = _window_start(x, length_w, window_w, K_W)[:, None]
         key_y, key_x = origin_y + column_y, origin_x + column_x
         real = (key_y < length_h) & (key_x < length_w)
         inside = _neighbors(key_y[None, :], key_x[None, :], start_y, start_x, window_h, window_w)
-        inside = inside & exists[:, None] & real[None, :]
 
         wide = image.to(tl.int64)
         base_q = q + tl.multiple_of(wide * q_b + head * q_g, Q_ALIGN)
@@ -407,7 +445,7 @@ def backward_bias_kernel(
         position = image_y * width + image_x
         tile_q = _rows(base_q, image_y * q_h + image_x * q_w, exists, q_d, D, D_PAD, Q_ALIGN)
         tile_g = _rows(base_g, image_y * g_h + image_x * g_w, exists, g_d, E, E_PAD, G_ALIGN).to(v.dtype.element_ty)
-        known = tl.load(lse + base_row + position, mask=exists, other=0.0)[:, None] * LOG2E
+        known = tl.load(lse + base_row + position, mask=exists, other=float("inf"))[:, None] * LOG2E
         tile_delta = tl.load(delta + base_row + position, mask=exists, other=0.0)[:, None]
         image_y, image_x = residue_y + step_h * key_y, residue_x + step_w * key_x
         keys = _rows(base_k, image_y * k_h + image_x * k_w, real, k_d, D, D_PAD, K_ALIGN)
@@ -417,7 +455,30 @@ def backward_bias_kernel(
         weights = tl.exp2(_scores(dot, scale, bias, index, inside, True) - known)
         grad_weights = _dot(tile_g, tl.trans(values), PRECISION)
         collected += weights * (grad_weights - tile_delta)
-    _spread(collected, partial, row, column_y + shift_y, column_x + shift_x, K_H, K_W, T_H, T_W, DETERMINISTIC)
+
+        # Spread the sum where the next tile's region stands elsewhere, or where there is no next one.
+        _, _, _, next_y, next_x, next_length_h, next_length_w = _locate_item(
+            item + 1, items, batch, height, width, step_h, step_w, tiles_h, tiles_w, T_H, T_W
+        )
+        same_y = _region_start(next_y, next_length_h, extent_h, K_H) - next_y == origin_y - first_y
+        same_x = _region_start(next_x, next_length_w, extent_w, K_W) - next_x == origin_x - first_x
+        if (item + 1 == last_item) | (not (same_y & same_x)):
+            dy, dx = column_y + (origin_y - first_y), column_x + (origin_x - first_x)
+            _spread(collected, partial, row, dy, dx, K_H, K_W, T_H, T_W, DETERMINISTIC)
+            collected = tl.zeros([T_H * T_W, BLOCK], tl.float32)
+
+
+@triton.jit
+def _locate_item(
+    item, items, batch, height, width, step_h, step_w, tiles_h, tiles_w, T_H: tl.constexpr, T_W: tl.constexpr
+):
+    """Decode an item into (image, residues, first position of the tile, lengths of its class); images go fastest."""
+    image, _, residue_y, residue_x, tile_y, tile_x = _locate(
+        (item % batch) * (items // batch) + item // batch, 1, step_h, step_w, tiles_h, tiles_w
+    )
+    length_h = (height - residue_y + step_h - 1) // step_h
+    length_w = (width - residue_x + step_w - 1) // step_w
+    return image, residue_y, residue_x, tile_y * T_H, tile_x * T_W, length_h, length_w
 
 
 @triton.jit

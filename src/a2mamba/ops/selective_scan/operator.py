@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select
+from a2mamba.ops import self_test
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 from a2mamba.ops.precision import without_autocast
 from a2mamba.ops.selective_scan import reference, torch_impl
 
@@ -78,7 +81,23 @@ def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tu
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
 
 
+def _triton_run(*arguments: Any) -> Tensor:
+    from a2mamba.ops.selective_scan import triton_impl
+
+    return triton_impl.run(*arguments)
+
+
+def _triton_why_not(*arguments: Any) -> str | None:
+    missing = triton_missing(arguments[0])
+    if missing is not None:
+        return missing
+    from a2mamba.ops.selective_scan import triton_impl
+
+    return triton_impl.why_not(*arguments) or self_test.passed("selective_scan_state", arguments[0].device)
+
+
 BACKENDS = (
+    Backend("triton", _triton_why_not, _triton_run),
     Backend("torch", always, _forward),
     Backend("reference", always, reference.selective_scan_state),
 )
@@ -107,7 +126,7 @@ def selective_scan_state(
         B: input projection (B, L), shared by all channels, or (B, N, L), row n for the n-th C / N channels.
         delta_bias: (C,) or None.
         delta_softplus: apply softplus (linear above 20) to the biased step; otherwise it is used as it is.
-        backend: "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, L) states, float32 (float64 if ``u`` is).

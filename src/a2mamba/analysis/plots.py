@@ -1,0 +1,64 @@
+"""Pictures of measurements."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from a2mamba.backbone.facts import FACTS
+
+if TYPE_CHECKING:
+    from a2mamba.analysis.throughput import Row
+
+# Of the models that the paper's Tables II and VIII list beside ours, by timm's names.
+PUBLISHED = {
+    "convnext_tiny": 82.1,
+    "convnext_small": 83.1,
+    "convnext_base": 83.8,
+    "swin_tiny_patch4_window7_224": 81.3,
+    "swin_small_patch4_window7_224": 83.0,
+    "pvt_v2_b0": 70.5,
+    "pvt_v2_b1": 78.7,
+}
+
+
+def accuracy_against_speed(rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG: published top-1 accuracy on ImageNet-1K over the images per second measured here.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if no model of the rows has a published accuracy that we know.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "a2mamba[demo]"') from error
+    points = []
+    for row in rows:
+        facts = FACTS.get(row.model)
+        accuracy = PUBLISHED.get(row.model) if facts is None else facts.top1
+        if accuracy is not None:
+            points.append((row, accuracy, facts is not None))
+    if not points:
+        raise ValueError("none of these models has a published accuracy that we know; write .json or .csv instead")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for row, accuracy, ours in points:
+        axes.scatter(row.images_per_second, accuracy, s=60, color="#1f6fb5" if ours else "#8a8f98", zorder=3)
+        axes.annotate(
+            row.model, (row.images_per_second, accuracy), xytext=(7, 5), textcoords="offset points", fontsize=9
+        )
+    first = rows[0]
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.15)
+    axes.grid(True, which="both", color="#e4e6ea", zorder=0)
+    axes.set_xlabel(
+        f"images per second, {first.mode} at {first.size}, batch {first.batch}, {first.dtype}, {first.device}"
+    )
+    axes.set_ylabel("published top-1 on ImageNet-1K, %")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=150)
+    os.replace(temporary, path)

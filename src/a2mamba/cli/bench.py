@@ -1,0 +1,115 @@
+"""`a2mamba bench`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from a2mamba.cli.device import add_device, choose_device
+from a2mamba.cli.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from a2mamba.analysis.throughput import Row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "The first model is the yardstick. All are timed in turn, in one run.\n"
+        "Example: a2mamba bench --models convnext_tiny a2mamba_tiny a2mamba_nano --sizes 224 --batch 8 --threads 2"
+    )
+    parser.add_argument("--models", nargs="+", default=["convnext_tiny", "a2mamba_tiny"], help="ours, and timm's")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="image sides (default 224)")
+    parser.add_argument("--batch", type=int, default=8, help="images in a batch (default 8)")
+    parser.add_argument("--mode", choices=("inference", "training"), default="inference")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="measure after torch.compile")
+    parser.add_argument("--rounds", type=int, default=7, help="times that each model is timed (default 7)")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--out", type=Path, help="write the measurement as .json or .csv, or a plot as .png")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure; results on stdout, what is being done on stderr."""
+    import timm
+    import torch
+
+    import a2mamba  # noqa: F401 - registers our models
+    from a2mamba.analysis.throughput import Setting, compare, environment, operators_disagree
+
+    for name in ("batch", "rounds", "threads"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            raise ValueError(f"--{name} must be at least 1, got {number}")
+    for name in arguments.models:
+        if not timm.is_model(name):
+            nearest = difflib.get_close_matches(name, timm.list_models(), n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "neither ours nor timm's"
+            raise ValueError(f"unknown model {name!r}; {hint}")
+    if min(arguments.sizes) < 1:
+        raise ValueError(f"--sizes must be at least 1, got {min(arguments.sizes)}")
+    if arguments.out is not None and arguments.out.suffix not in (".json", ".csv", ".png"):
+        raise ValueError(f"--out must end in .json, .csv or .png, got {arguments.out}")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = choose_device(arguments.device)
+    wrong = operators_disagree(device)
+    if wrong is not None:
+        raise ValueError(f"no speed is reported: {wrong}")
+    rows: list[Row] = []
+    for size in arguments.sizes:
+        setting = Setting(size, arguments.batch, arguments.mode, arguments.dtype, device, arguments.compile)
+        rows += compare(arguments.models, setting, rounds=arguments.rounds, memory=arguments.memory, progress=say)
+    settings = environment(device)
+    result = {"environment": settings, "rows": [asdict(row) for row in rows]}
+    if arguments.out is not None:
+        _write(arguments.out, result, rows)
+    if arguments.json:
+        print_json(result)
+        return 0
+    for size in arguments.sizes:
+        same = [row for row in rows if row.size == size]
+        print_table(
+            ("model", "images/s", f"x {same[0].model}", "ms a batch", "quartiles", "peak MiB"),
+            [
+                (
+                    row.model,
+                    f"{row.images_per_second:.1f}",
+                    f"{row.images_per_second / same[0].images_per_second:.2f}",
+                    f"{row.milliseconds:.1f}",
+                    "{:.1f} - {:.1f}".format(*row.milliseconds_quartiles),
+                    "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+                )
+                for row in same
+            ],
+            title=f"{arguments.mode} at {size}, batch {arguments.batch}, {arguments.dtype}",
+        )
+    say(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
+    return 0
+
+
+def _write(path: Path, result: dict, rows: list[Row]) -> None:
+    from a2mamba.engine import replace_text
+
+    if path.suffix == ".json":
+        replace_text(path, json.dumps(result, indent=2))
+    elif path.suffix == ".csv":
+        text = io.StringIO()
+        table = [asdict(row) for row in rows]
+        writer = csv.DictWriter(text, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+        replace_text(path, text.getvalue())
+    else:
+        from a2mamba.analysis.plots import accuracy_against_speed
+
+        accuracy_against_speed(rows, path)
