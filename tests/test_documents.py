@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
 import shlex
 from pathlib import Path
@@ -108,9 +110,6 @@ def test_python_examples_are_python(file: Path) -> None:
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
     """Command -> its long options, as its help shows them."""
-    import contextlib
-    import io
-
     found = {}
     for command in COMMANDS:
         shown = io.StringIO()
@@ -137,5 +136,5 @@ def test_commands_and_their_options_exist(file: Path, options: dict[str, set[str
 
 def test_the_changelog_names_every_command() -> None:
     """Commands are listed there by their bare names, beside the word command line."""
-    listed = [words for words in re.findall(r"`(\w+)`", (ROOT / "CHANGELOG.md").read_text())]
-    assert set(COMMANDS) <= set(listed)
+    listed = set(re.findall(r"`(\w+)`", (ROOT / "CHANGELOG.md").read_text()))
+    assert set(COMMANDS) <= listed

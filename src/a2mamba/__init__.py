@@ -1,8 +1,24 @@
 """A2Mamba: vision backbones that mix attention with state-space models, on any machine without compiling."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from a2mamba import ops
 from a2mamba.backbone import create_model, list_models, load_checkpoint, to_released
 
+if TYPE_CHECKING:
+    from a2mamba import analysis
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "create_model", "list_models", "load_checkpoint", "ops", "to_released"]
+__all__ = ["__version__", "analysis", "create_model", "list_models", "load_checkpoint", "ops", "to_released"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``a2mamba.analysis`` when it is first used: it needs more of torch than a model does."""
+    if name == "analysis":
+        import importlib
+
+        return importlib.import_module("a2mamba.analysis")
+    raise AttributeError(f"module 'a2mamba' has no attribute {name!r}")

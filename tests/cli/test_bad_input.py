@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from support import uninitialised
 from torch import nn
 
 import a2mamba
 from a2mamba.cli.main import COMMANDS, main
+from support import uninitialised
 
 from .helpers import Trained, content, in_new_process, in_process
-
-
-@dataclass(frozen=True)
-class Place:
-    """Good and bad files, in a folder that commands must not change."""
-
-    root: Path
-    digits: Path
-    trained: Trained
-    outside: dict[str, Path] = field(default_factory=dict)
-
-    def file(self, name: str) -> Path:
-        """A file of the folder, made by ``place``."""
-        path = self.root / name
-        assert path.exists()
-        return path
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +165,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown device, eval": (("eval", "digits", "--checkpoint", "{best}", "--device", "nonsense"), ("nonsense",)),
     "unknown device, predict": ((*PREDICT, "{bad}/good.png", "--device", "cuda:99"), ("cuda:99", "--device cpu")),
     "a device without values": ((*SMALL, "data.root={digits}", "--device", "meta"), ("meta", "--device cpu")),
-    "unknown model, bench": (("bench", "--models", "a2mamba_tinny", "--sizes", "32"), ("a2mamba_tinny", "did you mean")),
+    "unknown model, bench": (
+        ("bench", "--models", "a2mamba_tinny", "--sizes", "32"),
+        ("a2mamba_tinny", "did you mean"),
+    ),
     "no threads, bench": (("bench", "--threads", "0"), ("--threads", "at least 1")),
     "unknown kind of file, bench": (("bench", "--out", "speed.txt"), ("speed.txt", ".csv")),
     # sizes
@@ -219,9 +205,7 @@ def test_a_new_run_does_not_touch_another(trained: Trained, small_run: tuple[str
     assert content(folder) == before
 
 
-def test_a_run_is_resumed_by_its_own_recipe_only(
-    trained: Trained, small_run: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_run_is_resumed_by_its_own_recipe_only(trained: Trained, small_run: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     before = content(folder)
@@ -235,7 +219,16 @@ def test_a_broken_picture_in_training_names_its_file(bad_files: Path, tmp_path: 
     shutil.copytree(bad_files / "broken_picture", root)
     broken = root / "val" / "digit_1" / "2.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    words = ("train", "digits", "--small", "--quiet", f"data.root={root}", "data.batch_size=2", "--out", tmp_path / "run")
+    words = (
+        "train",
+        "digits",
+        "--small",
+        "--quiet",
+        f"data.root={root}",
+        "data.batch_size=2",
+        "--out",
+        tmp_path / "run",
+    )
     result = in_process(*words)
     result.refused(str(broken))
 

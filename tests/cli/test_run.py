@@ -102,9 +102,10 @@ def test_prediction_writes_what_it_says(trained: Trained, digits: Path, tmp_path
 def test_predictions_are_the_models_own(trained: Trained, digits: Path, tmp_path: Path) -> None:
     """The pictures of a class, through the same preprocessing as evaluation: as many right as the metric says."""
     pictures = sorted((digits / "val").glob("*/*.png"))
-    words = ["predict", "a2mamba_test", *pictures, "--checkpoint", trained.best, "--out", tmp_path / "out", "--top", "1"]
-    assert in_process(*words).status == 0
-    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+    folder = tmp_path / "out"
+    words = ("--checkpoint", str(trained.best), "--out", str(folder), "--top", "1")
+    assert in_process("predict", "a2mamba_test", *words, *pictures).status == 0
+    predictions = json.loads((folder / "predictions.json").read_text())["predictions"]
     right = sum(Path(p["image"]).parent.name == p["top"][0]["class"] for p in predictions)
     assert len(predictions) == 10 * VAL
     assert 100 * right / len(predictions) == pytest.approx(trained.result.json["best"]["value"])
@@ -159,9 +160,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert resumed.json["best"] == trained.result.json["best"]
 
 
-def test_resuming_a_finished_run_changes_nothing(
-    trained: Trained, small_run: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_changes_nothing(trained: Trained, small_run: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     before = {name.removeprefix(str(folder)): data for name, data in content(folder).items()}
@@ -186,9 +185,7 @@ def test_debug_shows_the_traceback() -> None:
             main(words)
 
 
-def test_a_failed_training_is_status_1(
-    small_run: tuple[str, ...], workplace: Path
-) -> None:
+def test_a_failed_training_is_status_1(small_run: tuple[str, ...], workplace: Path) -> None:
     """A rate so high that the loss overflows: no mistake in the words, and no traceback."""
     result = in_process(*small_run, "optimizer.lr=1e30", "optimizer.clip_grad_norm=none")
     assert result.status == 1

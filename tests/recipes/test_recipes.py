@@ -66,8 +66,10 @@ def test_a_recipe_is_a_document(name: str) -> None:
     text = inspect.getdoc(RECIPES[name]) or ""
     title, *lines = text.splitlines()
     assert title.endswith((".", "/*."))
-    labels = [line.split(":")[0] for line in lines if re.match(r"[A-Z][a-z ]+:", line)]
-    assert labels == ["Source", "Command", "Hardware and time", "Expected"]
+    labels = ("Source", "Command", "Hardware and time", "Expected")
+    places = [place for label in labels for place, line in enumerate(lines) if re.match(rf"{label}: \S", line)]
+    assert len(places) == len(labels)
+    assert places == sorted(places)
     assert f"a2mamba train {name}" in text
 
 

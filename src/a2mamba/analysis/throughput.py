@@ -270,6 +270,6 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    import a2mamba  # noqa: F401 - registers our models
+    import a2mamba.backbone  # noqa: F401 - registers our models
 
     print(_process_peak(sys.argv[1], Setting(**json.loads(sys.argv[2]))))

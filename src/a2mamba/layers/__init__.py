@@ -2,6 +2,7 @@
 
 from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.checkpointing import checkpoint_block
+from a2mamba.layers.depthwise import ResidualDepthwise
 from a2mamba.layers.ffn import ConvFFN
 from a2mamba.layers.global_attention import GlobalAttention, resize_pair_bias
 from a2mamba.layers.lass import LASS
@@ -18,6 +19,7 @@ __all__ = [
     "ChannelAffine",
     "ConvFFN",
     "GlobalAttention",
+    "ResidualDepthwise",
     "checkpoint_block",
     "resize_pair_bias",
     "rope_frequencies",

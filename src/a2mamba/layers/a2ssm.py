@@ -71,7 +71,8 @@ class A2SSM(nn.Module):
         with without_autocast(y):
             readout = C.transpose(1, 2).unflatten(-1, (height, width))
             dtype = torch.promote_types(y.dtype, torch.float32)
-            return states.to(dtype) * readout.to(dtype) + u.to(dtype) * self.D.to(dtype)[:, None, None]
+            skip = u.to(dtype) * self.D.to(dtype)[:, None, None]
+            return torch.addcmul(skip, states.to(dtype), readout.to(dtype))
 
     def mix_heads(self, states: Tensor) -> Tensor:
         """Mix (B, G, H, W, d) over the heads, alike for every position and channel; return (B, C, H, W)."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.layers.depthwise import ResidualDepthwise
+
 
 class ConvFFN(nn.Module):
     """conv1x1 -> GELU -> y + dwconv3x3(y) -> conv1x1, all with bias (SPEC section 3).
@@ -21,11 +23,9 @@ class ConvFFN(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, device=device, dtype=dtype)
+        self.dwconv = ResidualDepthwise(hidden, 3, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        x = F.gelu(self.fc1(x))
-        x = x + self.dwconv(x)
-        return self.fc2(x)
+        return self.fc2(self.dwconv(F.gelu(self.fc1(x))))

@@ -165,6 +165,11 @@ def _unmatrix(x: Tensor, like: Tensor) -> Tensor:
     return x.view(batch, height, width, heads, -1).permute(0, 3, 1, 2, 4)
 
 
+def _widen(x: Tensor, width: int) -> Tensor:
+    """Pad the last axis with zeros; F.pad would copy even where there is nothing to pad."""
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
+
+
 def _take(matrix: Tensor, index: Tensor) -> Tensor:
     """(B, N, width), (...) -> (B, *index.shape, width): rows of every image."""
     batch, n, width = matrix.shape
@@ -216,7 +221,7 @@ def forward(
     plan = make_plan((height, width), heads, kernel_size, dilation, v.device)
     # One head width for queries and values, as the fused kernels want it; zero channels change no score.
     shared = max(q.shape[-1], v_width)
-    mq, mk, mv = (_matrix(F.pad(x.to(dtype), (0, shared - x.shape[-1]))) for x in (q, k, v))
+    mq, mk, mv = (_matrix(_widen(x.to(dtype), shared)) for x in (q, k, v))
     table = _bias_table(bias, kernel_size, q, dtype)
     outputs = []
     for group in plan.groups:

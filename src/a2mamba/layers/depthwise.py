@@ -1,0 +1,42 @@
+"""Depthwise convolution with a residual, as one convolution where that is exact enough."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from a2mamba.ops.precision import in_half_precision
+
+
+class ResidualDepthwise(nn.Conv2d):
+    """x + depthwise_conv(x), kernel k x k with bias.
+
+    In float32 the residual is a one in the middle of the kernel, which saves a pass over the map. In half precision the
+    sum of that one and a small weight would be rounded, so there the two are added as they are written.
+
+    Args:
+        channels: C.
+        kernel_size: k, odd.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        if in_half_precision(x):
+            return x + super().forward(x)
+        middle = self.kernel_size[0] // 2
+        one = F.pad(self.weight.new_ones(1, 1, 1, 1), (middle,) * 4)
+        return F.conv2d(x, self.weight + one, self.bias, padding=middle, groups=self.groups)
