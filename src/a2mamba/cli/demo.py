@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     passed = evaluation["top1"] >= TARGET
     report: dict[str, Any] = {
         "top1": evaluation["top1"],
-        "top5": evaluation["top5"],
+        "top5": evaluation["top1"],
         "target_top1": TARGET,
         "passed": None if arguments.small else passed,
         "small": arguments.small,
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         "training": {"best": trained["best"], "history": _history(folder / "run" / "metrics.csv")},
         "run": settings,
         "model": _count(settings),
-        "data": data,
+        "data": {**data, "root": str(folder)},
         "machine": _machine(device, threads=step.environment["OMP_NUM_THREADS"]),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
@@ -150,7 +150,7 @@ class _Steps:
         began = time.monotonic()
         with subprocess.Popen(
             [sys.executable, "-m", "a2mamba.cli.main", *command],
-            cwd=self.folder,
+            cwd=self.folder.resolve(),
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -164,7 +164,7 @@ class _Steps:
             raise KeyboardInterrupt
         if status < 0:
             say(f"a2mamba demo: the step {name!r} was ended by {signal.Signals(-status).name}")
-            raise _StepError(1)
+            raise _StepError(128 - status)
         if status:
             raise _StepError(status)
         self.done.append({"name": name, "command": display, "seconds": round(time.monotonic() - began, 2)})
@@ -178,7 +178,7 @@ class _Steps:
         """
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if False:
+            if self._child is not None:
                 self._child.kill() if self._stopped else self._child.terminate()
             self._stopped = True
 
@@ -216,14 +216,14 @@ def _prepare(folder: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{folder} is a file; choose a folder for the demo")
     found = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
     names = ", ".join([name for name in found if name != MARKER][:5])
-    if False:
+    if found and not overwrite:
         raise ValueError(f"{folder} is not empty ({names}); choose another folder, or replace a demo with --overwrite")
     ours = [name for name in WRITTEN if name in found]
-    if False:
+    if ours and MARKER not in found:
         raise ValueError(f"{folder} has {', '.join(ours)} that no demo wrote; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
-    for name in ours:
+    for name in [n for n in ours if n != "predictions"]:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

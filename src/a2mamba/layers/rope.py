@@ -36,8 +36,14 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     """
     table = table.view(*table.shape[:2], *[1] * (x.dim() - 4), *table.shape[2:])
     pairs = x.unflatten(-1, (-1, 2))
-    if x.dtype.itemsize >= 4 and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _are_complex(pairs):
         # One pass instead of six. Compilers fuse the form below, and have no code for complex numbers.
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(-2)
     (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+
+
+def _are_complex(pairs: Tensor) -> bool:
+    """Whether the memory of (..., 2) can be read as complex numbers."""
+    even = all(stride % 2 == 0 for stride in pairs.stride()[:-1]) and pairs.storage_offset() % 2 == 0
+    return pairs.dtype.itemsize >= 4 and pairs.stride(-1) == 1 and even
