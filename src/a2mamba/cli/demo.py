@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     passed = evaluation["top1"] >= TARGET
     report: dict[str, Any] = {
         "top1": evaluation["top1"],
-        "top5": evaluation["top1"],
+        "top5": evaluation["top5"],
         "target_top1": TARGET,
         "passed": None if arguments.small else passed,
         "small": arguments.small,
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         "training": {"best": trained["best"], "history": _history(folder / "run" / "metrics.csv")},
         "run": settings,
         "model": _count(settings),
-        "data": {**data, "root": str(folder)},
+        "data": data,
         "machine": _machine(device, threads=step.environment["OMP_NUM_THREADS"]),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
     }
@@ -150,7 +150,7 @@ class _Steps:
         began = time.monotonic()
         with subprocess.Popen(
             [sys.executable, "-m", "a2mamba.cli.main", *command],
-            cwd=self.folder.resolve(),
+            cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -223,7 +223,7 @@ def _prepare(folder: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{folder} has {', '.join(ours)} that no demo wrote; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
-    for name in [n for n in ours if n != "predictions"]:
+    for name in ours:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -33,7 +33,7 @@ def render(folder: Path, report: Mapping[str, Any]) -> str:
     )
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     return (
-        '<!doctype html><!-- https://x -->\n<html lang="en"><head><meta charset="utf-8">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>A2Mamba demo: {report['top1']:.2f} % top-1</title><style>{_STYLE}</style></head>"
         f"<body><main>{_headline(report)}{body}{_footer(report)}</main></body></html>\n"

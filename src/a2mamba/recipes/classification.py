@@ -103,7 +103,8 @@ def digits(root: str = "demo/data") -> ClassificationRun:
     Hardware and time: one CPU core (OMP_NUM_THREADS=1, which `make demo` sets), two and a half minutes, 8 s an epoch.
     Two threads on two cores that have other work too take many times as long: the operations are short.
     Expected: at least 97 % top-1 on the held-out fifth; `make demo` measures it and writes it to demo/report.json.
-    Measured: MEASURED
+    Measured: seeds 42, 1, 2: 99.16, 99.16, 98.33 % (the best epoch, chosen on the same fifth), after the last epoch
+    98.89, 98.33, 97.77 %. One picture is 0.28 %; another order of the same sums moves a run by one or two.
 
     The model is a2mamba_nano, unchanged; at 32 x 32 its maps are 8, 4, 2 and 1 positions a side, all smaller than its
     windows, so it is the small-map form of the attention that learns here.
