@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,19 @@ CONTAINERS = (
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes that DistributedDataParallel, torch.compile and feature extractors put before names."""
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    IndexError,
+    KeyError,
+    AssertionError,
+    struct.error,
+    SafetensorError,
+)
+"""What the readers raise for damaged files: torch's restricted unpickler goes wrong in many ways, safely."""
 
 PIECES = ("patch_embed.", "layers.", "classifier.", "stem.", "stages.", "head.")
 
@@ -137,7 +151,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0].strip()
         raise CheckpointError(f"{path}: damaged, or holds more than tensors and plain data ({reason})") from error
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+    except DAMAGED as error:
         reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a readable checkpoint, or damaged ({reason})") from error
     if not isinstance(content, Mapping):

@@ -46,4 +46,4 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
 def _are_complex(pairs: Tensor) -> bool:
     """Whether the memory of (..., 2) can be read as complex numbers."""
     even = all(stride % 2 == 0 for stride in pairs.stride()[:-1]) and pairs.storage_offset() % 2 == 0
-    return pairs.dtype.itemsize >= 4 and pairs.stride(-1) == 1 and even
+    return bool(pairs.dtype.itemsize >= 4 and pairs.stride(-1) == 1 and even)

@@ -22,8 +22,11 @@ from torch.nn import functional as F
 
 from a2mamba.ops.neighborhood.reference import effective_window
 
-TILE = 7
-"""Positions a tile spans on an axis. Measured on CPU: 7 and 8 beat 4 and 14 for windows 7 to 11."""
+DENSE = 14
+"""A sequence of at most this many positions is one tile. Chosen by timing on a CPU, like the tiles below."""
+
+TILES = {7: 1.1, 8: 1.0}
+"""Sizes of the tiles that longer sequences are cut into, and the relative cost of a score in them."""
 
 SCORES_PER_CHUNK = 1 << 23
 """Attention scores that the backward holds at a time (32 MiB of float32, in about four arrays)."""
@@ -42,12 +45,23 @@ class AxisPlan:
     home: Tensor  # (L,): where each position stands in queries.flatten()
 
 
-def plan_axis(length: int, kernel_size: int, dilation: int, tile: int) -> AxisPlan:
+def choose_tile(length: int, window: int) -> int:
+    """Return how many positions of a sequence a tile spans: those that cost the least scores, padding counted."""
+    if length <= DENSE:
+        return length
+
+    def cost(tile: int) -> float:
+        return TILES[tile] * math.ceil(length / tile) * tile * min(tile + window - 1, length)
+
+    return min(TILES, key=cost)
+
+
+def plan_axis(length: int, kernel_size: int, dilation: int) -> AxisPlan:
     """Cut one axis into parts, by the rule in ``reference.py``."""
     window, step = effective_window(length, kernel_size, dilation)
     half = (kernel_size - 1) // 2
     longest = math.ceil(length / step)
-    tile = min(tile, longest)
+    tile = choose_tile(longest, window)
     tiles = math.ceil(longest / tile)
     block = min(tile + window - 1, longest)
 
@@ -94,8 +108,8 @@ def make_plan(
 ) -> Plan:
     """Return the tables of a map size; kept for the 64 most recent combinations."""
     height, width = size
-    rows = plan_axis(height, kernel_size[0], dilation[0], TILE)
-    columns = plan_axis(width, kernel_size[1], dilation[1], TILE)
+    rows = plan_axis(height, kernel_size[0], dilation[0])
+    columns = plan_axis(width, kernel_size[1], dilation[1])
     head = torch.arange(heads)[:, None, None, None]
 
     def index(row: Tensor, column: Tensor) -> Tensor:
