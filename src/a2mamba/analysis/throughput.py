@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -185,7 +186,7 @@ def _row(name: str, setting: Setting, seconds: list[float], parameters: int, pea
 def peak_memory(name: str, setting: Setting) -> float:
     """Return the peak memory of one batch beyond model and input, in MiB (2 ** 20 bytes).
 
-    On a CPU it is what a fresh process grows by, so that nothing measured before counts.
+    On a CPU it is what a fresh process grows by, so that nothing measured before counts; Linux tells it.
     """
     if torch.device(setting.device).type == "cuda":
         return _device_peak(name, setting)
@@ -208,16 +209,19 @@ def _device_peak(name: str, setting: Setting) -> float:
 
 
 def _process_peak(name: str, setting: Setting) -> float:
-    import resource
-
+    """Return how far the resident memory of this process rises during one batch, in MiB; Linux only."""
     runner = Runner(name, setting)
     # A small image first: libraries allocate their code and buffers once, whatever the model.
-    small = Runner(name, Setting(**{**asdict(setting), "size": min(64, setting.size), "batch": 1}))
-    small.step()
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    Runner(name, replace(setting, size=min(64, setting.size), batch=1)).step()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
+    before = _status_kib("VmRSS")
     runner.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before) / 2**20
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def _status_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def operators_disagree(device: str) -> str | None:
