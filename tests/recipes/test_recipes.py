@@ -17,8 +17,10 @@ import a2mamba
 from a2mamba.data import write_demo
 from a2mamba.engine import Trainer, parameter_groups
 from a2mamba.recipes import RECIPES, ClassificationRun, find_recipe
-from a2mamba.recipes.classification import assemble, debug, describe, read_trained, train
+from a2mamba.recipes.classification import build_model, debug, describe, read_trained, train
 from a2mamba.recipes.overrides import from_json, to_json
+
+DIGITS = [f"digit_{i}" for i in range(10)]
 
 PICTURES = 90
 every_recipe = pytest.mark.parametrize("name", RECIPES)
@@ -142,11 +144,11 @@ def test_the_seed_decides_a_run(digits: Path, tmp_path: Path) -> None:
 def test_initial_weights_follow_the_seed_alone(digits: Path) -> None:
     run = small("digits", digits)
     state = torch.get_rng_state()
-    first = assemble(run).model.state_dict()
-    assert torch.equal(torch.get_rng_state(), state), "assembling draws nothing from the caller's generator"
+    first = build_model(run, DIGITS).state_dict()
+    assert torch.equal(torch.get_rng_state(), state), "building draws nothing from the caller's generator"
     torch.rand(3)
-    second = assemble(run).model.state_dict()
-    other = assemble(replace(run, seed=7)).model.state_dict()
+    second = build_model(run, DIGITS).state_dict()
+    other = build_model(replace(run, seed=7), DIGITS).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not torch.equal(first["stem.conv1.weight"], other["stem.conv1.weight"])
 
@@ -214,13 +216,12 @@ def test_mistakes_show_before_the_first_step(digits: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_to_start_from(digits: Path, tmp_path: Path) -> None:
+def test_weights_to_start_from(digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A run begins with the weights of its checkpoint; only the classifier is new."""
     source = a2mamba.create_model("a2mamba_test", num_classes=3, img_size=32)
     torch.save(source.state_dict(), tmp_path / "start.pth")
     run = small("digits", digits)
-    made = assemble(replace(run, model=replace(run.model, checkpoint=tmp_path / "start.pth")))
-    assert "3 classes" in made.notes[0]
-    state = made.model.state_dict()
+    state = build_model(replace(run, model=replace(run.model, checkpoint=tmp_path / "start.pth")), DIGITS).state_dict()
+    assert "has 3 classes, the model 10" in caplog.text
     different = {name for name, value in source.state_dict().items() if not torch.equal(value, state[name])}
     assert different == {"head.fc.weight", "head.fc.bias"}

@@ -6,13 +6,11 @@ entry in timm's registry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.models import generate_default_cfgs, register_model
 
-from a2mamba.backbone.pyramid import Pyramid, ResidualScaling
+from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import build, pretrained_cfg
 from a2mamba.layers import MASS
 
@@ -27,44 +25,7 @@ class A2Mamba(Pyramid):
     ``heads`` must be even and each stage's channels a multiple of 4 * heads.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int] = (48, 96, 256, 448),
-        depths: Sequence[int] = (2, 2, 10, 2),
-        heads: Sequence[int] = (2, 4, 8, 16),
-        kernel_sizes: Sequence[int] = (11, 9, 7, 7),
-        mlp_ratios: Sequence[float] = (4, 4, 3, 3),
-        scaling: Sequence[ResidualScaling] = ("none", "none", "none", "none"),
-        scale_init: Sequence[float] = (1, 1, 1, 1),
-        head_width: int = 1024,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        img_size: int | Sequence[int] = 224,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            mixer=MASS,
-            channels=channels,
-            depths=depths,
-            heads=heads,
-            kernel_sizes=kernel_sizes,
-            mlp_ratios=mlp_ratios,
-            scaling=scaling,
-            scale_init=scale_init,
-            head_width=head_width,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            img_size=img_size,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            device=device,
-            dtype=dtype,
-        )
+    mixer = MASS
 
 
 LAYER_SCALE: dict[str, Any] = {"scaling": ("layer",) * 4, "scale_init": (1, 1, 1e-6, 1e-6)}

@@ -11,7 +11,7 @@ The file reads downwards: stem, downsampling, block, stage, head, model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
@@ -246,11 +246,10 @@ def _take(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], 
 
 
 class Pyramid(nn.Module):
-    """A four-stage backbone with a classifier, in timm's conventions.
+    """A four-stage backbone with a classifier, in timm's conventions. Subclasses say which token mixer it has.
 
     Args:
-        mixer: makes the token mixer of every block.
-        channels, depths, heads, kernel_sizes, mlp_ratios: one number a stage.
+        channels, depths, heads, mlp_ratios, kernel_sizes: one number a stage.
         scaling, scale_init: residual scaling of every stage and the initial weight of its affines.
         head_width: width of the features that the classifier sees.
         num_classes: 0 leaves the classifier out.
@@ -263,17 +262,19 @@ class Pyramid(nn.Module):
         device, dtype: of the parameters.
     """
 
+    mixer: ClassVar[Mixer]
+    """Makes the token mixer of every block."""
+
     def __init__(
         self,
         *,
-        mixer: Mixer,
         channels: Sequence[int],
         depths: Sequence[int],
         heads: Sequence[int],
-        kernel_sizes: Sequence[int],
         mlp_ratios: Sequence[float],
-        scaling: Sequence[ResidualScaling],
-        scale_init: Sequence[float],
+        kernel_sizes: Sequence[int] = (11, 9, 7, 7),
+        scaling: Sequence[ResidualScaling] = ("none", "none", "none", "none"),
+        scale_init: Sequence[float] = (1, 1, 1, 1),
         head_width: int = 1024,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -307,7 +308,7 @@ class Pyramid(nn.Module):
             blocks = [
                 Block(
                     channels[i],
-                    mixer(channels[i], heads[i], kernel_sizes[i], tokens, device=device, dtype=dtype),
+                    self.mixer(channels[i], heads[i], kernel_sizes[i], tokens, device=device, dtype=dtype),
                     int(mlp_ratios[i] * channels[i]),
                     drop_path=float(drop_path),
                     scaling=scaling[i],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,24 +158,12 @@ def debug(run: ClassificationRun) -> ClassificationRun:
     )
 
 
-@dataclass
-class Assembled:
-    """A run whose parts are made: what training and evaluation need."""
-
-    run: ClassificationRun
-    classes: list[str]
-    model: Pyramid
-    notes: list[str] = field(default_factory=list)
-
-
-def assemble(run: ClassificationRun, *, classes: list[str] | None = None) -> Assembled:
-    """Make the model of a run for the classes of its data (or for those given).
+def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
+    """Return the model of a run, with the weights that it starts from.
 
     Raises:
-        ValueError: where data, names or weights do not fit; one line.
+        ValueError: where names or weights do not fit; one line.
     """
-    if classes is None:
-        classes = class_names(run.data.root, run.data.train_split)
     # Parameters are drawn from the run's seed alone, whatever was drawn before.
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -188,8 +176,9 @@ def assemble(run: ClassificationRun, *, classes: list[str] | None = None) -> Ass
             drop_rate=run.model.drop_rate,
             drop_path_rate=run.model.drop_path_rate,
         )
-    notes = [] if run.model.checkpoint is None else [str(load_checkpoint(model, run.model.checkpoint))]
-    return Assembled(run, classes, model, notes)
+    if run.model.checkpoint is not None:
+        load_checkpoint(model, run.model.checkpoint)
+    return model
 
 
 def evaluate(
@@ -246,12 +235,12 @@ def train(
         TrainingError: where training cannot go on, a non-finite loss above all.
         Interrupted: after a request to stop, when everything was saved.
     """
-    assembled = assemble(run)
-    model = assembled.model
+    classes = class_names(run.data.root, run.data.train_split)
+    model = build_model(run, classes)
     precision = resolve_precision(run.precision, device)
     loader = train_loader(run.data, seed=run.seed, rank=rank(), world_size=world_size())
     # What is wrong with the evaluation split should show now, not after the first epoch.
-    eval_loader(run.data, classes=assembled.classes)
+    eval_loader(run.data, classes=classes)
     spared = model.no_weight_decay(original=run.original_weight_decay)
     optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
     steps = -(-len(loader) // run.accumulate)
@@ -259,14 +248,14 @@ def train(
     manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
-        for name, value in evaluate(network, run, assembled.classes, [TopK()], device=device):
+        for name, value in evaluate(network, run, classes, [TopK()], device=device):
             # The row of an epoch has the training loss under "loss".
             yield ("eval_loss" if name == "loss" else name), value
 
     hooks: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
     if run.tensorboard:
         hooks.append(TensorBoardLogger(output / "tensorboard"))
-    description = describe(run, recipe, assembled.classes)
+    description = describe(run, recipe, classes)
     # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
     hooks += [ProgressHook(quiet=quiet), SignalHook(), CheckpointHook(manager), RunFile(output, description)]
     trainer = Trainer(
@@ -318,7 +307,7 @@ def load_trained(
         ValueError: if the file does not fit; a classifier of another number of classes does not either.
     """
     plain = replace(run, model=replace(run.model, checkpoint=None, pretrained=False))
-    model = assemble(plain, classes=classes).model
+    model = build_model(plain, classes)
     report = load_checkpoint(model, checkpoint)
     if report.loaded < report.total:
         raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
