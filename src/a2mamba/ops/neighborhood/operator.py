@@ -60,15 +60,15 @@ def _(
     )
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     q, k, v, bias, kernel_size, dilation, scale = inputs
     ctx.save_for_backward(q, k, v, bias)
-    ctx.settings = (list(kernel_size), list(dilation), scale)  # type: ignore[attr-defined]
+    ctx.settings = (list(kernel_size), list(dilation), scale)
 
 
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, bias = ctx.saved_tensors  # type: ignore[attr-defined]
-    grad_q, grad_k, grad_v, grad_bias = _backward(grad, q, k, v, bias, *ctx.settings)  # type: ignore[attr-defined]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, bias = ctx.saved_tensors
+    grad_q, grad_k, grad_v, grad_bias = _backward(grad, q, k, v, bias, *ctx.settings)
     return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
 
 

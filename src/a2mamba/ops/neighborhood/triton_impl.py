@@ -428,34 +428,31 @@ def _(
     return _heads_innermost(q), _heads_innermost(k), _heads_innermost(v), _bias_like(q, bias)
 
 
-Context = torch.autograd.function.FunctionCtx
-
-
-def _save_forward(ctx: Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, bias, kernel_size, dilation, scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*output, q, k, v, bias)
-    ctx.settings = (list(kernel_size), list(dilation), scale)  # type: ignore[attr-defined]
+    ctx.settings = (list(kernel_size), list(dilation), scale)
 
 
-def _save_again(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_again(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, bias, lse, kernel_size, dilation, scale = inputs
     ctx.save_for_backward(output, lse, q, k, v, bias)
-    ctx.settings = (list(kernel_size), list(dilation), scale)  # type: ignore[attr-defined]
+    ctx.settings = (list(kernel_size), list(dilation), scale)
 
 
-def _differentiate(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    needs_bias = ctx.needs_input_grad[3]  # type: ignore[attr-defined]
-    settings = ctx.settings  # type: ignore[attr-defined]
-    grad_q, grad_k, grad_v, grad_bias = _backward(grad, *ctx.saved_tensors, *settings, needs_bias)  # type: ignore[attr-defined]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    needs_bias = ctx.needs_input_grad[3]
+    settings = ctx.settings
+    grad_q, grad_k, grad_v, grad_bias = _backward(grad, *ctx.saved_tensors, *settings, needs_bias)
     return grad_q, grad_k, grad_v, grad_bias if needs_bias else None
 
 
-def _differentiate_forward(ctx: Context, grad: Tensor, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+def _differentiate_forward(ctx: Any, grad: Tensor, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
     return *_differentiate(ctx, grad), None, None, None
 
 
-def _differentiate_again(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_again(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_differentiate(ctx, grad), None, None, None, None
 
 

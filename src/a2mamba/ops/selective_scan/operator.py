@@ -66,15 +66,15 @@ def _(
     )
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     *tensors, delta_softplus = inputs
     ctx.save_for_backward(output, *tensors)
-    ctx.delta_softplus = delta_softplus  # type: ignore[attr-defined]
+    ctx.delta_softplus = delta_softplus
 
 
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    states, u, delta, A, B, delta_bias = ctx.saved_tensors  # type: ignore[attr-defined]
-    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)  # type: ignore[attr-defined]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    states, u, delta, A, B, delta_bias = ctx.saved_tensors
+    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
     return *grads, None if delta_bias is None else grad_bias, None
 
 

@@ -268,18 +268,15 @@ def _(
     return _empty_grads(u, delta, A, B, delta_bias)
 
 
-Context = torch.autograd.function.FunctionCtx
-
-
-def _save(ctx: Context, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, delta_softplus = inputs
     ctx.save_for_backward(output, *tensors)
-    ctx.delta_softplus = delta_softplus  # type: ignore[attr-defined]
+    ctx.delta_softplus = delta_softplus
 
 
-def _differentiate(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
-    states, u, delta, A, B, delta_bias = ctx.saved_tensors  # type: ignore[attr-defined]
-    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)  # type: ignore[attr-defined]
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    states, u, delta, A, B, delta_bias = ctx.saved_tensors
+    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
     return *grads, None if delta_bias is None else grad_bias, None
 
 

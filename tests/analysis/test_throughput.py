@@ -1,0 +1,89 @@
+"""Measuring: what is reported, and what is refused. How fast anything is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from a2mamba.analysis import throughput
+from a2mamba.analysis.throughput import Row, Setting, compare, operators_disagree
+from a2mamba.cli.main import main
+
+SMALL = ["test_vit", "a2mamba_test"]
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_rows_follow_the_names(mode: throughput.Mode) -> None:
+    rows = compare(SMALL, Setting(size=64, batch=2, mode=mode), rounds=3, warm_up=1)
+    assert [row.model for row in rows] == SMALL
+    for row in rows:
+        low, high = row.milliseconds_quartiles
+        assert 0 < low <= row.milliseconds <= high
+        assert row.images_per_second == pytest.approx(2e3 / row.milliseconds)
+        assert (row.rounds, row.size, row.batch, row.mode, row.peak_memory_mb) == (3, 64, 2, mode, None)
+    assert rows[1].parameters == 238_008
+
+
+def test_rounds_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+
+    def note(runner: throughput.Runner) -> float:
+        order.append(runner.parameters)
+        return 1.0
+
+    monkeypatch.setattr(throughput.Runner, "time", note)
+    rows = compare(SMALL, Setting(size=64, batch=1), rounds=3)
+    assert order == [row.parameters for row in rows] * 3
+    assert all(row.milliseconds == 1000 for row in rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process its peak memory")
+def test_memory_grows_with_the_image() -> None:
+    small, large = (throughput.peak_memory("a2mamba_test", Setting(size=size, batch=1)) for size in (128, 768))
+    assert large > small + 20
+
+
+def test_output_that_is_not_finite_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput.Runner, "step", lambda runner: torch.tensor([float("nan")]))
+    with pytest.raises(ValueError, match="not finite at 64 in float32; no speed is reported"):
+        compare(["a2mamba_test"], Setting(size=64, batch=1))
+
+
+def test_wrong_operators_have_no_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from a2mamba.ops.neighborhood import torch_impl
+
+    assert operators_disagree("cpu") is None
+    right = torch_impl.forward
+    monkeypatch.setattr(torch_impl, "forward", lambda *arguments: right(*arguments) * 1.01)
+    assert main(["bench", "--models", "a2mamba_test", "--sizes", "64", "--batch", "1", "--device", "cpu"]) == 2
+    printed = capsys.readouterr()
+    assert "no speed is reported: neighborhood_attention disagrees with its reference" in printed.err
+    assert printed.out == ""
+
+
+def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--models", *SMALL, "--sizes", "64", "--batch", "1", "--rounds", "2", "--device", "cpu", "--json"]
+    assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "speed.json").read_text())
+    assert [row["model"] for row in printed["rows"]] == SMALL
+    assert {"images_per_second", "peak_memory_mb", "dtype", "device"} <= printed["rows"][0].keys()
+    assert printed["environment"]["torch"] == torch.__version__
+    assert main([*words, "--out", str(tmp_path / "speed.csv")]) == 0
+    assert (tmp_path / "speed.csv").read_text().splitlines()[2].startswith("a2mamba_test,64,1,inference")
+
+
+def test_plot(tmp_path: Path) -> None:
+    from a2mamba.analysis.plots import accuracy_against_speed
+
+    def row(model: str, speed: float) -> Row:
+        return Row(model, 224, 8, "inference", "float32", "cpu", False, speed, 8e3 / speed, (1, 2), 3, None, 1)
+
+    accuracy_against_speed([row("convnext_tiny", 16), row("a2mamba_tiny", 17)], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="published accuracy"):
+        accuracy_against_speed([row("resnet18", 16)], tmp_path / "other.png")
