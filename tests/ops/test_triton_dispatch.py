@@ -1,0 +1,74 @@
+"""The whole network on the Triton backends: what the operators' dispatch makes of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+import a2mamba
+from a2mamba.ops import neighborhood, selective_scan
+from a2mamba.ops.neighborhood import operator as neighborhood_operator
+from a2mamba.ops.selective_scan import operator as scan_operator
+from support import relative_error
+
+
+def loss_and_gradients() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    model = a2mamba.create_model("a2mamba_test", num_classes=5, img_size=32).eval()
+    loss = model(torch.randn(1, 3, 32, 40)).square().sum()
+    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def with_triton(folder: str) -> tuple[torch.Tensor, list[torch.Tensor], list[str], dict[str, int]]:
+    """Run the network with Triton believed to be at home on the CPU; return also what was chosen and launched."""
+    from a2mamba.ops.neighborhood import triton_impl
+
+    launched = {"run_with_lse": 0, "apply_again": 0}
+
+    def counted(name: str) -> Callable[..., Any]:
+        inner = getattr(triton_impl, name)
+
+        def call(*arguments: Any) -> Any:
+            launched[name] += 1
+            return inner(*arguments)
+
+        return call
+
+    with (
+        mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}),
+        mock.patch.object(neighborhood_operator, "triton_missing", return_value=None),
+        mock.patch.object(scan_operator, "triton_missing", return_value=None),
+        mock.patch.object(triton_impl, "run_with_lse", counted("run_with_lse")),
+        mock.patch.object(triton_impl, "apply_again", counted("apply_again")),
+    ):
+        q, k, v, bias = neighborhood.CASES[1].inputs()
+        verdicts = neighborhood.explain_backends(q, k, v, bias) + selective_scan.explain_backends(q[0, 0])
+        chosen = [verdict.backend for verdict in verdicts if verdict.reason is None]
+        loss, gradients = loss_and_gradients()
+    return loss, gradients, chosen, launched
+
+
+def test_network_on_triton(tmp_path: Path, interpreted: Callable[..., Any]) -> None:
+    loss, gradients, chosen, launched = interpreted(with_triton, str(tmp_path))
+    assert chosen == ["triton", "torch", "reference"] * 2
+    # Two maps a block; the four blocks with a scan apply each of theirs twice.
+    assert launched == {"run_with_lse": 10, "apply_again": 8}
+    expected_loss, expected = loss_and_gradients()
+    assert relative_error(loss, expected_loss) < 1e-5
+    # Keys of a map of one position have no influence: their gradients are rounding, far below all others.
+    noise = 1e-6 * max(float(right.abs().max()) for right in expected)
+    for found, right in zip(gradients, expected, strict=True):
+        assert (found - right).abs().max() <= 1e-3 * right.abs().max() + noise
+
+
+def test_without_a_gpu_triton_says_so() -> None:
+    q, k, v, bias = neighborhood.CASES[1].inputs()
+    for verdicts in (neighborhood.explain_backends(q, k, v, bias), selective_scan.explain_backends(q[0, 0])):
+        assert [verdict.backend for verdict in verdicts] == ["triton", "torch", "reference"]
+        assert verdicts[0].reason == "its kernels need a GPU, and the tensors are on cpu"
+        assert verdicts[1].reason is None
