@@ -81,6 +81,12 @@ def test_training_checkpoints_prefer_ema(tmp_path: Path, model: Any, released: d
     assert_loads(ours | {"model": native, "ema": None}, tmp_path / "ours-raw.pt", model, "weights, native layout")
 
 
+def test_arrays_will_do(model: Any, released: dict[str, Tensor]) -> None:
+    fresh = uninitialised(NAME)
+    a2mamba.load_checkpoint(fresh, {key: tensor.numpy() for key, tensor in released.items()})
+    assert same(fresh, model)
+
+
 def test_prefixes(tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
     for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "model."):
         assert_loads({prefix + k: v for k, v in released.items()}, tmp_path / "a.pth", model, "released layout")

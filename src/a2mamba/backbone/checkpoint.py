@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -84,7 +85,7 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
 
     Args:
         model: an A2Mamba, a SegMAN encoder, or a feature extractor made from one.
-        source: path of a .safetensors or of a torch file, or a mapping of that content.
+        source: path of a .safetensors or of a torch file, or a mapping of that content (NumPy arrays will do).
 
     Returns:
         A report; ``print`` it.
@@ -194,8 +195,8 @@ def _weights(content: Mapping[str, Any], name: str) -> tuple[StateDict, str, boo
         if isinstance(content.get(key), Mapping):
             content, description = content[key], what
             break
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    state = _strip(state)
+    kinds = (Tensor, np.ndarray)
+    state = _strip({key: torch.as_tensor(value) for key, value in content.items() if isinstance(value, kinds)})
     inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     if inner:
         state, description = _strip(inner), f"backbone {description}"
