@@ -96,10 +96,9 @@ class Plan:
     """Everything about a map size and a window that does not depend on data."""
 
     groups: tuple[StripGroup, ...]
-    home: Tensor  # (H * W * G): where each row stands among the query rows of all groups
+    home: Tensor  # (H * W * G): where each row stands among the query rows of all groups, as they were gathered
+    output_home: Tensor  # the same among the outputs, which attention stores with the heads inside a tile's positions
     covered: Tensor | None  # (query rows): False where a tile's overhang repeats a position; None if none does
-    key_slots: Tensor  # (H * W * G, m): the gathered key rows that copy each row, padded with key_count
-    key_count: int
 
 
 @lru_cache(maxsize=64)
@@ -141,21 +140,33 @@ def make_plan(
     t_h, t_w, parts = rows.queries.shape[1], columns.queries.shape[1], len(columns.queries)
     strip = order.argsort()[rows.home // t_h][:, None, None]
     column_part, in_row, in_column = columns.home // t_w, rows.home % t_h, columns.home % t_w
-    home = (strip * heads + torch.arange(heads)) * parts + column_part[None, :, None]
-    home = ((home * t_h + in_row[:, None, None]) * t_w + in_column[None, :, None]).flatten()
+    head_part = torch.arange(heads) * parts + column_part[None, :, None]
+    in_tile = in_row[:, None, None] * t_w + in_column[None, :, None]
+    home = ((strip * heads * parts + head_part) * t_h * t_w + in_tile).flatten()
+    output_home = ((strip * t_h * t_w + in_tile) * heads * parts + head_part).flatten()
     covered = torch.zeros(sum(g.queries.numel() for g in groups), dtype=torch.bool)
     covered[home] = True
 
-    keys = torch.cat([g.keys.flatten() for g in groups])
     return Plan(
         groups=tuple(
             StripGroup(g.queries.to(device), g.keys.to(device), g.bias_index.to(device), g.mask_shape) for g in groups
         ),
         home=home.to(device),
+        output_home=output_home.to(device),
         covered=None if bool(covered.all()) else covered.to(device),
-        key_slots=_invert(keys, height * width * heads).to(device),
-        key_count=keys.numel(),
     )
+
+
+@lru_cache(maxsize=64)
+def key_slots(
+    size: tuple[int, int], heads: int, kernel_size: tuple[int, int], dilation: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Return (H * W * G, m): for every row, which of the gathered key rows are copies of it, padded with their number.
+
+    Only the backward needs it.
+    """
+    plan = make_plan(size, heads, kernel_size, dilation, device)
+    return _invert(torch.cat([g.keys.flatten() for g in plan.groups]).cpu(), size[0] * size[1] * heads).to(device)
 
 
 def _invert(index: Tensor, size: int) -> Tensor:
@@ -245,8 +256,9 @@ def forward(
             tile_k = _tiles(mk, group.keys[strips], len(mask))
             tile_v = _tiles(mv, group.keys[strips], len(mask))
             tile = F.scaled_dot_product_attention(tile_q, tile_k, tile_v, attn_mask=mask[None], scale=scale)
-            outputs.append(tile[..., :v_width].reshape(batch, -1, v_width))
-    return _unmatrix(_take(torch.cat(outputs, dim=1), plan.home), v).to(v.dtype)
+            # The fused kernels store heads inside positions: in that order this is a view.
+            outputs.append(tile[..., :v_width].transpose(1, 2).reshape(batch, -1, v_width))
+    return _unmatrix(_take(torch.cat(outputs, dim=1), plan.output_home), v).to(v.dtype)
 
 
 def backward(
@@ -296,15 +308,16 @@ def backward(
             grads[1].append(grad_k.view(batch, -1, tile_k.shape[-1]))
         grad_table.index_add_(1, group.bias_index, grad_mask.view(heads, -1))
     grad_q = _unmatrix(_take(torch.cat(grads[0], dim=1), plan.home), q).to(q.dtype)
-    grad_k = _unmatrix(_collect(torch.cat(grads[1], dim=1), plan), k).to(k.dtype)
-    grad_v = _unmatrix(_collect(torch.cat(grads[2], dim=1), plan), v).to(v.dtype)
+    slots = key_slots((height, width), heads, kernel_size, dilation, v.device)
+    grad_k = _unmatrix(_collect(torch.cat(grads[1], dim=1), slots), k).to(k.dtype)
+    grad_v = _unmatrix(_collect(torch.cat(grads[2], dim=1), slots), v).to(v.dtype)
     return grad_q, grad_k, grad_v, grad_table[:, :-1].reshape(shape).to(bias_dtype)
 
 
-def _collect(tiles: Tensor, plan: Plan) -> Tensor:
+def _collect(tiles: Tensor, slots: Tensor) -> Tensor:
     """Sum the gathered key rows (B, key rows, width) back onto the rows that they copied, in a fixed order."""
     padded = F.pad(tiles, (0, 0, 0, 1))
-    out = _take(padded, plan.key_slots[:, 0])
-    for copy in plan.key_slots.T[1:]:
+    out = _take(padded, slots[:, 0])
+    for copy in slots.T[1:]:
         out += _take(padded, copy)
     return out
