@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: .venv demo test check bench clean
 
 # The environment, with everything that the demo and the tests need. Made anew when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml

@@ -167,7 +167,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H', W')."""
         x = self.downsample(x)
-        rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, x.dtype)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, dtype)
         for i, block in enumerate(self.blocks):
             if i < self.checkpointed_blocks and torch.is_grad_enabled():
                 x = checkpoint_block(block, x, rope)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +57,18 @@ def pretrained_cfg(*, crop_pct: float, hub: tuple[str, str] | None) -> dict[str,
     return record
 
 
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's remarks on its retries to itself: what it comes to is one error, which we translate."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def build(
     model: type[PyramidT], name: str, pretrained: bool, variant: dict[str, Any], arguments: dict[str, Any]
 ) -> PyramidT:
@@ -71,7 +86,7 @@ def build(
             raise ValueError(f"{name}: unknown option {key!r}; {hint}")
     try:
         # Training checkpoints of timm hold their command line as a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), _quiet_hub():
             return build_model_with_cfg(
                 model,
                 name,

@@ -31,7 +31,7 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
     """
     channels = qkv.shape[1] // 3
     queries_keys = qkv[:, : 2 * channels].permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
-    rotated = apply_rope(queries_keys, rope.to(qkv.dtype)).permute(3, 0, 4, 1, 2, 5)
+    rotated = apply_rope(queries_keys, rope).permute(3, 0, 4, 1, 2, 5)
     return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
 
 

@@ -35,12 +35,13 @@ def apply_rope(x: Tensor, table: Tensor) -> Tensor:
         The shape and dtype of ``x``.
     """
     table = table.view(*table.shape[:2], *[1] * (x.dim() - 4), *table.shape[2:])
-    pairs = x.unflatten(-1, (-1, 2))
+    pairs = x.to(torch.promote_types(x.dtype, table.dtype)).unflatten(-1, (-1, 2))
     if not torch.compiler.is_compiling() and _are_complex(pairs):
         # One pass instead of six. Compilers fuse the form below, and have no code for complex numbers.
-        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table)).flatten(-2)
+        rotated = torch.view_as_complex(pairs) * torch.view_as_complex(table.to(pairs.dtype))
+        return torch.view_as_real(rotated).flatten(-2).to(x.dtype)
     (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 
 def _are_complex(pairs: Tensor) -> bool:
