@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from a2mamba.backbone import Pyramid
+from a2mamba.ops.dispatch import HAS_TRITON
 from a2mamba.ops.neighborhood.reference import effective_window
 
 aten = torch.ops.aten
@@ -88,7 +88,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Return the formulas of all operators; those of the Triton backends exist where those can be used."""
-    if not torch.cuda.is_available() or find_spec("triton") is None:
+    if not torch.cuda.is_available() or not HAS_TRITON:
         return FORMULAS
     from a2mamba.ops.neighborhood import triton_impl as _attention_kernels  # noqa: F401 - registers its operators
     from a2mamba.ops.selective_scan import triton_impl as _scan_kernels  # noqa: F401

@@ -23,6 +23,8 @@ import timm
 import torch
 from torch import nn
 
+from a2mamba.analysis.counting import parameters
+
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,7 +86,7 @@ class Runner:
         options: dict[str, Any] = {"img_size": setting.size} if _takes_img_size(name) else {}
         self.model: nn.Module = timm.create_model(name, **options).to(setting.device)
         self.model.train(setting.mode == "training")
-        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.parameters = parameters(self.model)
         self.images = torch.randn(setting.batch, 3, setting.size, setting.size, device=setting.device)
         self.call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.model) if setting.compile else self.model
 
@@ -255,7 +257,7 @@ def environment(device: str) -> dict[str, Any]:
     """Return what a measurement depends on: machine, versions, threads, precision switches."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -265,7 +267,8 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name, where the system tells it."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
@@ -274,6 +277,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    import a2mamba.backbone  # noqa: F401 - registers our models
-
     print(_process_peak(sys.argv[1], Setting(**json.loads(sys.argv[2]))))

@@ -43,7 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
     import timm
     import torch
 
-    import a2mamba  # noqa: F401 - registers our models
     from a2mamba.analysis.throughput import Setting, compare, environment, operators_disagree
 
     for name in ("batch", "rounds", "threads"):

@@ -277,22 +277,14 @@ def _machine(device: str, *, threads: str) -> dict[str, Any]:
     """Return what the times depend on; nothing that names the machine or its user."""
     import torch
 
+    from a2mamba.analysis.throughput import processor
+
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "device": device,
         "accelerator": accelerator,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": _cpus(),
         "threads": threads,
     }
-
-
-def _processor() -> str:
-    """Return the processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; metrics in percent on stdout."""
-    from a2mamba.data import class_names
+    from a2mamba.data import class_names, eval_loader
     from a2mamba.engine import replace_text
     from a2mamba.evaluation import ConfusionMatrix, TopK
     from a2mamba.recipes import find_recipe
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     with without_load_notes():
         model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
     matrix = ConfusionMatrix(len(classes))
-    results = dict(evaluate(model, config, classes, [TopK(), matrix], device=device))
+    loader = eval_loader(config.data, classes=classes)
+    results = dict(evaluate(model, config, loader, [TopK(), matrix], device=device))
     if arguments.confusion is not None:
         replace_text(arguments.confusion, json.dumps({"classes": classes, "matrix": matrix.matrix.tolist()}))
     say(report)

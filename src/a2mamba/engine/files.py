@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def replace_text(path: str | Path, text: str) -> None:
-    """Write `text` (UTF-8) beside `path` and rename it there; the folder is made if it is missing."""
+    """Write `text` (UTF-8, line ends as they are) beside `path` and rename it there; a missing folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

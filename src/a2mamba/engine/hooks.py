@@ -10,8 +10,8 @@ checkpoints record what it adds to the epoch's row; checkpoints go last, because
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import signal
 import sys
 import threading
@@ -26,6 +26,7 @@ from torch import nn
 
 from a2mamba.engine.checkpoint import CheckpointManager
 from a2mamba.engine.distributed import is_main_process, unwrap
+from a2mamba.engine.files import replace_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -164,13 +165,11 @@ class CsvLogger(Hook):
                 rows = [row for row in csv.DictReader(file) if float(row["epoch"]) < trainer.epoch]
         rows.append({name: f"{value:.10g}" for name, value in trainer.history[-1].items()})
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_text(self.path, text.getvalue())
 
 
 class TensorBoardLogger(Hook):

@@ -13,6 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+HAS_TRITON = find_spec("triton") is not None
+"""Whether Triton is installed; looked up here, so that no operator call has to, nor a compiler to trace it."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -44,7 +47,7 @@ def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
     if x.device.type != "cuda":
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
-    return None if find_spec("triton") is not None else "triton is not installed"
+    return None if HAS_TRITON else "triton is not installed"
 
 
 def select(operator: str, backends: Sequence[Backend], requested: str | None, arguments: tuple[Any, ...]) -> Backend:

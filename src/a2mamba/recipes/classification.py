@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint, read_file
-from a2mamba.data import ClassificationData, class_names, eval_loader, train_loader
+from a2mamba.data import BatchLoader, ClassificationBatch, ClassificationData, class_names, eval_loader, train_loader
 from a2mamba.engine import (
     CheckpointHook,
     CheckpointManager,
@@ -184,19 +184,19 @@ def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
 def evaluate(
     model: nn.Module,
     run: ClassificationRun,
-    classes: list[str],
+    loader: BatchLoader[ClassificationBatch],
     metrics: Sequence[TopK | ConfusionMatrix],
     *,
     device: torch.device | str,
 ) -> Iterator[tuple[str, float]]:
-    """Yield the results of metrics over the run's evaluation split; the model is used in the mode that it is in.
+    """Yield the results of metrics over the batches of ``eval_loader``; the model is used in the mode that it is in.
 
     Raises:
-        ValueError: where the data do not fit, or a logit is not finite.
+        ValueError: where an image cannot be decoded, or a logit is not finite.
     """
     memory_format = torch.channels_last if run.channels_last else torch.preserve_format
     with torch.no_grad():
-        for batch in eval_loader(run.data, classes=classes):
+        for batch in loader:
             images = move_to(batch.images, torch.device(device), memory_format)
             logits = model(images)
             for metric in metrics:
@@ -239,8 +239,8 @@ def train(
     model = build_model(run, classes)
     precision = resolve_precision(run.precision, device)
     loader = train_loader(run.data, seed=run.seed, rank=rank(), world_size=world_size())
-    # What is wrong with the evaluation split should show now, not after the first epoch.
-    eval_loader(run.data, classes=classes)
+    # Made here, what is wrong with the evaluation split shows now, and its folders are walked once.
+    held_out = eval_loader(run.data, classes=classes)
     spared = model.no_weight_decay(original=run.original_weight_decay)
     optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
     steps = -(-len(loader) // run.accumulate)
@@ -248,7 +248,7 @@ def train(
     manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
-        for name, value in evaluate(network, run, classes, [TopK()], device=device):
+        for name, value in evaluate(network, run, held_out, [TopK()], device=device):
             # The row of an epoch has the training loss under "loss".
             yield ("eval_loss" if name == "loss" else name), value
 
