@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from a2mamba.data import EpochSampler, SampleKey
+from a2mamba.data import EpochSampler, RepeatedSampler, SampleKey
 
 
 def indices(sampler: EpochSampler) -> list[int]:
@@ -112,3 +112,42 @@ def test_bad_epoch_and_skip() -> None:
     for samples in (-1, 6):
         with pytest.raises(ValueError, match="cannot skip"):
             sampler.skip(samples)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_repeated_sampler_visits_all_before_any_again(world_size: int) -> None:
+    length, per_epoch = 7, 12
+
+    def visits(size: int, epochs: int) -> list[SampleKey]:
+        samplers = [
+            RepeatedSampler(length, samples_per_epoch=per_epoch, seed=3, rank=rank, world_size=size)
+            for rank in range(size)
+        ]
+        keys: list[SampleKey] = []
+        for epoch in range(epochs):
+            for sampler in samplers:
+                sampler.set_epoch(epoch)
+            keys += [key for group in zip(*samplers, strict=True) for key in group]
+        return keys
+
+    keys = visits(world_size, 7)
+    assert len(keys) == 7 * per_epoch
+    assert keys == visits(1, 7)  # the same samples in every step, whatever the number of processes
+    for visit in range(12):
+        block = keys[visit * length : (visit + 1) * length]
+        assert sorted(key.index for key in block) == list(range(length))
+        assert {key.epoch for key in block} == {visit}
+    assert [key.index for key in keys[:length]] != [key.index for key in keys[length : 2 * length]]
+
+
+def test_a_repeated_sampler_begins_inside_an_epoch() -> None:
+    sampler = RepeatedSampler(5, samples_per_epoch=8, seed=0, rank=1, world_size=2)
+    sampler.set_epoch(2)
+    whole = list(sampler)
+    assert len(whole) == len(sampler) == 4
+    sampler.set_epoch(2)
+    sampler.skip(3)
+    assert list(sampler) == whole[3:]
+    assert len(sampler) == 1
+    with pytest.raises(ValueError, match="multiple of world_size"):
+        RepeatedSampler(5, samples_per_epoch=7, seed=0, world_size=2)

@@ -74,3 +74,16 @@ def test_numbers_reach_the_optimizer_or_are_refused() -> None:
 def test_a_frozen_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no trainable parameter"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimizerConfig(lr=1e-3))
+
+
+def test_a_scale_of_the_learning_rate_makes_groups_of_its_own() -> None:
+    model = Model()
+    groups = parameter_groups(model, weight_decay=0.05, lr_scale={"conv.weight": 10.0, "conv.bias": 10.0})
+    assert [(group["name"], group.get("lr_scale", 1.0), len(group["params"])) for group in groups] == [
+        ("decay", 1.0, 2),
+        ("no_decay", 1.0, 3),
+        ("decay_lr_x10", 10.0, 1),
+        ("no_decay_lr_x10", 10.0, 1),
+    ]
+    with pytest.raises(ValueError, match="lr_scale names parameters that the model does not have: nothing"):
+        parameter_groups(model, weight_decay=0.05, lr_scale={"nothing": 10.0})

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from a2mamba.engine import Schedule, ScheduleConfig
+from a2mamba.engine import PolynomialScheduleConfig, Schedule, ScheduleConfig, StepScheduleConfig
+from a2mamba.engine.schedule import AnyScheduleConfig
 
 
-def make(config: ScheduleConfig, *, peak: float = 2e-3, steps_per_epoch: int = 10) -> tuple[Schedule, Any]:
+def make(config: AnyScheduleConfig, *, peak: float = 2e-3, steps_per_epoch: int = 10) -> tuple[Schedule, Any]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
     return Schedule(optimizer, config, steps_per_epoch=steps_per_epoch), optimizer
 
 
-def rate(config: ScheduleConfig, epoch: int, step: int = 0, **options: Any) -> float:
+def rate(config: AnyScheduleConfig, epoch: int, step: int = 0, **options: Any) -> float:
     schedule, optimizer = make(config, **options)
     schedule.apply(epoch, step)
     return float(optimizer.param_groups[0]["lr"])
@@ -97,3 +98,69 @@ def test_another_curve_is_not_resumed() -> None:
             make(config)[0].load_state_dict(saved)
     with pytest.raises(ValueError, match="peak"):
         make(ScheduleConfig(epochs=30), peak=1e-3)[0].load_state_dict(saved)
+
+
+def test_the_polynomial_of_the_segmentation_protocols() -> None:
+    """facts/segmentation.md, A2: lr(i) = base (1 - i/160000) (1 - (1 - i/1500) (1 - 1e-6)) for i < 1500."""
+    config = PolynomialScheduleConfig(iterations=160_000, interval=8_000)
+    assert config.total_epochs == 20
+    for step in (0, 1, 750, 1499):
+        expected = 6e-5 * (1 - step / 160_000) * (1 - (1 - step / 1500) * (1 - 1e-6))
+        assert rate(config, 0, step, peak=6e-5, steps_per_epoch=8_000) == pytest.approx(expected)
+    for step in (1500, 80_000, 159_999):
+        epoch, inside = divmod(step, 8_000)
+        found = rate(config, epoch, inside, peak=6e-5, steps_per_epoch=8_000)
+        assert found == pytest.approx(6e-5 * (1 - step / 160_000))
+
+
+def test_the_steps_of_the_detection_protocol() -> None:
+    """facts/detection.md, section 4: 1e-4 for epochs 0 to 26, 1e-5 for 27 to 32, 1e-6 for 33 to 35; 500 from 0.001."""
+    config = StepScheduleConfig(epochs=36, milestones=(27, 33))
+    for epoch, expected in ((1, 1e-4), (26, 1e-4), (27, 1e-5), (32, 1e-5), (33, 1e-6), (35, 1e-6)):
+        assert rate(config, epoch, 0, peak=1e-4, steps_per_epoch=1000) == pytest.approx(expected)
+    assert rate(config, 0, 0, peak=1e-4, steps_per_epoch=1000) == pytest.approx(1e-7)
+    assert rate(config, 0, 250, peak=1e-4, steps_per_epoch=1000) == pytest.approx(1e-4 * (1 - 0.5 * 0.999))
+    assert rate(config, 0, 500, peak=1e-4, steps_per_epoch=1000) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("config", [PolynomialScheduleConfig(iterations=20, interval=5, warmup_iterations=3)])
+def test_a_groups_scale_multiplies_its_rate(config: PolynomialScheduleConfig) -> None:
+    groups: list[dict[str, Any]] = [
+        {"params": [nn.Parameter(torch.zeros(1))]},
+        {"params": [nn.Parameter(torch.zeros(1))], "lr_scale": 10.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    schedule = Schedule(optimizer, config, steps_per_epoch=5)
+    for step in range(5):
+        schedule.apply(1, step)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates[1] == pytest.approx(10 * rates[0])
+        assert rates[0] == pytest.approx(0.1 * (1 - (5 + step) / 20))
+
+
+def test_another_curve_is_refused_on_resuming() -> None:
+    kept = make(PolynomialScheduleConfig(iterations=20, interval=5), steps_per_epoch=5)[0].state_dict()
+    with pytest.raises(ValueError, match=r"power 1\.0 -> 2\.0"):
+        make(PolynomialScheduleConfig(iterations=20, interval=5, power=2.0), steps_per_epoch=5)[0].load_state_dict(kept)
+    steps = make(StepScheduleConfig(epochs=3, milestones=(2,)))[0]
+    steps.load_state_dict(steps.state_dict())
+    with pytest.raises(ValueError, match="another schedule"):
+        steps.load_state_dict(kept)
+
+
+@pytest.mark.parametrize(
+    ("make_config", "message"),
+    [
+        (lambda: PolynomialScheduleConfig(iterations=10, interval=3), "divide"),
+        (lambda: PolynomialScheduleConfig(iterations=10, interval=5, power=0), "power"),
+        (lambda: PolynomialScheduleConfig(iterations=10, interval=5, warmup_iterations=-1), "negative"),
+        (lambda: PolynomialScheduleConfig(iterations=10, interval=5, warmup_factor=0), "warmup_factor"),
+        (lambda: StepScheduleConfig(epochs=0, milestones=()), "epochs"),
+        (lambda: StepScheduleConfig(epochs=3, milestones=(2, 1)), "rise"),
+        (lambda: StepScheduleConfig(epochs=3, milestones=(1,), gamma=2), "gamma"),
+        (lambda: make(StepScheduleConfig(epochs=3, milestones=(1,), min_lr=1.0)), "min_lr"),
+    ],
+)
+def test_impossible_curves_are_refused(make_config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config()

@@ -19,7 +19,7 @@ from a2mamba.data.imagenet import (
 )
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.loader import BatchLoader
-from a2mamba.data.samplers import EpochSampler, SampleKey
+from a2mamba.data.samplers import EpochSampler, RepeatedSampler, SampleKey
 from a2mamba.data.seeded import SeededDataset, seeded
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "EpochSampler",
     "ImageFolder",
     "ImageSample",
+    "RepeatedSampler",
     "SampleKey",
     "SeededDataset",
     "SplitReport",

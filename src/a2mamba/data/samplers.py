@@ -116,3 +116,42 @@ class EpochSampler(Sampler[SampleKey]):
         # The modulus acts only for "pad", where positions run past the end.
         for index in order[positions % self.length].tolist():
             yield SampleKey(self.epoch, index)
+
+
+class RepeatedSampler(EpochSampler):
+    """Epochs of a fixed number of samples, cut from an endless sequence of permutations of the data set.
+
+    For protocols that count iterations: an epoch is a stretch of the run, whatever the size of the data set is, and
+    every sample is visited once before any is visited again. Deterministic and divided among processes as
+    `EpochSampler` is. The epoch in a key is the number of the permutation, so that no two visits to one sample have the
+    same augmentation.
+
+    Args:
+        length: number of samples in the data set.
+        samples_per_epoch: samples of all processes together in one epoch; a multiple of `world_size`.
+        seed: not negative.
+        rank: this process, 0 <= rank < world_size.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(self, length: int, *, samples_per_epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if samples_per_epoch < 1 or samples_per_epoch % world_size:
+            raise ValueError(f"samples_per_epoch={samples_per_epoch}: expected a multiple of world_size={world_size}")
+        super().__init__(length, shuffle=True, seed=seed, rank=rank, world_size=world_size, remainder="keep")
+        self.total = samples_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of this process in a whole epoch, whatever was skipped."""
+        return self.total // self.world_size
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        permuted, order = -1, np.arange(self.length)
+        for position in range(self._skipped, self.samples_per_epoch):
+            visit, place = divmod(self.epoch * self.total + self.rank + self.world_size * position, self.length)
+            if visit != permuted:
+                permuted, order = visit, np.random.default_rng((_STREAM, self.seed, visit)).permutation(self.length)
+            yield SampleKey(visit, int(order[place]))

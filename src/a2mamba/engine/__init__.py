@@ -16,7 +16,7 @@ from a2mamba.engine.hooks import (
 )
 from a2mamba.engine.optimizer import OptimizerConfig, build_optimizer, parameter_groups
 from a2mamba.engine.precision import Precision, PrecisionName, resolve_precision
-from a2mamba.engine.schedule import Schedule, ScheduleConfig
+from a2mamba.engine.schedule import PolynomialScheduleConfig, Schedule, ScheduleConfig, StepScheduleConfig
 from a2mamba.engine.task import Progress, Task
 from a2mamba.engine.trainer import Loader, ResumableSampler, Trainer
 from a2mamba.engine.tree import move_to
@@ -31,6 +31,7 @@ __all__ = [
     "Interrupted",
     "Loader",
     "OptimizerConfig",
+    "PolynomialScheduleConfig",
     "Precision",
     "PrecisionName",
     "Progress",
@@ -39,6 +40,7 @@ __all__ = [
     "Schedule",
     "ScheduleConfig",
     "SignalHook",
+    "StepScheduleConfig",
     "Task",
     "TensorBoardLogger",
     "Trainer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,37 +31,50 @@ class OptimizerConfig:
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, no_decay: Collection[str] = (), vectors_decay: bool = False
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    no_decay: Collection[str] = (),
+    vectors_decay: bool = False,
+    lr_scale: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two groups, decayed and not, that hold every trainable parameter of `model` exactly once.
+    """Groups, decayed and not for each scale, that hold every trainable parameter of `model` exactly once.
 
     Parameters with no or one dimension, and those that `no_decay` names (by any of their names, where a parameter is
-    shared), are not decayed; with `vectors_decay`, those that `no_decay` names and no others. Raises ValueError for
-    names in `no_decay` that the model does not have: a rule that names nothing is a rule that does nothing.
+    shared), are not decayed; with `vectors_decay`, those that `no_decay` names and no others. `lr_scale` has, by name,
+    the factor of a parameter's learning rate where it is not 1. Raises ValueError for names that the model does not
+    have: a rule that names nothing is a rule that does nothing.
     """
     by_name = dict(model.named_parameters(remove_duplicate=False))
-    unknown = sorted(set(no_decay) - by_name.keys())
-    if unknown:
-        raise ValueError(f"no_decay names parameters that the model does not have: {', '.join(unknown)}")
+    scales = lr_scale or {}
+    for rule, names in (("no_decay", set(no_decay)), ("lr_scale", scales.keys())):
+        unknown = sorted(names - by_name.keys())
+        if unknown:
+            raise ValueError(f"{rule} names parameters that the model does not have: {', '.join(unknown)}")
     exempt = {id(by_name[name]) for name in no_decay}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    scale_of = {id(by_name[name]): scale for name, scale in scales.items()}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             spared = id(parameter) in exempt or (parameter.ndim <= 1 and not vectors_decay)
-            (free if spared else decayed).append(parameter)
-    held = sorted(id(parameter) for parameter in decayed + free)
+            scale = scale_of.get(id(parameter), 1.0)
+            name = ("no_decay" if spared else "decay") + ("" if scale == 1 else f"_lr_x{scale:g}")
+            group = {"params": [], "weight_decay": 0.0 if spared else weight_decay, "name": name}
+            groups.setdefault((scale, spared), group | ({} if scale == 1 else {"lr_scale": scale}))
+            groups[scale, spared]["params"].append(parameter)
+    held = sorted(id(parameter) for group in groups.values() for parameter in group["params"])
     trainable = sorted({id(parameter) for parameter in by_name.values() if parameter.requires_grad})
     assert held == trainable, "every trainable parameter belongs to exactly one group"
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "name": "decay"},
-        {"params": free, "weight_decay": 0.0, "name": "no_decay"},
-    ]
-    return [group for group in groups if group["params"]]
+    return [groups[key] for key in sorted(groups)]
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, *, no_decay: Collection[str] = (), vectors_decay: bool = False
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    no_decay: Collection[str] = (),
+    vectors_decay: bool = False,
+    lr_scale: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer over `parameter_groups(model)`.
 
@@ -77,7 +90,9 @@ def build_optimizer(
     for key in numbers:
         if not accepted[key]:
             raise ValueError(f"optimizer {config.name!r} has no {key}; leave optimizer.{key} at none")
-    groups = parameter_groups(model, weight_decay=config.weight_decay, no_decay=no_decay, vectors_decay=vectors_decay)
+    groups = parameter_groups(
+        model, weight_decay=config.weight_decay, no_decay=no_decay, vectors_decay=vectors_decay, lr_scale=lr_scale
+    )
     if not groups:
         raise ValueError("the model has no trainable parameter")
     return create_optimizer_v2(

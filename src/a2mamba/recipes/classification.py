@@ -14,30 +14,18 @@ from torch import nn
 from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint, read_file
 from a2mamba.data import BatchLoader, ClassificationBatch, ClassificationData, class_names, eval_loader, train_loader
 from a2mamba.engine import (
-    CheckpointHook,
-    CheckpointManager,
-    CsvLogger,
-    Ema,
-    EvaluationHook,
-    Hook,
     OptimizerConfig,
-    PrecisionName,
-    ProgressHook,
-    Schedule,
     ScheduleConfig,
-    SignalHook,
-    TensorBoardLogger,
     Trainer,
     build_optimizer,
     load_checkpoint_file,
     move_to,
     rank,
-    replace_text,
-    resolve_precision,
     world_size,
 )
 from a2mamba.evaluation import ConfusionMatrix, TopK
-from a2mamba.recipes.overrides import from_json, to_json
+from a2mamba.recipes.overrides import from_json
+from a2mamba.recipes.training import TrainingRun, describe, fit
 from a2mamba.tasks import ClassificationTask
 
 
@@ -61,38 +49,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationRun:
+class ClassificationRun(TrainingRun):
     """Everything that decides a classification run."""
+
+    task = "classification"
+    metric = "top1"
 
     model: ModelConfig
     data: ClassificationData
-    optimizer: OptimizerConfig
     schedule: ScheduleConfig
     label_smoothing: float = 0.1
     """share of the target that is spread over all classes"""
-    ema_decay: float | None = None
-    """decay of the averaged model per step; none: no averaged model"""
     original_weight_decay: bool = False
     """decay what the authors' optimizer decayed (A_log among it), not what they marked"""
-    precision: PrecisionName = "auto"
-    """auto: bfloat16 on GPUs that have it, float32 elsewhere"""
-    channels_last: bool = True
-    """memory format of model and images"""
-    accumulate: int = 1
-    """batches per optimizer step"""
-    evaluate_every: int = 1
-    """epochs between evaluations; the last epoch is always evaluated"""
-    keep_checkpoints: int = 2
-    """how many of the newest checkpoints stay, beside the best"""
-    tensorboard: bool = False
-    """log to TensorBoard too (needs the extra)"""
-    seed: int = 42
-    """of everything random in training"""
-
-    @property
-    def best_metric(self) -> str:
-        """The metric that chooses the best checkpoint."""
-        return "ema_top1" if self.ema_decay is not None else "top1"
 
 
 def digits(root: str = "demo/data") -> ClassificationRun:
@@ -205,18 +174,6 @@ def evaluate(
         yield from metric.results()
 
 
-class RunFile(Hook):
-    """Writes run.json, the resolved run, when training begins or continues."""
-
-    def __init__(self, output: Path, description: str) -> None:
-        self.path = output / "run.json"
-        self.description = description
-
-    def before_fit(self, trainer: Trainer) -> None:
-        """Write the file."""
-        replace_text(self.path, self.description)
-
-
 def train(
     run: ClassificationRun, output: Path, *, recipe: str, resume: bool = False, device: str, quiet: bool = False
 ) -> Trainer:
@@ -237,56 +194,29 @@ def train(
     """
     classes = class_names(run.data.root, run.data.train_split)
     model = build_model(run, classes)
-    precision = resolve_precision(run.precision, device)
     loader = train_loader(run.data, seed=run.seed, rank=rank(), world_size=world_size())
     # Made here, what is wrong with the evaluation split shows now, and its folders are walked once.
     held_out = eval_loader(run.data, classes=classes)
     spared = model.no_weight_decay(original=run.original_weight_decay)
-    optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
-    steps = -(-len(loader) // run.accumulate)
-    ema = None if run.ema_decay is None else Ema(model, decay=run.ema_decay)
-    manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
         for name, value in evaluate(network, run, held_out, [TopK()], device=device):
             # The row of an epoch has the training loss under "loss".
             yield ("eval_loss" if name == "loss" else name), value
 
-    hooks: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
-    if run.tensorboard:
-        hooks.append(TensorBoardLogger(output / "tensorboard"))
-    description = describe(run, recipe, classes)
-    # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
-    hooks += [ProgressHook(quiet=quiet), SignalHook(), CheckpointHook(manager), RunFile(output, description)]
-    trainer = Trainer(
-        ClassificationTask(model, label_smoothing=run.label_smoothing),
+    return fit(
+        run,
+        output,
+        task=ClassificationTask(model, label_smoothing=run.label_smoothing),
         loader=loader,
-        optimizer=optimizer,
-        schedule=Schedule(optimizer, run.schedule, steps_per_epoch=steps),
-        epochs=run.schedule.total_epochs,
+        optimizer=build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay),
+        schedule=run.schedule,
+        measure=measure,
+        description=describe(run, recipe, classes),
+        resume=resume,
         device=device,
-        precision=precision,
-        clip_grad_norm=run.optimizer.clip_grad_norm,
-        accumulate=run.accumulate,
-        ema=ema,
-        hooks=hooks,
-        seed=run.seed,
-        channels_last=run.channels_last,
-        run=description,
+        quiet=quiet,
     )
-    if resume:
-        newest = manager.latest()
-        if newest is None:
-            raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
-        trainer.load_state_dict(newest[1])
-    trainer.fit()
-    return trainer
-
-
-def describe(run: ClassificationRun, recipe: str, classes: list[str]) -> str:
-    """Return what a checkpoint says about its run, as JSON: task, recipe, configuration, class names."""
-    config = json.loads(to_json(run))
-    return json.dumps({"task": "classification", "recipe": recipe, "config": config, "classes": classes}, indent=2)
 
 
 @dataclass(frozen=True)
