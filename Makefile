@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: .venv demo test check bench clean
+.PHONY: .venv demo demo-detect test check bench bench-gpu clean
 
 # The environment, with everything that the demo and the tests need. Made anew when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -13,9 +13,14 @@ $(VENV)/.installed: pyproject.toml
 
 .venv: $(VENV)/.installed
 
-# Embedded data, training, evaluation, prediction; writes demo/report.json and demo/report.html.
+# Embedded data, training, evaluation, prediction of a classifier, then of a segmentation network on its backbone;
+# writes demo/report.json and demo/report.html.
 demo: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo --overwrite
+
+# The same with a detector in place of the segmentation network, in demo-detect/.
+demo-detect: $(VENV)/.installed
+	$(RUN)/a2mamba demo demo-detect --tasks detection --overwrite
 
 # Everything that CI runs.
 test: check
@@ -26,8 +31,13 @@ check: $(VENV)/.installed
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# On CPUs: the first table of docs/benchmarks/cpu.md; its page has the commands of the others.
 bench: $(VENV)/.installed
-	$(RUN)/python benchmarks/models.py
+	$(RUN)/a2mamba bench --models convnext_tiny swin_tiny_patch4_window7_224 a2mamba_tiny a2mamba_nano --threads 2
+
+# On a GPU: checks, operators and models; writes docs/benchmarks/gpu.json and gpu.md.
+bench-gpu: $(VENV)/.installed
+	$(RUN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) demo runs build dist
+	rm -rf $(VENV) demo demo-detect runs build dist

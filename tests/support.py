@@ -29,6 +29,15 @@ def released_layout() -> dict[str, dict[str, list[int]]]:
     return json.loads((DATA / "released_layout.json").read_text())
 
 
+@cache
+def released_segmenter(name: str) -> dict[str, list[int]]:
+    """Return every tensor of a released SegMAN network for ADE20K -> its shape."""
+    encoder = released_layout()[name.replace("segman_", "segman_encoder_")]
+    body = {f"backbone.{key}": shape for key, shape in encoder.items() if not key.startswith("classifier.")}
+    decoders: dict[str, dict[str, list[int]]] = json.loads((DATA / "released_decoders.json").read_text())
+    return body | decoders[name]
+
+
 def _stream(name: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(name.encode()), 0])
 
@@ -71,6 +80,16 @@ def reference_state(model: str) -> dict[str, Tensor]:
         name: reference_tensor(name.replace(".rpb.1", ".rpb.0") if share else name, shape)
         for name, shape in released_layout()[model].items()
         if not name.endswith(("rope.angle", "num_batches_tracked"))
+    }
+
+
+@cache
+def reference_segmenter_state(name: str) -> dict[str, Tensor]:
+    """Return the released-layout weights of a SegMAN network's reference run; do not change them."""
+    return {
+        key: reference_tensor(key, shape)
+        for key, shape in released_segmenter(name).items()
+        if not key.endswith(("rope.angle", "num_batches_tracked"))
     }
 
 

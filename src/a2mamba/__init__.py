@@ -5,14 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from a2mamba import ops
-from a2mamba.backbone import create_model, list_models, load_checkpoint, to_released
+from a2mamba.backbone import create_model, fuse_for_inference, list_models, load_checkpoint, to_released
+from a2mamba.detection import create_detector, list_detectors
+from a2mamba.segmentation import create_segmenter, list_segmenters
 
 if TYPE_CHECKING:
     from a2mamba import analysis
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "analysis", "create_model", "list_models", "load_checkpoint", "ops", "to_released"]
+__all__ = [
+    "__version__",
+    "analysis",
+    "create_detector",
+    "create_model",
+    "create_segmenter",
+    "fuse_for_inference",
+    "list_detectors",
+    "list_models",
+    "list_segmenters",
+    "load_checkpoint",
+    "ops",
+    "to_released",
+]
 
 
 def __getattr__(name: str) -> Any:

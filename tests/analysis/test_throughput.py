@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from a2mamba.analysis import throughput
 from a2mamba.analysis.throughput import Row, Setting, compare, operators_disagree
+from a2mamba.backbone import is_fused
 from a2mamba.cli.main import main
 
 SMALL = ["test_vit", "a2mamba_test"]
@@ -77,11 +79,43 @@ def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "speed.csv").read_text().splitlines()[2].startswith("a2mamba_test,64,1,inference")
 
 
+def test_fused_models_are_ours_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    setting = Setting(size=64, batch=1, fused=True)
+    runner = throughput.Runner("a2mamba_test", setting)
+    assert is_fused(runner.model)
+    plain = throughput.Runner("a2mamba_test", Setting(size=64, batch=1))
+    torch.testing.assert_close(runner.step(), plain.step(), rtol=1e-4, atol=1e-4)
+    words = [
+        "bench",
+        "--models",
+        *SMALL,
+        "--sizes",
+        "64",
+        "--batch",
+        "1",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+        "--fused",
+    ]
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["fused"], row["parameters"]) for row in rows][1] == (True, 238_008), "those of the model as it is made"
+    assert not rows[0]["fused"]
+    assert main(words) == 0
+    assert "a2mamba_test (fused)" in capsys.readouterr().out
+    assert main([*words, "--mode", "training"]) == 2
+    assert "--fused is for inference" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="cannot be trained"):
+        throughput.Runner("a2mamba_test", replace(setting, mode="training"))
+
+
 def test_plot(tmp_path: Path) -> None:
     from a2mamba.analysis.plots import accuracy_against_speed
 
     def row(model: str, speed: float) -> Row:
-        return Row(model, 224, 8, "inference", "float32", "cpu", False, speed, 8e3 / speed, (1, 2), 3, None, 1)
+        return Row(model, 224, 8, "inference", "float32", "cpu", False, False, speed, 8e3 / speed, (1, 2), 3, None, 1)
 
     accuracy_against_speed([row("convnext_tiny", 16), row("a2mamba_tiny", 17)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

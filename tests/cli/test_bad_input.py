@@ -119,13 +119,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # data
     "missing data, train": ((*SMALL, "data.root={bad}/absent"), ("absent", "does not exist")),
     "missing data, eval": (("eval", "digits", "--checkpoint", "{best}", "data.root={bad}/absent"), ("absent",)),
+    "missing data, fit": (("fit", "{bad}/absent"), ("absent", "does not exist")),
     "missing data, check": (("data", "check", "{bad}/absent"), ("absent", "does not exist")),
     "empty data folder, train": ((*SMALL, "data.root={bad}/no_folders"), ("no_folders", "no folders")),
     "empty data folder, check": (("data", "check", "{bad}/no_folders"), ("no_folders", "no folders")),
     "empty split, train": ((*SMALL, "data.root={bad}/no_classes"), ("no class folders",)),
     "class folder without images, train": ((*SMALL, "data.root={bad}/empty_class"), ("without images", "digit_1")),
     "class folder without images, val": (
-        (*SMALL, "data.root={bad}/empty_val_class", "data.batch_size=4"),
+        (*SMALL, "data.root={bad}/empty_val_class", "data.batch_size=4", "optimizer.lr=1e-3"),
         ("without images", "digit_1"),
     ),
     "class folder without images, eval": (
@@ -226,6 +227,7 @@ def test_a_broken_picture_in_training_names_its_file(bad_files: Path, tmp_path: 
         "--quiet",
         f"data.root={root}",
         "data.batch_size=2",
+        "optimizer.lr=1e-3",
         "--out",
         tmp_path / "run",
     )

@@ -21,6 +21,7 @@ from a2mamba.cli.report import render
 from .helpers import Result, in_new_process, in_process, start
 
 STEPS = ["data", "train", "evaluate", "predict"]
+SCENE_STEPS = [f"{verb} {task}" for task in demo.SYSTEMS for verb in ("train", "evaluate")]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("old")
-    result = in_new_process("demo", folder, "--small", "--overwrite", "--device", "cpu")
+    result = in_new_process("demo", folder, "--small", "--overwrite", "--tasks", *demo.SYSTEMS, "--device", "cpu")
     assert result.status == 0, result
     text = (folder / "report.html").read_text(encoding="utf-8")
     return Demo(folder, result, json.loads((folder / "report.json").read_text(encoding="utf-8")), text)
@@ -65,7 +66,8 @@ def test_everything_is_there_and_what_was_old_is_gone(small: Demo) -> None:
 def test_progress_is_on_stderr_and_the_result_on_stdout(small: Demo) -> None:
     assert small.result.out.startswith(f"top-1 {small.report['top1']:.2f} % of 359")
     assert small.result.out.count("\n") == 1
-    assert [line[:5] for line in small.result.err.splitlines() if line[:1] == "["] == [f"[{i}/4]" for i in range(1, 5)]
+    announced = [line[:5] for line in small.result.err.splitlines() if re.match(r"\[\d/", line)]
+    assert announced == [f"[{i}/8]" for i in range(1, 9)]
     assert "epoch 2/2" in small.result.err
 
 
@@ -89,10 +91,10 @@ def test_the_report_has_what_the_evaluation_process_said(small: Demo) -> None:
 def test_the_report_says_how_it_was_made(small: Demo) -> None:
     report = small.report
     assert (report["small"], report["passed"], report["target_top1"]) == (True, None, 97)
-    assert [step["name"] for step in report["steps"]] == STEPS
+    assert [step["name"] for step in report["steps"]] == [*STEPS, *SCENE_STEPS]
     assert all(step["seconds"] > 0 and step["command"].startswith("a2mamba ") for step in report["steps"])
-    # All five figures are rounded to hundredths, by up to half of one each.
-    assert sum(step["seconds"] for step in report["steps"]) <= report["seconds"] + 0.025 + 1e-9
+    # All nine figures are rounded to hundredths, by up to half of one each.
+    assert sum(step["seconds"] for step in report["steps"]) <= report["seconds"] + 0.045 + 1e-9
     assert [row["epoch"] for row in report["training"]["history"]] == [1, 2]
     assert {"loss", "top1", "ema_top1", "lr"} <= set(report["training"]["history"][-1])
     assert report["training"]["best"]["metric"] == "ema_top1"
@@ -107,6 +109,35 @@ def test_the_report_names_no_place_of_this_machine(small: Demo) -> None:
     for text in (json.dumps(small.report), small.page, (small.folder / "predictions/predictions.json").read_text()):
         assert str(small.folder) not in text
         assert sys.prefix not in text
+
+
+def test_the_scenes_are_told(small: Demo) -> None:
+    """Each system's numbers are those of its evaluation process, and its pictures are in the page."""
+    assert set(small.report["scenes"]) == set(demo.SYSTEMS)
+    for task, scene in small.report["scenes"].items():
+        system = demo.SYSTEMS[task]
+        assert set(system.targets) <= scene["metrics"].keys()
+        assert scene["images"] == 50
+        assert len(scene["classes"]) == (11 if task == "segmentation" else 10)
+        for name in scene["pictures"]:
+            assert (small.folder / name).stat().st_size > 5_000
+        assert scene["run"]["recipe"] == system.recipe
+        words = ("eval", system.recipe, "--checkpoint", small.folder / system.recipe / "checkpoints/best.pt", "--json")
+        again = in_process(*words, f"data.root={small.folder / 'data' / system.data}").json
+        for name, value in scene["metrics"].items():
+            assert again[name] == pytest.approx(value, abs=1e-6)
+        assert f"{scene['metrics'][next(iter(system.targets))]:.2f} %" in small.page
+
+
+@pytest.mark.parametrize("task", demo.SYSTEMS)
+def test_scenes_below_their_target_are_a_failure(small: Demo, tmp_path: Path, task: str) -> None:
+    changed = {"small": False, "passed": False}
+    page = render(small.folder, {**small.report, **changed})
+    assert "below the target: mean IoU 70 %" in page
+    assert "below the target: box AP at IoU 0.5 50 %, mask AP at IoU 0.5 45 %" in page
+    better = {**small.report["scenes"][task], "passed": True}
+    page = render(small.folder, {**small.report, **changed, "scenes": {task: better}})
+    assert "above the target: " in page
 
 
 class _Page(HTMLParser):
@@ -142,16 +173,16 @@ def parsed(text: str) -> list[tuple[str, dict[str, str | None]]]:
 
 def test_the_page_is_whole_by_itself(small: Demo) -> None:
     tags = parsed(small.page)
-    assert len(small.page) < 1_500_000
+    assert len(small.page) < 6_000_000
     assert not re.search(r"https?://|url\(|@import", small.page)
     assert not {"script", "link", "iframe", "object"} & {name for name, _ in tags}
     pictures = [attributes for name, attributes in tags if name == "img"]
     assert len(pictures) >= 7
     for attributes in pictures:
         assert (attributes["src"] or "").startswith("data:image/png;base64,")
-        assert "digit" in (attributes["alt"] or "")
+        assert re.search("digit|scenes", attributes["alt"] or "")
     drawings = [attributes for name, attributes in tags if name == "svg" and attributes.get("role") == "img"]
-    assert [bool(attributes["aria-label"]) for attributes in drawings] == [True] * 3
+    assert [bool(attributes["aria-label"]) for attributes in drawings] == [True] * 8
 
 
 def test_the_page_shows_the_numbers(small: Demo) -> None:
@@ -187,9 +218,9 @@ def test_a_result_below_the_target_is_a_failure_with_a_report(
         return json.dumps({"data": report["data"], "train": report["training"]}.get(name, report["evaluation"]))
 
     monkeypatch.setattr(demo._Steps, "__call__", step)
-    result = in_process("demo", target)
+    result = in_process("demo", target, "--tasks")
     assert result.status == 1
-    assert re.fullmatch(r"a2mamba demo: top-1 is \S+ %, below the target of 97 %; see .*report\.html\n", result.err)
+    assert re.fullmatch(r"a2mamba demo: top-1 is \S+ %, target 97 %; see .*report\.html\n", result.err)
     written = json.loads((target / "report.json").read_text())
     assert (written["small"], written["passed"]) == (False, False)
 
@@ -218,7 +249,7 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
     result = in_new_process("demo", tmp_path, "--small", "--overwrite")
     assert (result.status, result.out) == (2, "")
     announced, reason = result.err.splitlines()
-    assert announced.startswith("[1/4] a2mamba data demo data")
+    assert announced.startswith("[1/6] a2mamba data demo data")
     assert reason.startswith("a2mamba data: ")
     assert "mine.txt" in reason
     assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
@@ -229,7 +260,7 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
 def test_a_signal_ends_the_step_too(tmp_path: Path, number: signal.Signals) -> None:
     process = start("demo", tmp_path / "demo", "--small")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("[1/4]")
+    assert process.stderr.readline().startswith("[1/6]")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)  # the step has the same stderr: this waits for its end
     assert process.returncode == 130
@@ -245,7 +276,7 @@ def test_a_step_that_is_killed_is_named(
     (tmp_path / "a2mamba.cli.main").write_text("kill -KILL $$")
     monkeypatch.setattr(sys, "executable", shutil.which("sh"))
     with pytest.raises(demo._StepError) as caught:
-        demo._Steps(tmp_path)("train", ["train"])
+        demo._Steps(tmp_path, count=1)("train", ["train"])
     assert caught.value.status == 137
     assert "'train' was ended by SIGKILL" in capsys.readouterr().err
 

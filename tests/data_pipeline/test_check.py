@@ -68,5 +68,5 @@ def test_unknown_layouts(demo: Path, tmp_path: Path) -> None:
     error_line(lambda: check_dataset(tmp_path / "none"), str(tmp_path / "none"), "does not exist")
     error_line(lambda: check_dataset(tmp_path), "no folders", "no known layout", "<class>")
     error_line(lambda: check_dataset(demo), "did you mean", str(demo / "imagenet"))
-    for other in ("coco", "ADEChallengeData2016"):
-        error_line(lambda: check_dataset(demo / other), "no known layout")  # noqa: B023
+    write_image(tmp_path / "other" / "labels" / "train" / "a.png")
+    error_line(lambda: check_dataset(tmp_path / "other"), "folders labels", "no known layout", "masks", "gtFine")

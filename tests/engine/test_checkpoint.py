@@ -19,7 +19,7 @@ MARK = 1234.5678  # a value that can be found in the file
 
 def state(epoch: int = 1, step_in_epoch: int = 0, value: float = MARK) -> dict[str, Any]:
     """A small state of the right form."""
-    empty: dict[str, Any] = {key: {} for key in ("optimizer", "schedule", "scaler", "rng", "versions")}
+    empty: dict[str, Any] = {key: {} for key in ("optimizer", "schedule", "scaler", "rng", "faults", "versions")}
     return empty | {
         "format": "a2mamba-checkpoint-1",
         "model": {"weight": torch.full((1000,), value)},
@@ -43,7 +43,7 @@ def test_a_runs_state_survives_the_file(tmp_path: Path) -> None:
     assert_same(read, original)
     assert read.keys() == {
         *("format", "model", "ema", "optimizer", "schedule", "scaler"),
-        *("rng", "progress", "best", "run", "versions"),
+        *("rng", "progress", "faults", "best", "run", "versions"),
     }
     assert read["run"] == '{"recipe": "toy"}'
     assert read["versions"]["torch"] == torch.__version__
@@ -83,7 +83,7 @@ except OSError as error:
     if sys.platform == "win32":
         pytest.skip("Windows has no such limit")
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"cannot save the checkpoint {path}: ")
+    assert done.stdout.startswith(f"cannot save the checkpoint {path}: File too large; an earlier file")
     assert done.stdout.count("\n") == 1
     assert value(path) == 1.0
     assert os.listdir(tmp_path) == ["a.pt"]

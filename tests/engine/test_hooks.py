@@ -17,11 +17,13 @@ from a2mamba.engine import (
     CheckpointManager,
     CsvLogger,
     EvaluationHook,
+    FaultPolicy,
     Hook,
     Interrupted,
     ProgressHook,
     SignalHook,
     TensorBoardLogger,
+    TimeLimitHook,
     Trainer,
     load_checkpoint_file,
 )
@@ -210,12 +212,69 @@ def test_a_signal_ends_the_step_saves_and_raises(tmp_path: Path, number: signal.
     before = signal.getsignal(number)
     manager = CheckpointManager(tmp_path)
     trainer = make_trainer(epochs=2, hooks=[Send(), SignalHook(), CheckpointHook(manager)])
-    with pytest.raises(Interrupted, match=f"received {number.name}"):
+    with pytest.raises(Interrupted, match=f"received {number.name}") as stopped:
         trainer.fit()
+    assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is before
     latest = manager.latest()
     assert latest is not None
     assert latest[0].name == "checkpoint-0000-000004.pt"
+
+
+def test_the_time_limit_saves_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("a2mamba.engine.hooks.time.monotonic", lambda: now)
+
+    class Clock(Hook):
+        """A step takes 25 seconds."""
+
+        def after_step(self, trainer: Trainer) -> None:
+            nonlocal now
+            now += 25
+
+    manager = CheckpointManager(tmp_path)
+    trainer = make_trainer(epochs=2, hooks=[Clock(), TimeLimitHook(2.0), CheckpointHook(manager)])
+    with pytest.raises(Interrupted, match="the time limit of 2 minutes") as stopped:
+        trainer.fit()
+    assert stopped.value.status == 75
+    assert trainer.step == 5
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-0000-000005.pt"]
+    with pytest.raises(ValueError, match="it must be more than 0"):
+        TimeLimitHook(0.0)
+
+
+def test_saving_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("a2mamba.engine.hooks.time.monotonic", lambda: now)
+
+    class Clock(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            nonlocal now
+            now += 25
+
+    hook = CheckpointHook(CheckpointManager(tmp_path, keep_last=9), every_minutes=1.0)
+    make_trainer(epochs=2, hooks=[Clock(), hook]).fit()
+    # due after three steps, and written with the next, when every process has heard of it
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        *("checkpoint-0000-000004.pt", "checkpoint-0001-000004.pt", "checkpoint-0001.pt", "checkpoint-0002.pt")
+    ]
+
+
+def test_the_last_good_state_is_the_newest_taken_outside_of_bad_steps(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=9)
+    with pytest.raises(ValueError, match="were removed while the run needed them"):
+        manager.last_good()
+    trainer = make_trainer(epochs=2, bad_steps=[8], hooks=[CheckpointHook(manager), StopAt(9)])
+    trainer.fit()
+    latest = manager.latest()
+    assert latest is not None
+    assert latest[0].name == "checkpoint-0001-000002.pt"
+    assert latest[1]["faults"]["in_a_row"] == 1
+    assert manager.last_good()["progress"]["step"] == 7
+    (tmp_path / "checkpoint-0001.pt").unlink()
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    assert manager.last_good()["progress"]["step"] == 9, "where all were taken there, the newest"
 
 
 def test_the_second_signal_acts_at_once() -> None:
@@ -263,8 +322,9 @@ def test_hooks_run_in_order_and_close_whatever_happens() -> None:
             raise RuntimeError("a hook that cannot close")
 
     with pytest.raises(RuntimeError, match="cannot close"):
-        make_trainer(hooks=[Recorder("a"), Failing("b")], poison_step=0).fit()
-    assert calls == ["a before", "b before", "a close"], "after_fit is not called when training fails"
+        make_trainer(hooks=[Recorder("a"), Failing("b")], bad_steps=range(9), faults=FaultPolicy(recoveries=0)).fit()
+    skipped = ["a step", "b step"] * 2
+    assert calls == ["a before", "b before", *skipped, "a close"], "after_fit is not called when training fails"
 
 
 def test_a_hook_can_stop_after_an_epoch() -> None:
@@ -284,8 +344,9 @@ def test_a_hook_can_stop_after_an_epoch() -> None:
         lambda: EvaluationHook(Scores(), every=0),
         lambda: CheckpointHook(CheckpointManager("x"), every=0),
         lambda: CheckpointHook(CheckpointManager("x"), every_steps=0),
+        lambda: CheckpointHook(CheckpointManager("x"), every_minutes=0.0),
     ],
 )
 def test_intervals_of_nothing_are_refused(make: Callable[[], Hook]) -> None:
-    with pytest.raises(ValueError, match="the least is 1"):
+    with pytest.raises(ValueError, match=r"the least is 1|expected more than 0"):
         make()

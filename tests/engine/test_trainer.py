@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Iterator
@@ -192,55 +191,6 @@ def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> N
     trainer.fit()
     assert trainer.last_step["grad_norm"] > 0.2, "reported before clipping"
     assert seen == [pytest.approx(0.1, rel=1e-4)]
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples() -> None:
-    trainer = make_trainer(poison_step=9)
-    before: dict[str, Any] = {}
-
-    class Remember(Hook):
-        def after_step(self, trainer: Trainer) -> None:
-            before.clear()
-            before.update(copy.deepcopy(dict(trainer.task.model.named_parameters())))
-
-    trainer.hooks = (Remember(),)
-    with pytest.raises(TrainingError) as error:
-        trainer.fit()
-    message = str(error.value)
-    assert "\n" not in message
-    assert "step 9 (epoch 2)" in message
-    assert "cross_entropy inf" in message
-    assert "mesa 0." in message
-    trainer.loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
-    order = list(trainer.loader.sampler)  # type: ignore[attr-defined]
-    assert error.value.samples == [f"picture-{index}.png" for index in order[2 * BATCH : 3 * BATCH]]
-    assert all(name in message for name in error.value.samples)
-    assert_same(dict(trainer.task.model.named_parameters()), before)
-
-
-def test_of_an_accumulated_step_only_the_bad_batch_is_named() -> None:
-    trainer = make_trainer(accumulate=3, with_ema=False)
-    assert isinstance(trainer.task, ToyTask)
-    original = trainer.task.losses
-
-    def losses(batch: Any, progress: Progress) -> Any:
-        values = original(batch, progress)
-        if "picture-3.png" in batch.names:
-            values["cross_entropy"] = values["cross_entropy"] * math.nan
-        return values
-
-    trainer.task.losses = losses  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match="the loss is not finite") as error:
-        trainer.fit()
-    assert "picture-3.png" in error.value.samples
-    assert len(error.value.samples) <= BATCH
-
-
-def test_a_gradient_that_is_not_finite_stops_too() -> None:
-    trainer = make_trainer(with_ema=False)
-    trainer.task.model[0].weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[index]
-    with pytest.raises(TrainingError, match=r"the gradient \(norm (inf|nan)\) is not finite at step 0"):
-        trainer.fit()
 
 
 def test_a_loader_that_ends_early_is_an_error() -> None:

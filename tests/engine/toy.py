@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from a2mamba.engine import (
     Ema,
+    FaultPolicy,
     Hook,
     Loader,
     OptimizerConfig,
     Progress,
     Schedule,
     ScheduleConfig,
+    Strategy,
     Trainer,
     build_optimizer,
     resolve_precision,
@@ -99,19 +101,19 @@ class Net(nn.Sequential):
 
 
 class ToyTask:
-    """Cross-entropy, and a second term when `ema` is given; `poison_step` makes the loss of that step infinite."""
+    """Cross-entropy, and a second term when `ema` is given; the loss of `bad_steps` is infinite."""
 
-    def __init__(self, model: nn.Module, *, ema: Ema | None = None, poison_step: int | None = None) -> None:
+    def __init__(self, model: nn.Module, *, ema: Ema | None = None, bad_steps: Container[int] = ()) -> None:
         self.model = model
         self.ema = ema
-        self.poison_step = poison_step
+        self.bad_steps = bad_steps
         self.seen: list[Progress] = []
 
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         self.seen.append(progress)
         logits = self.model(batch.images)
         losses = {"cross_entropy": nn.functional.cross_entropy(logits, batch.labels)}
-        if progress.step == self.poison_step:
+        if progress.step in self.bad_steps:
             losses["cross_entropy"] = losses["cross_entropy"] * float("inf")
         if self.ema is not None:
             with torch.no_grad():
@@ -133,16 +135,20 @@ def make_trainer(
     accumulate: int = 1,
     sampler: bool = True,
     per_step: bool = True,
-    poison_step: int | None = None,
+    bad_steps: Container[int] = (),
+    faults: FaultPolicy | None = None,
     seed: int = 5,
     precision: Any = "float32",
     plain: bool = False,
     batch_size: int = BATCH,
     with_ema: bool = True,
     loader: Loader | None = None,
+    model: nn.Module | None = None,
+    strategy: Strategy = "ddp",
+    sync_batch_norm: bool = True,
 ) -> Trainer:
     """A run as a recipe would build it: EMA given to the task (MESA) and to the loop."""
-    model = Net(plain=plain)
+    model = Net(plain=plain) if model is None else model
     ema = Ema(model, decay=0.9) if with_ema else None
     if loader is None:
         loader = make_loader(sampler=ShuffleSampler() if sampler else None, augment=not plain, batch_size=batch_size)
@@ -150,7 +156,7 @@ def make_trainer(
     config = ScheduleConfig(epochs=epochs, warmup_epochs=1, min_lr=1e-4, per_step=per_step)
     steps = -(-len(loader) // accumulate)
     return Trainer(
-        ToyTask(model, ema=ema, poison_step=poison_step),
+        ToyTask(model, ema=ema, bad_steps=bad_steps),
         loader=loader,
         optimizer=optimizer,
         schedule=Schedule(optimizer, config, steps_per_epoch=steps),
@@ -163,6 +169,9 @@ def make_trainer(
         ema=ema,
         hooks=hooks,
         run='{"recipe": "toy"}',
+        strategy=strategy,
+        sync_batch_norm=sync_batch_norm,
+        faults=faults,
     )
 
 

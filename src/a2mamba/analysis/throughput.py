@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from a2mamba.analysis.counting import parameters
+from a2mamba.backbone import Pyramid, fuse_for_inference
 
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,6 +45,8 @@ class Setting:
     device: str = "cpu"
     compile: bool = False
     """measure after torch.compile"""
+    fused: bool = False
+    """measure our models after fuse_for_inference; timm's have nothing alike and run as they are"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Row:
     dtype: str
     device: str
     compile: bool
+    fused: bool
+    """whether this model was fused for inference"""
     images_per_second: float
     milliseconds: float
     """median time of a batch"""
@@ -75,18 +80,23 @@ class Runner:
         setting: see :class:`Setting`.
 
     Raises:
-        ValueError: if timm does not know the name, or the output is not finite.
+        ValueError: if timm does not know the name, or a model is to be fused for training.
     """
 
     def __init__(self, name: str, setting: Setting) -> None:
         if not timm.is_model(name):
             raise ValueError(f"unknown model {name!r}: neither ours nor timm's")
+        if setting.fused and setting.mode == "training":
+            raise ValueError("a fused model cannot be trained; measure inference, or do not fuse")
         torch.manual_seed(0)
         self.setting = setting
         options: dict[str, Any] = {"img_size": setting.size} if _takes_img_size(name) else {}
         self.model: nn.Module = timm.create_model(name, **options).to(setting.device)
         self.model.train(setting.mode == "training")
         self.parameters = parameters(self.model)
+        self.fused = setting.fused and isinstance(self.model, Pyramid)
+        if self.fused:
+            self.model = fuse_for_inference(self.model)
         self.images = torch.randn(setting.batch, 3, setting.size, setting.size, device=setting.device)
         self.call: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.model) if setting.compile else self.model
 
@@ -164,24 +174,22 @@ def compare(
         progress(f"round {number + 1} of {rounds}")
         for name, runner in runners.items():
             seconds[name].append(runner.time())
-    return [
-        _row(name, setting, seconds[name], runners[name].parameters, peak_memory(name, setting) if memory else None)
-        for name in names
-    ]
+    return [_row(name, runners[name], seconds[name], peak_memory(name, setting) if memory else None) for name in names]
 
 
-def _row(name: str, setting: Setting, seconds: list[float], parameters: int, peak: float | None) -> Row:
+def _row(name: str, runner: Runner, seconds: list[float], peak: float | None) -> Row:
+    setting = runner.setting
     median = statistics.median(seconds)
     low, _, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [median] * 3
     return Row(
         model=name,
-        **asdict(setting),
+        **asdict(replace(setting, fused=runner.fused)),
         images_per_second=setting.batch / median,
         milliseconds=1e3 * median,
         milliseconds_quartiles=(1e3 * low, 1e3 * high),
         rounds=len(seconds),
         peak_memory_mb=peak,
-        parameters=parameters,
+        parameters=runner.parameters,
     )
 
 

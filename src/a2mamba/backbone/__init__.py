@@ -3,14 +3,16 @@
 from a2mamba.backbone.a2mamba import A2Mamba
 from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
 from a2mamba.backbone.create import check_name, create_model, list_models
+from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError
 from a2mamba.backbone.segman import SegMANEncoder
-from a2mamba.backbone.weights import CheckpointError, from_released, to_released
+from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_released
 
 __all__ = [
     "A2Mamba",
     "CheckpointError",
+    "Layout",
     "LoadReport",
     "Pyramid",
     "SegMANEncoder",
@@ -19,6 +21,8 @@ __all__ = [
     "classifier_weight",
     "create_model",
     "from_released",
+    "fuse_for_inference",
+    "is_fused",
     "list_models",
     "load_checkpoint",
     "read_file",

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors.torch
@@ -54,6 +54,16 @@ DAMAGED = (
 PIECES = ("patch_embed.", "layers.", "classifier.", "stem.", "stages.", "head.")
 
 
+@runtime_checkable
+class Network(Protocol):
+    """A segmentation or detection network."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The feature extractor."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What :func:`load_checkpoint` did."""
@@ -75,16 +85,17 @@ class LoadReport:
 
 
 def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
-    """Load weights into a backbone, all of them or none.
+    """Load weights into a backbone or a network around one, all of them or none.
 
     Accepts files of the released layout and of ours, plain or inside a training checkpoint (EMA weights are
-    preferred), with DDP or torch.compile prefixes, and the ``backbone.`` part of a segmentation or detection
-    checkpoint. Three things are adapted, and reported: a classifier of another number of classes is left as the
-    model has it, the first convolution follows the model's in_chans, and the bias of the global attention follows
-    the model's img_size. Nothing in the file is executed.
+    preferred), with DDP or torch.compile prefixes; for a backbone, also the ``backbone.`` part of a segmentation or
+    detection checkpoint. Three things are adapted for a backbone, and reported: a classifier of another number of
+    classes is left as the model has it, the first convolution follows the model's in_chans, and the bias of the global
+    attention follows the model's img_size. Of a whole network only that last one is. Nothing in the file is executed.
 
     Args:
-        model: an A2Mamba, a SegMAN encoder, or a feature extractor made from one.
+        model: an A2Mamba, a SegMAN encoder, a feature extractor made from one, or a network with one of those as its
+            ``backbone``; for such a network nothing may be missing, a classifier of another size included.
         source: path of a .safetensors or of a torch file, or a mapping of that content (NumPy arrays will do).
 
     Returns:
@@ -94,19 +105,46 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
         CheckpointError: if the file is missing, damaged or of another kind, or if anything else is missing, left over
             or of another shape; the message lists names, and the model is unchanged.
     """
-    target = _backbone(model)
     name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else read_file(Path(source))
+    if isinstance(model, Network) and not isinstance(model, FeatureGetterNet):
+        return _load_network(model, content, name)
+    target = _backbone(model)
     state, description, partial = _weights(content, name)
-    layout = "released layout" if any(key.startswith("patch_embed.") for key in state) else "native layout"
-    if layout == "released layout":
-        try:
-            state = from_released(state, target)
-        except CheckpointError as error:
-            raise CheckpointError(f"{name} does not fit this model; {error}") from error
+    state, layout = _in_our_names(state, target, name, mark="patch_embed.")
     own = target.state_dict()
     notes = _drop_absent(state, target) + _adapt(state, own)
     kept = _keep_own_head(state, own, notes, partial=partial)
+    return _load(target, state, kept, notes, name, f"{description}, {layout}")
+
+
+def _load_network(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
+    """Load the weights of a whole segmentation or detection network."""
+    state, description = _contained(content)
+    if not any(key.startswith("backbone.") for key in state):
+        found = _some(list(state)) if state else "no tensors"
+        raise CheckpointError(
+            f"{name}: no weights of a whole {type(model).__name__}, found {found}; "
+            "weights of a backbone are loaded into model.backbone"
+        )
+    state, layout = _in_our_names(state, model, name, mark="decode_head.")
+    notes = _resize_global_biases(state, model.state_dict())
+    return _load(model, state, set(), notes, name, f"{description}, {layout}")
+
+
+def _in_our_names(state: StateDict, model: nn.Module, name: str, *, mark: str) -> tuple[StateDict, str]:
+    """Return the weights under our names, and the layout in which they were: the released one has the mark."""
+    if not any(key.startswith(mark) for key in state):
+        return state, "native layout"
+    try:
+        return from_released(state, model), "released layout"
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} does not fit this model; {error}") from error
+
+
+def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str], name: str, content: str) -> LoadReport:
+    """Load the weights if nothing is missing (those that are ``kept`` aside), left over or of another shape."""
+    own = target.state_dict()
     constants = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in constants | kept]
     unexpected = [key for key in state if key not in own]
@@ -125,7 +163,7 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
     target.load_state_dict(state, strict=False)
     report = LoadReport(
         source=name,
-        content=f"{description}, {layout}",
+        content=content,
         loaded=len(state.keys() - constants),
         total=len(own.keys() - constants),
         notes=tuple(notes),
@@ -190,13 +228,7 @@ def _backbone(model: nn.Module) -> Pyramid:
 
 def _weights(content: Mapping[str, Any], name: str) -> tuple[StateDict, str, bool]:
     """Return the weights of a checkpoint without prefixes, what they are, and whether they are a backbone's alone."""
-    description = "weights"
-    for key, what in CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            content, description = content[key], what
-            break
-    kinds = (Tensor, np.ndarray)
-    state = _strip({key: torch.as_tensor(value) for key, value in content.items() if isinstance(value, kinds)})
+    state, description = _contained(content)
     inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     if inner:
         state, description = _strip(inner), f"backbone {description}"
@@ -204,6 +236,19 @@ def _weights(content: Mapping[str, Any], name: str) -> tuple[StateDict, str, boo
         found = _some(list(state)) if state else "no tensors"
         raise CheckpointError(f"{name}: no weights of an A2Mamba or SegMAN backbone; found {found}")
     return state, description, bool(inner)
+
+
+def _contained(content: Mapping[str, Any]) -> tuple[StateDict, str]:
+    """Return the best weights inside a checkpoint, without wrappers' prefixes, and what they are."""
+    description = "weights"
+    for key, what in CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            content, description = content[key], what
+            break
+    kinds = (Tensor, np.ndarray)
+    return _strip(
+        {key: torch.as_tensor(value) for key, value in content.items() if isinstance(value, kinds)}
+    ), description
 
 
 def _strip(state: StateDict) -> StateDict:

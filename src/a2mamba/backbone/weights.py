@@ -1,4 +1,4 @@
-"""Between our parameter names and the layout of the released checkpoints: a pure, strict adapter both ways.
+"""Between our parameter names and the layouts of released checkpoints: a pure, strict adapter both ways.
 
 One table says how each of our tensors is called in a released file and which shape it has there. Reading applies the
 table backwards. Released files hold two things that ours do not: the constant rotary frequencies, and in A2Mamba a
@@ -8,12 +8,14 @@ second copy of the position bias that both attention branches share. Both are ch
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from a2mamba.backbone.fusion import is_fused
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.layers import MASS, rope_frequencies
 
@@ -35,6 +37,7 @@ class Reshape:
 
 SAME = Reshape(lambda t: t, lambda t: t)
 KERNEL = Reshape(lambda t: t[:, :, None, None], lambda t: t.flatten(1), rank=4)
+MATRIX = Reshape(lambda t: t.flatten(1), lambda t: t[:, :, None, None], rank=2)
 COLUMN = Reshape(lambda t: t[:, None], lambda t: t.flatten(), rank=2)
 CHANNEL = Reshape(lambda t: t[:, None, None, None], lambda t: t.flatten(), rank=4)
 PICTURE = Reshape(lambda t: t[None], lambda t: t.squeeze(0), rank=4)
@@ -44,6 +47,9 @@ FOLDED_COLUMN = Reshape(lambda t: t.flatten()[:, None], lambda t: t.flatten().un
 FOLDED_ROWS = Reshape(lambda t: t.flatten(0, 1)[..., None], lambda t: t.squeeze(-1).unflatten(0, (4, -1)), rank=3)
 
 Rule = tuple[str, str | tuple[str, ...], Reshape]
+
+ReleasedNames = dict[str, tuple[tuple[str, ...], Reshape]]
+"""Our name of a tensor -> its released name(s) and the change of shape that leads there."""
 
 # Our name inside a block (a pattern for its beginning) -> released name(s) there, and the change of shape.
 MASS_RULES: tuple[Rule, ...] = (
@@ -82,14 +88,75 @@ BLOCK_RULES: tuple[Rule, ...] = (
 )
 
 
-def released_layout(model: Pyramid) -> dict[str, tuple[tuple[str, ...], Reshape]]:
-    """Return, for each of the model's tensors, its released name(s) and the change of shape that leads there."""
-    mixers = MASS_RULES if any(isinstance(m, MASS) for m in model.modules()) else LASS_RULES
-    names = list(model.state_dict())
-    if model.head is not None and "head.fc.weight" not in names:
-        # A model without a classifier still has to know the names of one that it leaves out.
-        names += ["head.fc.weight", "head.fc.bias"]
-    return {name: _released(name, mixers + BLOCK_RULES) for name in names}
+@dataclass(frozen=True)
+class Layout:
+    """How a network's tensors are called in released files, and what else those files hold."""
+
+    names: ReleasedNames
+    constants: StateDict
+    """Released name -> a constant of the architecture, which our networks do not store."""
+
+    @classmethod
+    def of_backbone(cls, model: Pyramid) -> Layout:
+        """Return the layout of a backbone's files.
+
+        Raises:
+            CheckpointError: if the model was fused, so that its weights are not those of a file.
+        """
+        if is_fused(model):
+            raise CheckpointError("a fused model has no released layout; convert the model that it was made from")
+        mixers = MASS_RULES if any(isinstance(m, MASS) for m in model.modules()) else LASS_RULES
+        names = list(model.state_dict())
+        if model.head is not None and "head.fc.weight" not in names:
+            # A model without a classifier still has to know the names of one that it leaves out.
+            names += ["head.fc.weight", "head.fc.bias"]
+        return cls({name: _released(name, mixers + BLOCK_RULES) for name in names}, _rotary(model))
+
+    def inside(self, ours: str, released: str) -> Layout:
+        """Return the layout of a larger network that holds this one under these prefixes."""
+        names = {
+            ours + name: (tuple(released + target for target in targets), reshape)
+            for name, (targets, reshape) in self.names.items()
+        }
+        return Layout(names, {released + name: value for name, value in self.constants.items()})
+
+    def __or__(self, other: Layout) -> Layout:
+        return Layout(self.names | other.names, self.constants | other.constants)
+
+
+@runtime_checkable
+class ReleasedNetwork(Protocol):
+    """A network around a backbone that knows its own released layout."""
+
+    def released_layout(self) -> Layout:
+        """Return the layout; raises CheckpointError if there is none."""
+        ...
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Return the released layout of a backbone, or of a network around one.
+
+    Raises:
+        CheckpointError: if nothing of that kind was released.
+    """
+    if isinstance(model, Pyramid):
+        return Layout.of_backbone(model)
+    if isinstance(model, ReleasedNetwork):
+        return model.released_layout()
+    raise CheckpointError(f"{type(model).__name__} has no released layout; expected a backbone of ours, or a SegMAN")
+
+
+def names_by_rules(names: Iterable[str], rules: tuple[Rule, ...]) -> ReleasedNames:
+    """Return the released name(s) and the change of shape of every name, by the first rule that matches it."""
+    return {name: _by_rules(name, rules) for name in names}
+
+
+def _by_rules(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:
+    for pattern, replacement, reshape in rules:
+        if re.match(pattern, name):
+            targets = (replacement,) if isinstance(replacement, str) else replacement
+            return tuple(re.sub(f"^(?:{pattern})", target, name, count=1) for target in targets), reshape
+    raise AssertionError(f"no rule for {name}")
 
 
 def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:
@@ -104,13 +171,8 @@ def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Resh
     stage = int(second)
     if rest[0] == "downsample":
         return (f"layers.{2 * stage - 1}.{('conv', 'norm').index(rest[1])}.{leaf}",), SAME
-    inner = ".".join(rest[2:])
-    for pattern, replacement, reshape in rules:
-        if re.match(pattern, inner):
-            targets = (replacement,) if isinstance(replacement, str) else replacement
-            names = (re.sub(f"^(?:{pattern})", target, inner, count=1) for target in targets)
-            return tuple(f"layers.{2 * stage}.blocks.{rest[1]}.{n}" for n in names), reshape
-    raise AssertionError(f"no rule for {name}")
+    targets, reshape = _by_rules(".".join(rest[2:]), rules)
+    return tuple(f"layers.{2 * stage}.blocks.{rest[1]}.{target}" for target in targets), reshape
 
 
 def _rotary(model: Pyramid) -> StateDict:
@@ -121,24 +183,27 @@ def _rotary(model: Pyramid) -> StateDict:
     }
 
 
-def to_released(model: Pyramid) -> StateDict:
+def to_released(model: nn.Module) -> StateDict:
     """Return a model's weights in the released layout; :func:`from_released` is the exact inverse.
 
     Args:
-        model: an A2Mamba or a SegMAN encoder.
+        model: an A2Mamba, a SegMAN encoder, or a SegMAN segmentation network.
 
     Returns:
         name -> tensor, detached, on the model's device, sharing memory with the model where the shape allows.
+
+    Raises:
+        CheckpointError: if nothing of the model's kind was released.
     """
-    layout = released_layout(model)
+    layout = layout_of(model)
     out: StateDict = {}
     for name, tensor in model.state_dict().items():
-        names, reshape = layout[name]
+        names, reshape = layout.names[name]
         out |= dict.fromkeys(names, reshape.there(tensor))
-    return out | _rotary(model)
+    return out | layout.constants
 
 
-def from_released(state: Mapping[str, Tensor], model: Pyramid) -> StateDict:
+def from_released(state: Mapping[str, Tensor], model: nn.Module) -> StateDict:
     """Return a released state dict in our names and shapes, for a model of the same architecture.
 
     Only names and axes change: a tensor of another size than the model's comes back in that size, and one that the
@@ -148,13 +213,14 @@ def from_released(state: Mapping[str, Tensor], model: Pyramid) -> StateDict:
         CheckpointError: if the two copies of a shared position bias differ or one is missing, or if rotary frequencies
             are not this model's.
     """
+    layout = layout_of(model)
     rest = dict(state)
-    for name, expected in _rotary(model).items():
+    for name, expected in layout.constants.items():
         found = rest.pop(name, None)
         if found is not None and (found.shape != expected.shape or not torch.allclose(found.cpu().float(), expected)):
             raise CheckpointError(f"{name}: rotary frequencies are not those of this model; another architecture?")
     out: StateDict = {}
-    for name, (names, reshape) in released_layout(model).items():
+    for name, (names, reshape) in layout.names.items():
         copies = {n: rest.pop(n) for n in names if n in rest}
         if not copies:
             continue

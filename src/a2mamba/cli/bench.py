@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("inference", "training"), default="inference")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="measure after torch.compile")
+    parser.add_argument("--fused", action="store_true", help="fuse ours for inference; timm's run as timm makes them")
     parser.add_argument("--rounds", type=int, default=7, help="times that each model is timed (default 7)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"unknown model {name!r}; {hint}")
     if min(arguments.sizes) < 1:
         raise ValueError(f"--sizes must be at least 1, got {min(arguments.sizes)}")
+    if arguments.fused and arguments.mode == "training":
+        raise ValueError("--fused is for inference; leave out --mode training")
     if arguments.out is not None and arguments.out.suffix not in (".json", ".csv", ".png"):
         raise ValueError(f"--out must end in .json, .csv or .png, got {arguments.out}")
     if arguments.threads is not None:
@@ -66,7 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"no speed is reported: {wrong}")
     rows: list[Row] = []
     for size in arguments.sizes:
-        setting = Setting(size, arguments.batch, arguments.mode, arguments.dtype, device, arguments.compile)
+        setting = Setting(
+            size,
+            arguments.batch,
+            arguments.mode,
+            arguments.dtype,
+            device,
+            compile=arguments.compile,
+            fused=arguments.fused,
+        )
         rows += compare(arguments.models, setting, rounds=arguments.rounds, memory=arguments.memory, progress=say)
     settings = environment(device)
     result = {"environment": settings, "rows": [asdict(row) for row in rows]}
@@ -81,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("model", "images/s", f"x {same[0].model}", "ms a batch", "quartiles", "peak MiB"),
             [
                 (
-                    row.model,
+                    f"{row.model} (fused)" if row.fused else row.model,
                     f"{row.images_per_second:.1f}",
                     f"{row.images_per_second / same[0].images_per_second:.2f}",
                     f"{row.milliseconds:.1f}",

@@ -1,8 +1,9 @@
-"""`a2mamba data demo DIR` and `a2mamba data check DIR`."""
+"""`a2mamba data demo DIR`, `a2mamba data check DIR` and `a2mamba data convert LAYOUT DIR`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from a2mamba.cli.output import print_json, say
@@ -10,7 +11,10 @@ from a2mamba.cli.output import print_json, say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Examples: a2mamba data demo demo/data\n          a2mamba data check /data/imagenet"
+    parser.epilog = (
+        "Examples: a2mamba data demo demo/data\n          a2mamba data check /data/imagenet\n"
+        "          a2mamba data convert cityscapes /data/cityscapes"
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     demo = actions.add_parser("demo", help="write the embedded data in the layouts of ImageNet, ADE20K and COCO")
     demo.add_argument("dir", type=Path, help="folder to make")
@@ -20,21 +24,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check", help="find what would spoil a run: undecodable files, empty classes, duplicates"
     )
     check.add_argument("dir", type=Path, help="folder of a data set")
-    for action in (demo, check):
+    convert = actions.add_parser(
+        "convert", help="write label files with class indices (*_labelTrainIds.png) beside those of a data set"
+    )
+    convert.add_argument("layout", choices=("cityscapes", "coco-stuff"), help="which data set it is")
+    convert.add_argument("dir", type=Path, help="folder of the data set")
+    convert.add_argument("--overwrite", action="store_true", help="write those that are there already once more")
+    for action in (demo, check, convert):
         action.add_argument("--json", action="store_true", help="print one JSON object")
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write or check data; checking exits with 1 where there are problems."""
-    from a2mamba.data import check_dataset, write_demo
+    """Write, check or convert data; checking exits with 1 where there are problems."""
+    from a2mamba.data import check_dataset, convert_labels, write_demo
 
     if arguments.action == "demo":
         written = write_demo(arguments.dir, seed=arguments.seed, overwrite=arguments.overwrite)
         print_json(written.to_dict()) if arguments.json else print(written.summary())
+        return 0
+    if arguments.action == "convert":
+        layout = arguments.layout.replace("-", "_")
+        converted = convert_labels(arguments.dir, layout, overwrite=arguments.overwrite, progress=_show)
+        print_json(converted.to_dict()) if arguments.json else print(converted.summary())
         return 0
     report = check_dataset(arguments.dir)
     print_json(report.to_dict()) if arguments.json else print(report.summary())
     if report.problems:
         say(f"{len(report.problems)} problems")
     return 1 if report.problems else 0
+
+
+def _show(done: int, total: int, folder: str) -> None:
+    """Keep one line on the terminal up to date; nothing in a log."""
+    if sys.stderr.isatty():
+        print(f"\r{folder}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from a2mamba.backbone import WeightsUnavailableError
-from a2mamba.engine.errors import Interrupted, TrainingError
+from a2mamba.engine.errors import INTERRUPTED, Interrupted, TrainingError
 
 COMMANDS = {
     "doctor": "versions, devices, and which backend each operator uses and why",
@@ -19,6 +19,7 @@ COMMANDS = {
     "info": "parameters, multiply-accumulates and feature maps of a model",
     "data": "write the embedded data, or check a data set",
     "train": "train a recipe",
+    "fit": "look at a folder of pictures, choose a recipe, train",
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify pictures",
     "bench": "speed and memory of models, timm's beside ours in one run",
@@ -28,14 +29,18 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 1 where training failed, 2 for a user's mistake, 130 on Ctrl-C."""
+    """Run a command; return its exit status.
+
+    0; 1 where training failed; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM and 75 at a time limit, all three
+    with the run saved where one was under way.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = _parse(_parser(argv), argv)
     try:
         return importlib.import_module(f"a2mamba.cli.{arguments.command}").run(arguments)
     except (KeyboardInterrupt, Interrupted) as error:
         print(f"a2mamba: stopped{f': {error}' if str(error) else ''}", file=sys.stderr)
-        return 130
+        return error.status if isinstance(error, Interrupted) else INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; nobody is left to tell.
         sys.stderr.close()

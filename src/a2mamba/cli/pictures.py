@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from a2mamba.data import BatchLoader, SegmentationImage
+    from a2mamba.evaluation import CocoMetric
+    from a2mamba.recipes.detection import DetectionRun
+    from a2mamba.recipes.segmentation import SegmentationRun
+
+GRID_ROWS = 8
+"""Pictures in a grid of segmentation results, and cases in a gallery of detections."""
 
 SIDE = 256
 PANEL = 300
@@ -46,10 +59,78 @@ def annotate(prediction: dict[str, Any], target: Path) -> None:
         if share > 0.002:
             draw.rectangle((*bar[:2], left + PANEL * share, bar[3]), fill=ACCENT if place == 0 else (130, 150, 175))
         y += ROW
+    write_png(canvas, target)
+
+
+def write_png(picture: Image.Image, target: Path) -> None:
+    """Write a PNG completely or not at all; its folder is made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    canvas.save(temporary, format="PNG")
+    picture.save(temporary, format="PNG")
     os.replace(temporary, target)
+
+
+def write_segmentation_grid(
+    model: nn.Module,
+    config: SegmentationRun,
+    loader: BatchLoader[SegmentationImage],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    device: str,
+) -> Path:
+    """Write segmentation.png: image, truth and prediction of pictures from all over the evaluation split.
+
+    Returns:
+        the file.
+    """
+    from torchvision.transforms.functional import to_pil_image
+
+    from a2mamba.data import class_legend, class_picture, overlay, picture_grid, segmentation_palette
+    from a2mamba.segmentation.inference import predict
+
+    palette = segmentation_palette(config.data.layout, len(classes))
+    chosen = range(0, len(loader), max(1, len(loader) // GRID_ROWS))[:GRID_ROWS]
+    rows, maps = [], []
+    for number, sample in enumerate(loader):
+        if number not in chosen:
+            continue
+        prediction = predict(
+            model, sample.image, mode=config.test, mean=config.data.mean, std=config.data.std, device=device
+        )
+        image = to_pil_image(sample.image)
+        rows.append([image, class_picture(sample.target, palette), class_picture(prediction, palette)])
+        rows[-1].append(overlay(image, prediction, palette))
+        maps += [sample.target, prediction]
+    grid = picture_grid(
+        rows, headings=("image", "truth", "prediction", "overlay"), legend=class_legend(maps, classes, palette)
+    )
+    write_png(grid, folder / "segmentation.png")
+    return folder / "segmentation.png"
+
+
+def write_detection_pictures(config: DetectionRun, metric: CocoMetric, folder: Path) -> Path:
+    """Write worst.png, typical.png (truth beside prediction) and the precision-recall plots of an evaluation.
+
+    Returns:
+        the folder.
+    """
+    from a2mamba.data import CocoDataset, GalleryCase, detection_gallery, read_annotations
+    from a2mamba.evaluation import precision_recall_plot
+
+    images, file = config.data.val_paths()
+    dataset = CocoDataset(images, read_annotations(file, masks=config.data.masks))
+    ranked = metric.agreement()
+    middle = max(0, len(ranked) // 2 - GRID_ROWS // 2)
+    for name, cases in (("worst", ranked[:GRID_ROWS]), ("typical", ranked[middle : middle + GRID_ROWS])):
+        shown = [
+            GalleryCase(case.image_id, f"{case.found} found, {case.missed} missed, {case.false_positives} of nothing")
+            for case in cases
+        ]
+        write_png(detection_gallery(dataset, shown, metric.detections), folder / f"{name}.png")
+    for kind in metric.iou_types:
+        precision_recall_plot(metric, folder / f"precision-recall-{kind}.png", iou_type=kind)
+    return folder
 
 
 def _fitted(text: str, font: Any, width: int) -> str:

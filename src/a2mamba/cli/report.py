@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from a2mamba.cli.page import STYLE, Line, duration, nice, plot
 from a2mamba.engine.files import replace_text
 
 MISTAKES_SHOWN = 6
@@ -28,6 +29,7 @@ def render(folder: Path, report: Mapping[str, Any]) -> str:
         ("Training", _curves(report)),
         ("Where the mistakes are", _confusion(report["confusion"])),
         ("Predictions on held-out pictures", _predictions(folder, report["predictions"])),
+        *((_SCENE_TITLES[task], _scene(folder, scene, report)) for task, scene in report["scenes"].items()),
         ("Do it again", _steps(report)),
         ("Machine and versions", _machine(report)),
     )
@@ -35,7 +37,7 @@ def render(folder: Path, report: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>A2Mamba demo: {report['top1']:.2f} % top-1</title><style>{_STYLE}</style></head>"
+        f"<title>A2Mamba demo: {report['top1']:.2f} % top-1</title><style>{STYLE}</style></head>"
         f"<body><main>{_headline(report)}{body}{_footer(report)}</main></body></html>\n"
     )
 
@@ -55,8 +57,8 @@ def _headline(report: Mapping[str, Any]) -> str:
         (f"{report['top5']:.2f} %", "top-5 accuracy"),
         (f"{model['parameters'] / 1e6:.2f} M", "parameters"),
         (f"{model['macs'] / 1e6:.1f} M", "multiply-accumulates a picture"),
-        (_duration(seconds["train"]), f"training, {len(report['training']['history'])} epochs"),
-        (_duration(report["seconds"]), "the whole way"),
+        (duration(seconds["train"]), f"training, {len(report['training']['history'])} epochs"),
+        (duration(report["seconds"]), "the whole way"),
     )
     cards = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in facts)
     return (
@@ -85,44 +87,36 @@ def _choice(report: Mapping[str, Any]) -> str:
 # ---- curves
 
 
-class _Line(NamedTuple):
-    """A curve: the column of the history, its name, and its style's class."""
-
-    column: str
-    name: str
-    style: str
-
-
 def _curves(report: Mapping[str, Any]) -> str:
     history = report["training"]["history"]
     raw, averaged = "model", "averaged weights (EMA)"
-    accuracy = _plot(
+    accuracy = plot(
         "Held-out top-1 accuracy, %",
         history,
-        (_Line("top1", raw, "a"), _Line("ema_top1", averaged, "b")),
+        (Line("top1", raw, "a"), Line("ema_top1", averaged, "b")),
         _accuracy_range(history),
         lambda value: f"{value:g}",
         mark=(report["target_top1"], f"target {report['target_top1']:g} %"),
     )
-    loss = _plot(
+    loss = plot(
         "Loss (nats)",
         history,
         (
-            _Line("loss", "training, smoothed targets", "c"),
-            _Line("eval_loss", f"held-out, {raw}", "a"),
-            _Line("ema_eval_loss", "held-out, EMA", "b"),
+            Line("loss", "training, smoothed targets", "c"),
+            Line("eval_loss", f"held-out, {raw}", "a"),
+            Line("ema_eval_loss", "held-out, EMA", "b"),
         ),
         (
             0.0,
-            _nice(max(row[name] for row in history for name in ("loss", "eval_loss", "ema_eval_loss") if name in row)),
+            nice(max(row[name] for row in history for name in ("loss", "eval_loss", "ema_eval_loss") if name in row)),
         ),
         lambda value: f"{value:g}",
     )
-    rate = _plot(
+    rate = plot(
         "Learning rate at the end of the epoch",
         history,
-        (_Line("lr", "learning rate", "a"),),
-        (0.0, _nice(max(row["lr"] for row in history))),
+        (Line("lr", "learning rate", "a"),),
+        (0.0, nice(max(row["lr"] for row in history))),
         lambda value: f"{value:.1e}".replace("e-0", "e-") if value else "0",
     )
     return f'<div class="plots">{accuracy}{loss}{rate}</div>'
@@ -132,86 +126,6 @@ def _accuracy_range(history: Sequence[Mapping[str, float]]) -> tuple[float, floa
     """Leave out the first climb, where the last part would be a flat line otherwise."""
     best = max(row[name] for row in history for name in ("top1", "ema_top1") if name in row)
     return (80.0, 100.0) if best > 90 else (0.0, 100.0)
-
-
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _RIGHT = 330, 220, 46, 12, 38, 12
-
-
-def _plot(
-    title: str,
-    history: Sequence[Mapping[str, float]],
-    lines: Sequence[_Line],
-    limits: tuple[float, float],
-    write: Callable[[float], str],
-    *,
-    mark: tuple[float, str] | None = None,
-) -> str:
-    """Return a figure with one curve a line over the epochs; what lies outside the limits is cut off."""
-    low, high = limits
-    last = max(history[-1]["epoch"], 2)
-    inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def x(epoch: float) -> float:
-        return _LEFT + inner_width * (epoch - 1) / (last - 1)
-
-    def y(value: float) -> float:
-        return _TOP + inner_height * (high - value) / (high - low)
-
-    parts = []
-    for i in range(5):
-        value = low + (high - low) * i / 4
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        )
-        parts.append(f'<text x="{_LEFT - 7}" y="{y(value) + 4:.1f}" text-anchor="end">{write(value)}</text>')
-    parts += [
-        f'<text x="{x(epoch):.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{epoch}</text>'
-        for epoch in _epoch_ticks(int(last))
-    ]
-    parts.append(f'<text x="{_LEFT + inner_width / 2}" y="{_HEIGHT - 3}" text-anchor="middle">epoch</text>')
-    if mark is not None:
-        value, label = mark
-        parts.append(
-            f'<line class="mark" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-            f'<text class="marked" x="{_WIDTH - _RIGHT}" y="{y(value) + 15:.1f}" text-anchor="end">{label}</text>'
-        )
-    drawn, keys, finals = [], [], []
-    for line in lines:
-        points = [(row["epoch"], row[line.column]) for row in history if line.column in row]
-        if not points:
-            continue
-        path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
-        drawn.append(f'<polyline class="line {line.style}" points="{path}"/>')
-        for epoch, value in points:
-            if low <= value <= high:
-                tip = f"<title>epoch {epoch:g}, {line.name}: {value:.4g}</title>"
-                drawn.append(
-                    f'<circle class="dot {line.style}" cx="{x(epoch):.1f}" cy="{y(value):.1f}" r="3">{tip}</circle>'
-                )
-        keys.append(
-            '<li><svg class="key" viewBox="0 0 26 8" aria-hidden="true">'
-            f'<line class="line {line.style}" x2="26" y1="4" y2="4"/></svg>{line.name} <b>{points[-1][1]:.4g}</b></li>'
-        )
-        finals.append(f"{line.name} ends at {points[-1][1]:.4g}")
-    # Room for a line that runs along the border.
-    window = f"{_LEFT - 4} {_TOP - 4} {inner_width + 8} {inner_height + 8}".split()
-    return (
-        f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)} over {len(history)} epochs: {escape("; ".join(finals))}">{"".join(parts)}'
-        f'<svg x="{window[0]}" y="{window[1]}" width="{window[2]}" height="{window[3]}" '
-        f'viewBox="{" ".join(window)}">{"".join(drawn)}</svg></svg><ul class="keys">{"".join(keys)}</ul></figure>'
-    )
-
-
-def _nice(value: float) -> float:
-    """Return the next number of the series 1, 2, 4, 6, 8, 10 times a power of ten, which four divides well enough."""
-    unit = 10.0 ** math.floor(math.log10(value))
-    return next(step * unit for step in (1, 2, 4, 6, 8, 10) if step * unit >= value)
-
-
-def _epoch_ticks(last: int) -> list[int]:
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last / step <= 8)
-    return sorted({1, *range(step, last + 1, step)} - ({step} if step == 2 else set()))
 
 
 # ---- confusion
@@ -316,13 +230,92 @@ def _card(folder: Path, prediction: Mapping[str, Any], reason: str) -> str:
     )
 
 
+# ---- scenes
+
+_SCENE_TITLES = {
+    "segmentation": "Segmentation of scenes, on the classifier's backbone",
+    "detection": "Detection in scenes, on the classifier's backbone",
+}
+_METRIC_NAMES = {
+    "miou": "mean IoU",
+    "macc": "mean class accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "box_ap": "box AP",
+    "box_ap50": "box AP at IoU 0.5",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP at IoU 0.5",
+}
+
+
+def _scene(folder: Path, scene: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Return what one system reached, its curves, its classes and its pictures."""
+    recipe, config = scene["recipe"], scene["run"]["config"]
+    seconds = next(
+        step["seconds"] for step in report["steps"] if step["command"].startswith(f"a2mamba train {recipe} ")
+    )
+    cards = [
+        (f"{scene['metrics'][name]:.2f} %", label) for name, label in _METRIC_NAMES.items() if name in scene["metrics"]
+    ]
+    steps = f"training, {scene['history'][-1]['step']:.0f} steps of {config['data']['batch_size']}"
+    cards.append((duration(seconds), steps))
+    wanted = ", ".join(f"{_METRIC_NAMES[name]} {target:g} %" for name, target in scene["targets"].items())
+    if report["small"]:
+        verdict = f'<p class="verdict">debug form: no target (the full form has to reach {wanted})</p>'
+    elif scene["passed"]:
+        verdict = f'<p class="verdict good">✓ above the target: {wanted}</p>'
+    else:
+        verdict = f'<p class="verdict bad">✗ below the target: {wanted}</p>'
+    pictures = "".join(_picture(folder / name, text) for name, text in scene["pictures"].items())
+    cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in cards)
+    return (
+        f"<p><code>{escape(config['model']['name'])}</code>, trained with <code>a2mamba train {recipe}</code> "
+        f"from the classifier above; {scene['images']} held-out scenes.</p>{verdict}"
+        f'<dl class="cards">{cells}</dl><div class="plots">{_scene_curves(scene)}</div>'
+        f"{_scene_classes(scene)}{pictures}"
+    )
+
+
+def _scene_curves(scene: Mapping[str, Any]) -> str:
+    history, metrics = scene["history"], list(scene["targets"])
+    plots = [
+        plot(
+            f"Held-out {_METRIC_NAMES[name]}, %",
+            history,
+            (Line(name, "model", "a"), Line(f"ema_{name}", "averaged weights (EMA)", "b")),
+            (0.0, 100.0),
+            lambda value: f"{value:g}",
+            mark=(scene["targets"][name], f"target {scene['targets'][name]:g} %"),
+        )
+        for name in metrics
+    ]
+    losses = Line("loss", "training", "c")
+    top = nice(max(row["loss"] for row in history))
+    return "".join(plots) + plot("Loss", history, (losses,), (0.0, top), lambda value: f"{value:g}")
+
+
+def _scene_classes(scene: Mapping[str, Any]) -> str:
+    """Return a bar for each class that occurs: IoU, or the average precision of its boxes."""
+    key, caption = ("iou", "IoU of each class") if "iou" in scene["classes"][0] else ("box_ap", "Box AP of each class")
+    known = [row for row in scene["classes"] if row[key] is not None and not math.isnan(row[key])]
+    rows = "".join(_bar(row["class"], row[key] / 100) for row in known)
+    return f'<table class="classes"><caption>{caption}</caption><tbody>{rows}</tbody></table>'
+
+
+def _picture(path: Path, text: str) -> str:
+    picture = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure class="shown"><figcaption>{escape(text)}</figcaption>'
+        f'<img src="data:image/png;base64,{picture}" alt="{escape(text)}"></figure>'
+    )
+
+
 # ---- how and where
 
 
 def _steps(report: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{step["name"]}</th><td class="wide"><code>{escape(step["command"])}</code></td>'
-        f"<td>{_duration(step['seconds'])}</td></tr>"
+        f"<td>{duration(step['seconds'])}</td></tr>"
         for step in report["steps"]
     )
     whole = "<code>a2mamba demo DIR --small</code> takes" if report["small"] else "<code>make demo</code> takes"
@@ -354,71 +347,3 @@ def _footer(report: Mapping[str, Any]) -> str:
         "Digits”, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, doi 10.24432/C50P49, CC BY 4.0."
         "</p></footer>"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-# Blue and vermilion stay apart for every common form of colour blindness; a mistake has a sign and a word too.
-_STYLE = """
-:root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--ink:#1b1f24;--soft:#59626d;--rule:#dcdfe4;
---a:#0072b2;--b:#c4520a;--c:#7a8089;--right:#59a8dc;--wrong:#f08f55;--good:#0b6b3f;--bad:#b3261e}
-@media (prefers-color-scheme:dark){:root{--page:#14171b;--card:#1d2126;--ink:#e8eaed;--soft:#a3abb5;--rule:#343a42;
---a:#5bb8f0;--b:#f0a04b;--c:#959da8;--right:#0d659f;--wrong:#a8480b;--good:#6fd6a0;--bad:#ff8f85}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:28px 20px 12px}
-header,section{margin-bottom:18px;background:var(--card);border:1px solid var(--rule);border-radius:12px;
-padding:22px 26px}
-p{margin:.5em 0;max-width:78ch}h1{font-size:1.35rem;line-height:1.3;margin:0;font-weight:600}
-h2{font-size:1.15rem;margin:0 0 .7em}
-code{font:.88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-.kicker{color:var(--soft);margin:0;font-size:.9rem;letter-spacing:.04em}
-.hero{display:flex;flex-wrap:wrap;gap:6px 30px;align-items:center;margin:4px 0 10px}
-.big{font-size:4.2rem;line-height:1.1;font-weight:700;margin:0;color:var(--a);font-variant-numeric:tabular-nums}
-.verdict{font-weight:600;margin:.25em 0 0;color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:18px 0 2px}
-.cards div{border-left:3px solid var(--a);padding:1px 0 1px 12px;
-display:flex;flex-direction:column-reverse;justify-content:flex-end}
-.cards dt{color:var(--soft);font-size:.85rem;line-height:1.3}.cards dd{margin:0;font-size:1.3rem;font-weight:600}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(310px,1fr));gap:18px}
-figure{margin:0}figcaption{font-weight:600;font-size:.92rem;margin-bottom:6px}
-figure>svg{width:100%;height:auto;display:block}svg text{font-size:12.5px;fill:var(--soft)}
-.plots .grid{stroke:var(--rule);stroke-width:1}
-.mark{stroke:var(--good);stroke-width:1.5;stroke-dasharray:6 4}svg .marked{fill:var(--good)}
-.line{fill:none;stroke-width:2.4;stroke-linejoin:round}.dot{stroke:none}
-.line.a{stroke:var(--a)}.line.b{stroke:var(--b);stroke-dasharray:7 3}.line.c{stroke:var(--c)}
-.dot.a{fill:var(--a)}.dot.b{fill:var(--b)}.dot.c{fill:var(--c)}
-.keys{list-style:none;margin:6px 0 0;padding:0;font-size:.85rem;color:var(--soft)}.keys b{color:var(--ink)}
-.key{width:26px;height:8px;margin-right:8px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;color:var(--soft);
-font-size:.9rem;padding-bottom:8px}th{font-weight:600;text-align:left}
-.scroll{overflow-x:auto}
-.beside{display:flex;flex-wrap:wrap;gap:24px 44px}.beside>*{flex:0 1 auto;max-width:100%}
-.beside .classes{flex:1 1 300px;align-self:flex-start}
-.matrix td,.matrix thead th,.matrix tbody th{width:46px;height:36px;text-align:center;padding:0}
-.matrix td{border:2px solid var(--card);border-radius:6px;--tint:var(--right);
-background:color-mix(in srgb,var(--tint) var(--share,0%),var(--card))}
-.matrix .wrong{--tint:var(--wrong);font-weight:700}.matrix .none{color:var(--soft);background:var(--page)}
-.classes td,.classes th{padding:3px 10px 3px 0;white-space:nowrap}.classes{width:100%;max-width:520px}
-.wide{width:100%}
-.bar{display:block;height:9px;border-radius:5px;background:var(--rule);overflow:hidden}
-.bar i{display:block;height:100%;background:var(--a)}
-section>.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(178px,1fr));gap:14px;margin-top:14px}
-article{border:1px solid var(--rule);border-radius:10px;padding:12px}
-article.wrong{border:2px solid var(--b);padding:11px}article.wrong .bar i{background:var(--b)}
-article.wrong b{color:var(--b)}
-article img{image-rendering:pixelated;display:block;border-radius:6px;margin:0 auto;background:#000}
-article p{margin:8px 0 4px;line-height:1.3}article small{display:block;color:var(--soft)}
-article table{width:100%;font-size:.82rem}article td,article th{padding:1px 6px 1px 0;white-space:nowrap}
-article td:last-child{padding:0;text-align:right}
-.steps td,.steps th,.facts td,.facts th{padding:6px 18px 6px 0;vertical-align:top;border-top:1px solid var(--rule)}
-.steps td:last-child{white-space:nowrap;padding-right:0;text-align:right}
-.facts th{font-weight:400;color:var(--soft)}
-footer{color:var(--soft);font-size:.85rem;padding:0 6px}
-@media print{body{background:none}section{break-inside:avoid}}
-"""

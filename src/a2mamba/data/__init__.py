@@ -1,7 +1,19 @@
 """Data sets, transforms, samplers, the embedded demo data and the data set checker; knows no model."""
 
 from a2mamba.data.check import DatasetReport, SplitReport, check_dataset
+from a2mamba.data.coco import (
+    CocoDataset,
+    DetectionBatch,
+    DetectionData,
+    DetectionSample,
+    UnfitSampleError,
+    detection_categories,
+    eval_detection_loader,
+    train_detection_loader,
+)
+from a2mamba.data.coco_annotations import Category, CocoAnnotations, read_annotations
 from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
+from a2mamba.data.detection_pictures import GalleryCase, detection_gallery, draw_objects
 from a2mamba.data.imagenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -14,41 +26,126 @@ from a2mamba.data.imagenet import (
     eval_transform,
     image_folder,
     load_image,
+    open_split,
+    split_classes,
     train_loader,
     train_transform,
 )
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
+from a2mamba.data.label_conversion import ConversionSummary, convert_labels
+from a2mamba.data.label_maps import (
+    IGNORE_LABEL,
+    LabelFileError,
+    LabelMap,
+    ade20k_labels,
+    cityscapes_labels,
+    class_labels,
+    coco_stuff_labels,
+    read_labels,
+)
+from a2mamba.data.label_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, COCO_STUFF_CLASSES, Palette, distinct_palette
+from a2mamba.data.label_pictures import class_legend, class_picture, overlay, picture_grid
 from a2mamba.data.loader import BatchLoader
-from a2mamba.data.samplers import EpochSampler, RepeatedSampler, SampleKey
+from a2mamba.data.samplers import EpochSampler, GroupedSampler, RepeatedSampler, SampleKey
 from a2mamba.data.seeded import SeededDataset, seeded
+from a2mamba.data.segmentation import (
+    SegmentationBatch,
+    SegmentationData,
+    SegmentationFolder,
+    SegmentationImage,
+    SegmentationSample,
+    eval_segmentation_loader,
+    segmentation_classes,
+    segmentation_folder,
+    segmentation_labels,
+    segmentation_palette,
+    segmentation_train_transform,
+    train_segmentation_loader,
+)
+from a2mamba.data.segmentation_files import SEGMENTATION_LAYOUTS, SegmentationPair, scan_segmentation
+from a2mamba.data.segmentation_transforms import box_size, normalise, resize_image
 
 __all__ = [
+    "ADE20K_CLASSES",
+    "CITYSCAPES_CLASSES",
+    "COCO_STUFF_CLASSES",
+    "IGNORE_LABEL",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_EXTENSIONS",
+    "SEGMENTATION_LAYOUTS",
     "BatchLoader",
+    "Category",
     "ClassificationBatch",
     "ClassificationData",
+    "CocoAnnotations",
+    "CocoDataset",
+    "ConversionSummary",
     "DatasetReport",
     "DemoSummary",
+    "DetectionBatch",
+    "DetectionData",
+    "DetectionSample",
     "EpochSampler",
+    "GalleryCase",
+    "GroupedSampler",
     "ImageFolder",
     "ImageSample",
+    "LabelFileError",
+    "LabelMap",
+    "Palette",
     "RepeatedSampler",
     "SampleKey",
     "SeededDataset",
+    "SegmentationBatch",
+    "SegmentationData",
+    "SegmentationFolder",
+    "SegmentationImage",
+    "SegmentationPair",
+    "SegmentationSample",
     "SplitReport",
     "UndecodableImageError",
+    "UnfitSampleError",
+    "ade20k_labels",
+    "box_size",
     "check_dataset",
+    "cityscapes_labels",
+    "class_labels",
+    "class_legend",
     "class_names",
+    "class_picture",
+    "coco_stuff_labels",
+    "convert_labels",
     "decode_image",
     "demo_photos",
+    "detection_categories",
+    "detection_gallery",
+    "distinct_palette",
+    "draw_objects",
+    "eval_detection_loader",
     "eval_loader",
+    "eval_segmentation_loader",
     "eval_transform",
     "image_folder",
     "load_image",
+    "normalise",
+    "open_split",
+    "overlay",
+    "picture_grid",
+    "read_annotations",
+    "read_labels",
+    "resize_image",
+    "scan_segmentation",
     "seeded",
+    "segmentation_classes",
+    "segmentation_folder",
+    "segmentation_labels",
+    "segmentation_palette",
+    "segmentation_train_transform",
+    "split_classes",
+    "train_detection_loader",
     "train_loader",
+    "train_segmentation_loader",
     "train_transform",
     "write_demo",
 ]

@@ -103,15 +103,24 @@ def check_dataset(root: Path | str, *, progress: Progress | None = None) -> Data
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"data folder {root} does not exist or is not a folder; check the path")
-    for layout in LAYOUTS:
+    layouts = _layouts()
+    for layout in layouts:
         if layout.recognise(root):
             return layout.check(root, progress)
-    known = "; ".join(f"{layout.name}: {layout.expected}" for layout in LAYOUTS)
+    known = "; ".join(f"{layout.name}: {layout.expected}" for layout in layouts)
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     found = f"folders {some(entry.name for entry in folders)}" if folders else "no folders"
-    inside = [str(entry) for entry in folders if any(layout.recognise(entry) for layout in LAYOUTS)]
+    inside = [str(entry) for entry in folders if any(layout.recognise(entry) for layout in layouts)]
     advice = f"; did you mean {some(inside)}?" if inside else ""
     raise ValueError(f"{root} holds {found}, which is no known layout ({known}){advice}")
+
+
+def _layouts() -> tuple[Layout, ...]:
+    # Imported here, because they build on this module.
+    from a2mamba.data.check_coco import COCO_CHECK
+    from a2mamba.data.check_segmentation import SEGMENTATION_CHECKS
+
+    return (*LAYOUTS, *SEGMENTATION_CHECKS, COCO_CHECK)
 
 
 def _imagenet_splits(root: Path) -> dict[str, Path]:

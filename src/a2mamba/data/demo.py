@@ -28,6 +28,9 @@ Progress = Callable[[int, int, str], None]
 ADE_UNLABELLED, ADE_BACKGROUND, ADE_FIRST_DIGIT = 0, 1, 2
 """Values of the class maps: 0 unlabelled, 1 background, 2 + d for digit d, as ADE20K numbers its classes from 1."""
 
+ADE_CLASSES = ("background", *(f"digit_{digit}" for digit in range(10)))
+"""Names of the classes of the maps, from value 1 on."""
+
 _README = "README.txt"
 _PARTS = ("imagenet", "ADEChallengeData2016", "coco", _README)
 _INSTALL = 'the demo data needs scikit-learn; install it with: pip install "a2mamba[demo]"'
@@ -88,7 +91,7 @@ def write_demo(
     root: Path | str,
     *,
     seed: int = 0,
-    train_scenes: int = 200,
+    train_scenes: int = 400,
     val_scenes: int = 50,
     scene_size: tuple[int, int] = (128, 160),
     overwrite: bool = False,
@@ -253,6 +256,7 @@ def _write_ade(folder: Path, split: str, scenes: Iterator[_Scene], report: _Coun
     images, annotations = folder / "images" / split, folder / "annotations" / split
     images.mkdir(parents=True)
     annotations.mkdir(parents=True)
+    (folder / "classes.txt").write_text("\n".join(ADE_CLASSES) + "\n", encoding="utf-8")
     prefix = "ADE_train" if split == "training" else "ADE_val"
     number = 0
     for number, scene in enumerate(scenes, start=1):

@@ -1,19 +1,24 @@
-"""Classification data in ImageNet's layout: root/split/class/image.
+"""Classification data: pictures with one class each, from class folders, tar shards or the Hugging Face hub.
 
     root/train/<class>/<image>    the class index is the position of the class folder in natural order
     root/val/<class>/<image>      the same class folders
 
-Folders are walked by timm's reader and pictures transformed by timm's factory. Decoding is our own: timm's data set
-replaces an undecodable picture by its neighbour, and a run should say which file is bad instead.
+Folders are walked by timm's reader and pictures transformed by timm's factory; tar shards are walked by `shards`.
+Decoding is our own: timm's data set replaces an undecodable picture by its neighbour, and a run should say which file
+is bad instead. Whatever the source, pictures are reached by their index, so that order, sharding over processes and
+resuming are the same for all.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,9 +28,11 @@ from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_
 from a2mamba.data.loader import BatchLoader
 from a2mamba.data.samplers import EpochSampler
 from a2mamba.data.seeded import SeededDataset
+from a2mamba.data.shards import ShardReader, class_list, find_shards
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_HOLDOUT_STREAM = 3  # see samplers._STREAM
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 
 
@@ -38,11 +45,15 @@ class ClassificationData:
     """
 
     root: str
-    """folder that holds the splits"""
+    """folder that holds the splits; with source=hfds the data set's name on the hub"""
+    source: Literal["folder", "tar", "wds", "hfds"] = "folder"
+    """folder: class folders; tar: class folders inside of tar files; wds: WebDataset's tar files; hfds: from the hub"""
     train_split: str | None = "train"
-    """folder under root to train on; None: root itself holds the class folders"""
+    """folder under root (of the hub: split) to train on; None: root itself holds the class folders"""
     val_split: str | None = "val"
     """folder under root to evaluate on; None as above"""
+    holdout: float = 0.0
+    """share of each class's training pictures to evaluate on instead of val_split; 0: there is an evaluation split"""
     image_size: int = 224
     """height and width of what the model sees, in pixels"""
     in_chans: int = 3
@@ -53,6 +64,8 @@ class ClassificationData:
     """per channel, divides after that"""
     crop_pct: float = 0.9
     """evaluation resizes the short side to floor(image_size / crop_pct), then crops the centre"""
+    crop_mode: Literal["center", "squash"] = "center"
+    """center: as above; squash: evaluation resizes both sides, whatever their ratio"""
     interpolation: str = "bicubic"
     """of the evaluation resize"""
     train_interpolation: str = "random"
@@ -67,12 +80,16 @@ class ClassificationData:
     """timm's RandAugment / AutoAugment string; None switches it off"""
     color_jitter: float = 0.4
     """strength of brightness, contrast and saturation jitter; without effect while auto_augment is set"""
+    mixup: float = 0.8
+    """alpha of Mixup; 0 switches it off"""
+    cutmix: float = 1.0
+    """alpha of CutMix, drawn as often as Mixup where both are on; 0 switches it off"""
     reprob: float = 0.25
-    """probability of random erasing with noise, after normalisation"""
-    batch_size: int = 256
-    """training pictures in one batch of one process"""
+    """probability of random erasing with noise, after mixing and normalisation"""
+    batch_size: int = 2048
+    """training pictures in one optimizer step: the total over all processes and forward passes"""
     eval_batch_size: int = 256
-    """evaluation pictures in one batch of one process"""
+    """evaluation pictures in one forward pass of one process"""
     workers: int = 8
     """loader processes of each process; 0 loads in the process itself"""
 
@@ -99,8 +116,13 @@ class ClassificationData:
                 raise ValueError(f"{name}={(low, high)}: expected (low, high) with 0 < low <= high")
         if self.scale[1] > 1:
             raise ValueError(f"scale={self.scale}: the crop's area cannot exceed the picture's, 1.0")
-        if self.color_jitter < 0:
-            raise ValueError(f"color_jitter={self.color_jitter}: expected 0 or more")
+        for name in ("color_jitter", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout={self.holdout}: expected a share, 0 to less than 1")
+        if self.source == "hfds" and self.train_split is None:
+            raise ValueError("train_split=None: source=hfds needs the name of a split")
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(f"interpolation={self.interpolation!r}: expected one of {', '.join(_INTERPOLATIONS)}")
         if self.train_interpolation not in ("random", *_INTERPOLATIONS):
@@ -121,7 +143,11 @@ class ImageSample(NamedTuple):
 
 
 class ClassificationBatch(NamedTuple):
-    """images float32 (B, C, H, W), normalised; targets int64 (B,); paths, B file names."""
+    """images (B, C, H, W); targets int64 (B,); paths, B file names.
+
+    Evaluation images are float32 and normalised. Training images are uint8: mixing, normalisation and erasing follow
+    on the device, see `mixing`, and a quarter of the bytes has to travel there.
+    """
 
     images: Tensor
     targets: Tensor
@@ -159,6 +185,30 @@ class ImageFolder(Dataset[ImageSample]):
     def path(self, index: int) -> str:
         """The file name of a sample."""
         return self.reader.filename(index, absolute=True)
+
+    def part(self, share: float, *, heldout: bool) -> ImageFolder:
+        """The held-out part, or the others: `share` of each class, at least one picture, and never the last one.
+
+        Which pictures these are depends on their order and number alone, so that every run holds out the same.
+
+        Raises:
+            ValueError: a class has a single picture, which cannot be on both sides.
+        """
+        targets = getattr(self.reader, "targets", None)
+        targets = np.asarray([target for _, target in self.reader.samples] if targets is None else targets)
+        chosen = np.zeros(len(targets), dtype=bool)
+        for label in np.unique(targets):
+            members = np.flatnonzero(targets == label)
+            if len(members) < 2:
+                raise ValueError(
+                    f"class {self.classes[label]!r} has one picture, so that none can be held out; add pictures to it"
+                )
+            count = min(max(1, round(share * len(members))), len(members) - 1)
+            order = np.random.default_rng((_HOLDOUT_STREAM, int(label))).permutation(members)
+            chosen[order[:count]] = True
+        kept = copy.copy(self)
+        kept.reader = _Part(self.reader, np.flatnonzero(chosen if heldout else ~chosen))
+        return kept
 
     def __getitem__(self, index: int) -> ImageSample:
         """Decode and transform one picture.
@@ -287,8 +337,96 @@ def class_names(root: Path | str, split: str | None = "train") -> list[str]:
     return names
 
 
+def split_classes(data: ClassificationData, split: str | None) -> list[str]:
+    """The class names of a split, in the order of their indices.
+
+    Raises:
+        ValueError: the split does not exist, or has no classes.
+    """
+    if data.source == "folder":
+        return class_names(data.root, split)
+    return open_split(data, split).classes
+
+
+def open_split(
+    data: ClassificationData,
+    split: str | None,
+    *,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+    classes: Sequence[str] | None = None,
+) -> ImageFolder:
+    """The pictures of a split, whatever the source.
+
+    Args:
+        data: the source, where it is, and the channels.
+        split: name of the split; None: root itself.
+        transform: a picture -> tensor (C, H, W); None gives uint8 pixels.
+        classes: class names in index order, for the source that has numbers in their place (wds); None: those of
+            root/classes.txt, or the numbers that the split has.
+
+    Raises:
+        ValueError: as `image_folder` and `ShardReader`; a split that the hub does not have.
+    """
+    if data.source == "folder":
+        return image_folder(data.root, split, transform=transform, in_chans=data.in_chans)
+    if data.source == "hfds":
+        hub = _HubReader(data.root, split or "")
+        return ImageFolder(hub, classes=hub.classes, transform=transform, in_chans=data.in_chans)
+    shards = find_shards(data.root, split)
+    if data.source == "wds":
+        reader = ShardReader(shards, labels="cls", classes=classes or class_list(data.root))
+    else:
+        reader = ShardReader(shards, labels="folder")
+    return ImageFolder(reader, classes=reader.classes, transform=transform, in_chans=data.in_chans)
+
+
+class _HubReader:
+    """A data set of the Hugging Face hub, downloaded once, through timm's reader."""
+
+    def __init__(self, name: str, split: str) -> None:
+        # timm prints on stdout where the library is missing.
+        if importlib.util.find_spec("datasets") is None:
+            raise ValueError("data.source=hfds needs the datasets library; install it with: pip install datasets")
+        from timm.data.readers.reader_hfds import ReaderHfds
+
+        self.name, self.split = name, split
+        self.reader = ReaderHfds(name, split=split)
+        indices: dict[str, int] = self.reader.class_to_idx
+        if sorted(indices.values()) != list(range(len(indices))):
+            raise ValueError(f"the labels of {name} are not numbered from 0 without gaps; choose another data set")
+        self.classes = sorted(indices, key=indices.__getitem__)
+        self.targets = np.fromiter(self.reader.iter_targets(), dtype=np.int64, count=len(self.reader))
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.reader[index]
+
+    def filename(self, index: int, *, absolute: bool = False) -> str:
+        """The data set, the split and the row: pictures of the hub need not have names."""
+        return f"{self.name if absolute else ''}[{self.split}][{index}]"
+
+
+class _Part:
+    """Some of the samples of a reader."""
+
+    def __init__(self, reader: Any, indices: np.ndarray) -> None:
+        self.reader, self.indices = reader, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.reader[int(self.indices[index])]
+
+    def filename(self, index: int, *, absolute: bool = False) -> str:
+        """As the reader has it."""
+        return self.reader.filename(int(self.indices[index]), absolute=absolute)
+
+
 def train_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]:
-    """Random crop, flip, augmentation, normalisation, erasing: a picture -> float32 (C, image_size, image_size).
+    """Random crop, flip, augmentation: a picture -> uint8 (C, image_size, image_size). `mixing` has what follows.
 
     Raises:
         ValueError: an auto_augment string that timm does not understand.
@@ -306,10 +444,8 @@ def train_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]
             auto_augment=data.auto_augment,
             color_jitter=data.color_jitter,
             interpolation=data.train_interpolation,
-            mean=data.mean,
-            std=data.std,
-            re_prob=data.reprob,
-            re_mode="pixel",
+            mean=data.mean,  # the colour of what geometric operations uncover
+            normalize=False,
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(
@@ -330,6 +466,7 @@ def eval_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]:
         data.image_size,
         is_training=False,
         crop_pct=data.crop_pct,
+        crop_mode=data.crop_mode,
         interpolation=data.interpolation,
         mean=data.mean,
         std=data.std,
@@ -345,32 +482,65 @@ def load_image(path: Path | str, data: ClassificationData) -> Tensor:
     return eval_transform(data)(decode_image(Path(path), mode=image_mode(data.in_chans)))
 
 
+class _WholeSteps(EpochSampler):
+    """Shuffled epochs of as many whole optimizer steps as there are; the last few samples of the order are left out.
+
+    Step s is the same set of samples for any number of processes and forward passes, and so is the number of steps.
+    """
+
+    def __init__(self, length: int, *, total: int, seed: int, rank: int, world_size: int) -> None:
+        super().__init__(length, shuffle=True, seed=seed, rank=rank, world_size=world_size, remainder="drop")
+        assert total % world_size == 0, "plan_batches shares the total equally"
+        self.steps = length // total
+        self.share = total // world_size
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return self.steps * self.share
+
+
+def check_batch(data: ClassificationData, samples: int) -> None:
+    """Raise ValueError where there are fewer training pictures than one optimizer step takes."""
+    if samples < data.batch_size:
+        raise ValueError(
+            f"data.batch_size={data.batch_size} exceeds the {samples} training images; "
+            f"set data.batch_size to at most {samples}"
+        )
+
+
 def train_loader(
-    data: ClassificationData, *, seed: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+    data: ClassificationData,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    micro_batch: int | None = None,
+    pin_memory: bool = False,
 ) -> BatchLoader[ClassificationBatch]:
-    """Shuffled, augmented batches of exactly `data.batch_size` pictures; the incomplete last batch is left out.
+    """Shuffled, augmented batches of whole optimizer steps; the incomplete last step is left out.
 
     Args:
-        data: what to load.
+        data: what to load; `data.batch_size` is the total over processes and forward passes.
         seed: of order and augmentation; with the epoch it fixes both exactly.
         rank: this process.
-        world_size: number of processes; every one gets the same number of batches.
+        world_size: number of processes; every one gets the same number of batches. It divides `data.batch_size`.
+        micro_batch: pictures in one batch; it divides the process's share of `data.batch_size`, which is the default.
         pin_memory: copy batches to page-locked memory.
 
     Raises:
-        ValueError: as `image_folder`, or fewer pictures than one batch.
+        ValueError: as `image_folder`, or fewer pictures than one step.
     """
-    dataset = image_folder(data.root, data.train_split, transform=train_transform(data), in_chans=data.in_chans)
-    sampler = EpochSampler(len(dataset), shuffle=True, seed=seed, rank=rank, world_size=world_size, remainder="drop")
-    if len(sampler) < data.batch_size:
-        raise ValueError(
-            f"batch_size={data.batch_size} exceeds the {len(sampler)} training images of one process; "
-            f"set batch_size to at most {len(sampler)}"
-        )
+    dataset = open_split(data, data.train_split, transform=train_transform(data))
+    if data.holdout:
+        dataset = dataset.part(data.holdout, heldout=False)
+    check_batch(data, len(dataset))
+    sampler = _WholeSteps(len(dataset), total=data.batch_size, seed=seed, rank=rank, world_size=world_size)
+    size = micro_batch or sampler.share
+    assert sampler.share % size == 0, "plan_batches cuts a process's share into equal passes"
     return BatchLoader(
         SeededDataset(dataset, seed),
         sampler,
-        batch_size=data.batch_size,
+        batch_size=size,
         collate=collate,
         drop_last=True,
         workers=data.workers,
@@ -399,15 +569,18 @@ def eval_loader(
     Raises:
         ValueError: as `image_folder`, or other class folders than in training.
     """
-    dataset = image_folder(data.root, data.val_split, transform=eval_transform(data), in_chans=data.in_chans)
+    split = data.train_split if data.holdout else data.val_split
+    dataset = open_split(data, split, transform=eval_transform(data), classes=classes)
+    if data.holdout:
+        dataset = dataset.part(data.holdout, heldout=True)
     if classes is None and data.train_split is not None and (Path(data.root) / data.train_split).is_dir():
-        classes = class_names(data.root, data.train_split)
+        classes = split_classes(data, data.train_split)
     if classes is not None:
         difference = describe_class_difference(list(classes), dataset.classes)
         if difference:
             raise ValueError(
-                f"{_split_folder(Path(data.root), data.val_split)} has other classes than training: {difference}; "
-                f"both need the same class folders"
+                f"{data.root}, split {split!r}, has other classes than training: {difference}; "
+                f"both need the same classes"
             )
     sampler = EpochSampler(len(dataset), shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
     return BatchLoader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -155,3 +155,67 @@ class RepeatedSampler(EpochSampler):
             if visit != permuted:
                 permuted, order = visit, np.random.default_rng((_STREAM, self.seed, visit)).permutation(self.length)
             yield SampleKey(visit, int(order[place]))
+
+
+class GroupedSampler(EpochSampler):
+    """Steps whose samples all belong to one group, wide pictures or others, say: less padding, less memory.
+
+    The samples that all processes use together in one step are of one group, so that step s is the same set of samples
+    for any number of processes, as with `EpochSampler`. Order inside the groups and order of the steps are new in
+    every epoch, and every epoch has the same number of steps.
+
+    Args:
+        groups: the group of each sample, whole numbers.
+        batch_size: samples of all processes together in one step, a multiple of `world_size`.
+        seed: not negative.
+        rank: this process, 0 <= rank < world_size.
+        world_size: number of processes.
+        remainder: what to do with the last samples of a group's order that make no whole step. "pad" fills the step up
+            with the first ones of that order, a second time (in a group smaller than a step, more often): every sample
+            is visited. "drop" leaves them out of this epoch.
+
+    Raises:
+        ValueError: for values out of range, or no whole step.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[int] | np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        remainder: Literal["drop", "pad"] = "pad",
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch_size={batch_size}: expected a multiple of world_size={world_size}")
+        if remainder not in ("drop", "pad"):
+            raise ValueError(f"remainder={remainder!r}: expected 'drop' or 'pad'")
+        groups = np.asarray(groups)
+        super().__init__(len(groups), shuffle=True, seed=seed, rank=rank, world_size=world_size, remainder=remainder)
+        self.batch_size = batch_size
+        self.members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        if self.samples_per_epoch == 0:
+            sizes = ", ".join(str(len(members)) for members in self.members)
+            raise ValueError(f"batch_size={batch_size}: no group is as large; their sizes are {sizes}")
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of this process in a whole epoch, whatever was skipped."""
+        return sum(self._steps(len(members)) for members in self.members) * self.batch_size // self.world_size
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        generator = np.random.default_rng((_STREAM, self.seed, self.epoch))
+        steps = []
+        for members in self.members:
+            # np.resize cuts the order off, or begins it anew where it is too short.
+            order = np.resize(generator.permutation(members), self._steps(len(members)) * self.batch_size)
+            steps.append(order.reshape(-1, self.batch_size))
+        visits = generator.permutation(np.concatenate(steps))[:, self.rank :: self.world_size].ravel()
+        for index in visits[self._skipped :].tolist():
+            yield SampleKey(self.epoch, index)
+
+    def _steps(self, samples: int) -> int:
+        whole, rest = divmod(samples, self.batch_size)
+        return whole + (rest > 0 and self.remainder == "pad")

@@ -9,17 +9,21 @@ A checkpoint file is a torch file with one dict:
     schedule    the numbers that define the learning-rate curve
     scaler      state of the gradient scaler; empty unless float16
     rng         states of the random generators
-    progress    epoch (completed), step_in_epoch, step, samples_in_epoch (over all processes), steps_per_epoch, sums
-                (of the losses over the epoch's samples so far), history (JSON)
+    progress    epoch (completed), step_in_epoch, step, samples_in_epoch (over all processes: the samplers' position),
+                steps_per_epoch, world_size (it may be another one on resuming), sums (of the losses over the epoch's
+                samples so far), counted (how many those are), history (JSON)
+    faults      skipped, in_a_row, recoveries: of steps that were not finite
     best        {"metric", "value", "epoch"}, or None
     run         the resolved run, JSON
     versions    name -> version
 
+Tensors are whole, whatever the number of processes and the strategy (see `sharding`): a checkpoint resumes with any.
 It holds tensors, numbers, strings, lists and dicts only, so that `torch.load(weights_only=True)` reads it.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -28,12 +32,14 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
+from a2mamba.engine.distributed import from_main_process, is_main_process
+
 FORMAT = "a2mamba-checkpoint-1"
-KEYS = ("model", "ema", "optimizer", "schedule", "scaler", "rng", "progress", "best", "run", "versions")
+KEYS = ("model", "ema", "optimizer", "schedule", "scaler", "rng", "progress", "faults", "best", "run", "versions")
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d{4,})(?:-(\d{6,}))?\.pt")
@@ -47,17 +53,35 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """
     path = Path(path)
 
+    refused: list[OSError] = []
+
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            torch.save(state, cast(BinaryIO, _Remembering(file, refused)))
             file.flush()
             os.fsync(file.fileno())
 
     try:
         _replace_atomically(path, write)
-    except (OSError, RuntimeError) as error:  # torch's writer wraps what the file raises in a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        cause = refused[0] if refused else error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
         raise OSError(f"cannot save the checkpoint {path}: {reason}; an earlier file of this name is intact") from error
+
+
+class _Remembering(io.RawIOBase):
+    """Passes bytes on to a file and keeps what that raises: torch's writer puts an error of its own in its place."""
+
+    def __init__(self, file: BinaryIO, refused: list[OSError]) -> None:
+        self._file = file
+        self._refused = refused
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._refused.append(error)
+            raise
 
 
 def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
@@ -116,6 +140,9 @@ class CheckpointManager:
         Numbered files of later positions are removed too: training went back and they belong to a history that it left.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
+        # Of a process that was killed while it wrote; before writing, as the space may be needed.
+        for leftover in self.directory.glob(".*.pt.tmp"):
+            leftover.unlink(missing_ok=True)
         position = (state["progress"]["epoch"], state["progress"]["step_in_epoch"])
         path = self.directory / (
             f"checkpoint-{position[0]:04d}" + (f"-{position[1]:06d}" if position[1] else "") + ".pt"
@@ -129,23 +156,58 @@ class CheckpointManager:
         for entry in numbered:
             if entry not in earlier[: self.keep_last]:
                 entry[1].unlink(missing_ok=True)
-        for leftover in self.directory.glob(".*.pt.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
         return path
 
-    def latest(self) -> tuple[Path, dict[str, Any]] | None:
+    def latest(self, *, good: bool = False) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its content; None where there is none at all.
 
+        With `good`, those are passed over that were taken among steps that were not finite.
         A damaged file is passed over with a logged warning; ValueError when there are files and every one is damaged.
+        With several processes all have to call it: the first one chooses, the others read the same file.
         """
+        newest: tuple[Path, dict[str, Any]] | None = None
+        error: ValueError | None = None
+        if is_main_process():
+            try:
+                newest = self._newest(good)
+            except ValueError as found:
+                error = found
+        name, problem = from_main_process(
+            (None if newest is None else newest[0].name, None if error is None else str(error))
+        )
+        if problem is not None:
+            raise error or ValueError(problem)
+        if name is None or newest is not None:
+            return newest
+        try:
+            return self.directory / name, load_checkpoint_file(self.directory / name)
+        except ValueError as failure:
+            raise ValueError(f"{failure}; every machine of the run needs the same folder of checkpoints") from None
+
+    def last_good(self) -> dict[str, Any]:
+        """The newest state that was not taken among steps that were not finite; where all were, the newest.
+
+        With several processes all have to call it. ValueError where the checkpoints have gone.
+        """
+        newest = self.latest(good=True) or self.latest()
+        if newest is None:
+            raise ValueError(f"the checkpoints in {self.directory} were removed while the run needed them")
+        return newest[1]
+
+    def _newest(self, good: bool) -> tuple[Path, dict[str, Any]] | None:
         candidates = [path for _, path in self._numbered()]
         candidates += [path for path in (self.directory / "last.pt", self.directory / "best.pt") if path.exists()]
+        damaged = 0
         for path in candidates:
             try:
-                return path, load_checkpoint_file(path)
-            except ValueError as error:  # noqa: PERF203 - the next file is the answer to this one's error
+                state = load_checkpoint_file(path)
+            except ValueError as error:
                 _log.warning("%s; going back to the checkpoint before", error)
-        if candidates:
+                damaged += 1
+                continue
+            if not (good and state["faults"]["in_a_row"]):
+                return path, state
+        if damaged and damaged == len(candidates):
             raise ValueError(f"none of the {len(candidates)} checkpoints in {self.directory} can be read")
         return None
 

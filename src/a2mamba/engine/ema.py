@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.engine.distributed import unwrap
+from a2mamba.engine.sharding import local
 
 
 class Ema:
@@ -34,7 +35,8 @@ class Ema:
         averages: dict[int, tuple[Tensor, Tensor]] = {}
         for name, average in self.module.state_dict(keep_vars=True).items():
             if average.is_floating_point():
-                averages[id(average)] = (average.data, newest[name].data)  # a shared tensor once
+                # A shared tensor once. Of a sharded model each process averages its part.
+                averages[id(average)] = (local(average.data), local(newest[name].data))
             else:
                 average.copy_(newest[name])
         if averages:

@@ -25,8 +25,10 @@ import torch
 from torch import nn
 
 from a2mamba.engine.checkpoint import CheckpointManager
-from a2mamba.engine.distributed import is_main_process, unwrap
+from a2mamba.engine.distributed import from_main_process, is_main_process, unwrap
+from a2mamba.engine.errors import INTERRUPTED, OUT_OF_TIME, TERMINATED
 from a2mamba.engine.files import replace_text
+from a2mamba.engine.sharding import whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -61,7 +63,8 @@ class Hook:
 class EvaluationHook(Hook):
     """Evaluates after every `every`-th epoch and after the last.
 
-    evaluate  model (in eval mode, without gradients, under the run's autocast) -> (name, value) pairs
+    evaluate  model (in eval mode, without gradients, under the run's autocast) -> (name, value) pairs; with several
+              processes each evaluates its share and `merge_metrics` joins them before the values are made
     use_ema   evaluate the averaged model too, where the run has one; its metrics are named ema_<name>
     """
 
@@ -86,30 +89,46 @@ class EvaluationHook(Hook):
         was_training = model.training
         model.eval()
         # Not inference_mode: what a model caches during it, such as rotary tables, could not be used in training after.
-        with torch.no_grad(), trainer.precision.autocast():
+        with whole(model), torch.no_grad(), trainer.precision.autocast():
             metrics = {prefix + name: float(value) for name, value in self.evaluate(model)}
         model.train(was_training)
-        return metrics
+        # Sums may differ between processes in their last bits, and a decision on them has to be the same everywhere.
+        return from_main_process(metrics)
 
 
 class CheckpointHook(Hook):
     """Saves after every `every`-th epoch, after the last, after one that is the best, and when training is stopped.
 
-    `every_steps` saves inside epochs too. The best is the highest value of the manager's `best_metric`; ValueError
-    after the first evaluation that does not have it (the checkpoint is saved first).
+    `every_steps` and `every_minutes` save inside epochs too, though not between steps that are not finite: the newest
+    checkpoint is what the run goes back to when those do not end. The best is the highest value of the manager's
+    `best_metric`; ValueError after the first evaluation that does not have it (the checkpoint is saved first).
     """
 
-    def __init__(self, manager: CheckpointManager, *, every: int = 1, every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        manager: CheckpointManager,
+        *,
+        every: int = 1,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+    ) -> None:
         if every < 1 or (every_steps is not None and every_steps < 1):
             raise ValueError(f"checkpoints every {every} epochs and {every_steps} steps: the least is 1")
+        if every_minutes is not None and every_minutes <= 0:
+            raise ValueError(f"checkpoints every {every_minutes:g} minutes: expected more than 0")
         self.manager = manager
         self.every = every
         self.every_steps = every_steps
+        self.every_minutes = every_minutes
         self._saved_at: tuple[int, int] | None = None
+        self._saved_when = 0.0
 
     def before_fit(self, trainer: Trainer) -> None:
         """Refuses to begin a new run among the checkpoints of another, which it would remove (ValueError)."""
         self._saved_at = (trainer.epoch, trainer.step)
+        self._saved_when = time.monotonic()
+        if trainer.step > 0:
+            trainer.last_good = self.manager.last_good
         if trainer.step == 0 and is_main_process() and any(self.manager.directory.glob("checkpoint-*.pt")):
             raise ValueError(
                 f"{self.manager.directory} holds checkpoints of another run; resume it, or choose another folder"
@@ -117,8 +136,11 @@ class CheckpointHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Saves inside the epoch."""
-        if self.every_steps is not None and trainer.step % self.every_steps == 0:
+        due = self.every_steps is not None and trainer.step % self.every_steps == 0
+        if (due or trainer.save_requested) and not trainer.fault_counts.in_a_row:
             self._save(trainer, is_best=False)
+        elif self.every_minutes is not None and time.monotonic() - self._saved_when > 60 * self.every_minutes:
+            trainer.request_save()
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Saves, and moves the best."""
@@ -143,6 +165,9 @@ class CheckpointHook(Hook):
         if is_main_process():
             self.manager.save(state, is_best=is_best)
         self._saved_at = (trainer.epoch, trainer.step)
+        self._saved_when = time.monotonic()
+        trainer.last_good = self.manager.last_good
+        trainer.request_save(False)
 
 
 class CsvLogger(Hook):
@@ -280,15 +305,15 @@ class ProgressHook(Hook):
         """Time to the end of the run at the mean speed of this session, evaluation and saving included."""
         done = trainer.step - self._first_step
         left = trainer.steps_per_epoch * trainer.epochs - trainer.step
-        seconds = round((time.monotonic() - self._began) / done * left) if done else 0
+        seconds = round((time.monotonic() - self._began) / done * left) if done > 0 else 0  # a run may go back
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 class SignalHook(Hook):
     """Ctrl-C and SIGTERM end the run after the current step: it is saved, and `Trainer.fit` raises Interrupted.
 
-    The second signal acts at once, as if this hook were not there. Signals can be caught in the main thread only;
-    elsewhere the hook does nothing.
+    The exit statuses are 130 and 143. The second signal acts at once, as if this hook were not there. Signals can be
+    caught in the main thread only; elsewhere the hook does nothing.
     """
 
     def __init__(self) -> None:
@@ -300,7 +325,8 @@ class SignalHook(Hook):
             return
 
         def stop(number: int, frame: FrameType | None) -> None:
-            trainer.request_stop(f"received {signal.Signals(number).name}", interrupt=True)
+            status = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+            trainer.request_stop(f"received {signal.Signals(number).name}", interrupt=True, status=status)
             self.close(trainer)
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -311,3 +337,23 @@ class SignalHook(Hook):
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
+
+
+class TimeLimitHook(Hook):
+    """Ends the run after a number of minutes, as a signal does: saved, `Interrupted`, exit status 75.
+
+    For machines that are lent for a time; leave enough of it for a step, an evaluation and a checkpoint. The clock
+    starts when the hook is made.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        if minutes <= 0:
+            raise ValueError(f"the time limit is {minutes:g} minutes; it must be more than 0")
+        self.minutes = minutes
+        self._began = time.monotonic()
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Asks for the end when it is due."""
+        if time.monotonic() - self._began >= 60 * self.minutes:
+            reason = f"the time limit of {self.minutes:g} minutes"
+            trainer.request_stop(reason, interrupt=True, status=OUT_OF_TIME)

@@ -27,10 +27,8 @@ class Progress:
 class Task(Protocol):
     """Turns a batch into losses. It may hold more than a model: a second (EMA) model to learn from, a mixup, ..."""
 
-    @property
-    def model(self) -> nn.Module:
-        """The model that is trained, possibly inside DistributedDataParallel."""
-        ...
+    model: nn.Module
+    """the model that is trained; the loop puts DistributedDataParallel around it where there are several processes"""
 
     def losses(self, batch: Any, progress: Progress) -> dict[str, Tensor]:
         """Named scalar losses, each a mean over the samples of the batch; their sum is minimised.

@@ -1,6 +1,18 @@
 """Metrics; each accumulates exactly and yields (name, value). Knows no model."""
 
 from a2mamba.evaluation.classification import ConfusionMatrix, TopK
+from a2mamba.evaluation.coco import ClassPrecision, CocoMetric, ImageAgreement
+from a2mamba.evaluation.coco_plots import precision_recall_plot
 from a2mamba.evaluation.metric import Metric
+from a2mamba.evaluation.segmentation import MeanIoU
 
-__all__ = ["ConfusionMatrix", "Metric", "TopK"]
+__all__ = [
+    "ClassPrecision",
+    "CocoMetric",
+    "ConfusionMatrix",
+    "ImageAgreement",
+    "MeanIoU",
+    "Metric",
+    "TopK",
+    "precision_recall_plot",
+]

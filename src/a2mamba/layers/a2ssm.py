@@ -76,6 +76,7 @@ class A2SSM(nn.Module):
 
     def mix_heads(self, states: Tensor) -> Tensor:
         """Mix (B, G, H, W, d) over the heads, alike for every position and channel; return (B, C, H, W)."""
-        by_position = states.permute(0, 2, 3, 1, 4)
-        mixed = torch.matmul(self.head_mix.weight, by_position) + self.head_mix.bias[:, None]
-        return from_heads(mixed.permute(0, 3, 1, 2, 4))
+        # One product an image; a product a position would be many tiny ones.
+        weight = self.head_mix.weight.expand(len(states), -1, -1)
+        mixed = torch.baddbmm(self.head_mix.bias[:, None], weight, states.flatten(2))
+        return from_heads(mixed.view(states.shape))

@@ -32,11 +32,20 @@ class ResidualDepthwise(nn.Conv2d):
         super().__init__(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, device=device, dtype=dtype
         )
+        self.folded: Tensor | None
+        self.register_buffer("folded", None)
+
+    def fold_residual(self) -> None:
+        """Keep the kernel with its one for good. For inference: it does not follow the weight any more."""
+        self.folded = self._kernel().detach()
+
+    def _kernel(self) -> Tensor:
+        one = F.pad(self.weight.new_ones(1, 1, 1, 1), (self.kernel_size[0] // 2,) * 4)
+        return self.weight + one
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         if in_half_precision(x):
             return x + super().forward(x)
-        middle = self.kernel_size[0] // 2
-        one = F.pad(self.weight.new_ones(1, 1, 1, 1), (middle,) * 4)
-        return F.conv2d(x, self.weight + one, self.bias, padding=middle, groups=self.groups)
+        kernel = self._kernel() if self.folded is None else self.folded
+        return F.conv2d(x, kernel, self.bias, padding=self.padding, groups=self.groups)

@@ -35,6 +35,11 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
     return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
 
 
+def join_halves(first: Tensor, second: Tensor) -> Tensor:
+    """Invert :func:`halves`; the heads of a position lie side by side in memory, as :func:`from_heads` wants them."""
+    return torch.cat((first.permute(0, 2, 3, 1, 4), second.permute(0, 2, 3, 1, 4)), dim=3).permute(0, 3, 1, 2, 4)
+
+
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first and the second half of the heads of (B, G, H, W, d)."""
     first, second = torch.chunk(x, 2, dim=1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.global_attention import GlobalAttention
-from a2mamba.layers.heads import from_heads, halves, rotated_qkv
+from a2mamba.layers.heads import from_heads, halves, join_halves, rotated_qkv
 from a2mamba.ops import NeighborhoodMap
 from a2mamba.ops.precision import without_autocast
 
@@ -88,7 +88,7 @@ class MASS(nn.Module):
             return torch.cat((sliding(local), dilated(distant)), dim=1)
 
         local = sliding(v1)
-        y = torch.cat((local, dilated(local + v2)), dim=1)
+        y = join_halves(local, dilated(local + v2))
         if self.global_attention is not None:
             mixed = from_heads(self.global_attention(q, k, y))
         else:

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
 
-from a2mamba.recipes import classification
+from a2mamba.recipes import classification, detection, imagenet, own_data, segmentation
 from a2mamba.recipes.classification import ClassificationRun
+from a2mamba.recipes.detection import DetectionRun
+from a2mamba.recipes.segmentation import SegmentationRun
+from a2mamba.recipes.training import TrainingRun
 
-RECIPES: dict[str, Callable[[], ClassificationRun]] = {
-    "digits": classification.digits,
-    "folder": classification.folder,
+CLASSIFICATION: dict[str, Callable[..., ClassificationRun]] = {
+    "digits": own_data.digits,
+    "digits_full": own_data.digits_full,
+    "finetune": own_data.finetune,
+    "folder": own_data.folder,
+    "in1k_nano": imagenet.in1k_nano,
+    "in1k_tiny": imagenet.in1k_tiny,
+    "in1k_small": imagenet.in1k_small,
+    "in1k_base": imagenet.in1k_base,
+    "in1k_large": imagenet.in1k_large,
+    "in1k_384_base": imagenet.in1k_384_base,
+    "in1k_384_large": imagenet.in1k_384_large,
 }
 
+# Any: a caller knows by the run's task which of the three it has.
+RECIPES: dict[str, Callable[..., Any]] = {**CLASSIFICATION, **segmentation.RECIPES, **detection.RECIPES}
 
-def find_recipe(name: str) -> Callable[[], ClassificationRun]:
+_MODULES = {module.__name__.rpartition(".")[2]: module for module in (classification, segmentation, detection)}
+
+
+def module_of(run: TrainingRun) -> ModuleType:
+    """Return the module that has train, evaluate, rehearse, debug and load_trained for a run's task."""
+    return _MODULES[run.task]
+
+
+def document(recipe: Callable[..., Any]) -> str:
+    """Return the text of a recipe: source, command, hardware and time, what to expect."""
+    return inspect.getdoc(recipe.func if isinstance(recipe, partial) else recipe) or ""
+
+
+def find_recipe(name: str) -> Callable[..., Any]:
     """Return a recipe by name; ValueError for an unknown one, naming the nearest."""
     if name not in RECIPES:
         nearest = difflib.get_close_matches(name, RECIPES, n=1)
@@ -23,4 +54,35 @@ def find_recipe(name: str) -> Callable[[], ClassificationRun]:
     return RECIPES[name]
 
 
-__all__ = ["RECIPES", "ClassificationRun", "find_recipe"]
+def has_paper_form(name: str) -> bool:
+    """Whether a recipe has two forms: what the authors' scripts run, and what the paper says."""
+    return "paper" in inspect.signature(find_recipe(name)).parameters
+
+
+def make_run(name: str, *, paper: bool = False) -> Any:
+    """Return the run of a recipe, on request in the paper's form.
+
+    Raises:
+        ValueError: an unknown recipe, or one without a paper form.
+    """
+    recipe = find_recipe(name)
+    if not paper:
+        return recipe()
+    if not has_paper_form(name):
+        forms = ", ".join(name for name in RECIPES if has_paper_form(name))
+        raise ValueError(f"recipe {name!r} has one form only; --paper is for {forms}")
+    return recipe(paper=True)
+
+
+__all__ = [
+    "CLASSIFICATION",
+    "RECIPES",
+    "ClassificationRun",
+    "DetectionRun",
+    "SegmentationRun",
+    "document",
+    "find_recipe",
+    "has_paper_form",
+    "make_run",
+    "module_of",
+]

@@ -1,32 +1,39 @@
-"""Classification runs: their configuration, the recipes that fill it, and the assembly of model, data and engine."""
+"""Classification runs: their configuration, and the assembly of model, data and engine."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint, read_file
-from a2mamba.data import BatchLoader, ClassificationBatch, ClassificationData, class_names, eval_loader, train_loader
+from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint
+from a2mamba.data import ClassificationBatch, ClassificationData, eval_loader, train_loader
+from a2mamba.data.imagenet import check_batch, open_split, split_classes
+from a2mamba.data.mixing import BatchTransform
 from a2mamba.engine import (
-    OptimizerConfig,
+    Ema,
     ScheduleConfig,
     Trainer,
     build_optimizer,
-    load_checkpoint_file,
+    merge_metrics,
     move_to,
     rank,
     world_size,
 )
 from a2mamba.evaluation import ConfusionMatrix, TopK
-from a2mamba.recipes.overrides import from_json
-from a2mamba.recipes.training import TrainingRun, describe, fit
+from a2mamba.recipes.batches import BatchPlan
+from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
+from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
 from a2mamba.tasks import ClassificationTask
+
+_STAGES = 4
+_IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
+_CPU_SAMPLES = 8  # of 224 x 224, in a measured step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +43,23 @@ class ModelConfig:
     name: str
     """one of `a2mamba models`"""
     checkpoint: Path | None = None
-    """weights to start from: a released, native or training checkpoint"""
+    """weights to start from: a released, native or training checkpoint; comes before `pretrained`"""
     pretrained: bool = False
     """start from the released weights, downloaded once"""
     drop_path_rate: float = 0.0
     """stochastic depth of the last block; grows linearly from 0"""
     drop_rate: float = 0.0
     """dropout before the classifier"""
+    checkpointed_blocks: tuple[int, ...] | None = None
+    """first blocks of each stage whose activations are computed twice, to save memory; none: of no stage"""
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        blocks = self.checkpointed_blocks
+        if blocks is not None and (len(blocks) != _STAGES or min(blocks) < 0):
+            raise ValueError(
+                f"model.checkpointed_blocks={blocks}: expected {_STAGES} numbers of 0 or more, one a stage"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,70 +74,38 @@ class ClassificationRun(TrainingRun):
     schedule: ScheduleConfig
     label_smoothing: float = 0.1
     """share of the target that is spread over all classes"""
+    mesa_ratio: float = 0.0
+    """weight of the cross-entropy against the averaged model's prediction (MESA); 0: none"""
+    mesa_start: int = 75
+    """epochs that are completed before MESA begins"""
     original_weight_decay: bool = False
     """decay what the authors' optimizer decayed (A_log among it), not what they marked"""
 
-
-def digits(root: str = "demo/data") -> ClassificationRun:
-    """Train on the embedded handwritten digits: the demonstration.
-
-    Source: our own; the data are scikit-learn's 1,797 digits of 8 x 8 pixels, enlarged to 32 x 32, a fifth held out.
-    Command: a2mamba data demo demo/data && a2mamba train digits
-    Hardware and time: one CPU core (OMP_NUM_THREADS=1, which `make demo` sets), two and a half minutes, 8 s an epoch.
-    Two threads on two cores that have other work too take many times as long: the operations are short.
-    Expected: at least 97 % top-1 on the held-out fifth; `make demo` measures it and writes it to demo/report.json.
-    Measured: seeds 42, 1, 2: 99.16, 99.16, 98.33 % (the best epoch, chosen on the same fifth), after the last epoch
-    98.89, 98.33, 97.77 %. One picture is 0.28 %; another order of the same sums moves a run by one or two.
-
-    The model is a2mamba_nano, unchanged; at 32 x 32 its maps are 8, 4, 2 and 1 positions a side, all smaller than its
-    windows, so it is the small-map form of the attention that learns here.
-    """
-    return ClassificationRun(
-        model=ModelConfig(name="a2mamba_nano", drop_path_rate=0.05),
-        data=ClassificationData(
-            root=f"{root}/imagenet",
-            image_size=32,
-            crop_pct=1.0,
-            scale=(0.7, 1.0),
-            ratio=(0.85, 1.18),
-            hflip=0.0,
-            auto_augment=None,
-            color_jitter=0.0,
-            reprob=0.0,
-            batch_size=64,
-            eval_batch_size=120,
-            workers=0,
-        ),
-        optimizer=OptimizerConfig(lr=2e-3),
-        schedule=ScheduleConfig(epochs=18, warmup_epochs=2, warmup_lr=1e-5, min_lr=1e-5, per_step=True),
-        ema_decay=0.95,
-    )
-
-
-def folder(root: str = "data") -> ClassificationRun:
-    """Train a2mamba_nano on one's own pictures: root/train/<class>/*, root/val/<class>/*.
-
-    Source: the optimizer, augmentation and smoothing of the paper's section 4.1, at batch 64 and for 50 epochs.
-    Command: a2mamba train folder data.root=DIR [model.checkpoint=FILE] [model.name=a2mamba_tiny]
-    Hardware and time: any; `a2mamba train` shows the time that is left.
-    Expected: depends on the pictures; not measured by us. Start from released weights where there are few.
-    """
-    return ClassificationRun(
-        model=ModelConfig(name="a2mamba_nano", drop_path_rate=0.05),
-        data=ClassificationData(root=root, batch_size=64, eval_batch_size=64, workers=2),
-        optimizer=OptimizerConfig(lr=5e-4),
-        schedule=ScheduleConfig(epochs=50, warmup_epochs=5, per_step=True),
-        ema_decay=0.999,
-    )
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: expected 0 to less than 1")
+        if self.mesa_ratio < 0 or self.mesa_start < 0:
+            raise ValueError(f"mesa_ratio={self.mesa_ratio}, mesa_start={self.mesa_start}: neither may be negative")
+        if self.mesa_ratio > 0 and self.ema_decay is None:
+            raise ValueError(
+                f"mesa_ratio={self.mesa_ratio}: MESA learns from the averaged model; set ema_decay too, or mesa_ratio=0"
+            )
 
 
 def debug(run: ClassificationRun) -> ClassificationRun:
-    """Return the same run in its debug form: the test model, small images, two epochs; seconds on two cores."""
+    """Return the same run in its debug form: the test model, small images, two epochs; seconds on two cores.
+
+    What the recipe consists of stays on: mixing, erasing, the averaged model, and MESA, which begins in the second
+    epoch. Rates that belong to weights that are already good, or to a large batch, would not move anything here.
+    """
     return replace(
         run,
         model=replace(run.model, name="a2mamba_test", checkpoint=None, pretrained=False),
         data=replace(run.data, image_size=32, workers=0, batch_size=32, eval_batch_size=64),
-        schedule=replace(run.schedule, epochs=2, warmup_epochs=1, cooldown_epochs=0),
+        schedule=replace(run.schedule, epochs=2, warmup_epochs=1, cooldown_epochs=0, warmup_lr=1e-4, min_lr=1e-5),
+        optimizer=replace(run.optimizer, lr=2e-3),
+        ema_decay=None if run.ema_decay is None else min(run.ema_decay, 0.9),
+        mesa_start=min(run.mesa_start, 1),
     )
 
 
@@ -138,7 +120,7 @@ def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         torch.manual_seed(run.seed)
         model = create_model(
             run.model.name,
-            pretrained=run.model.pretrained,
+            pretrained=run.model.pretrained and run.model.checkpoint is None,
             num_classes=len(classes),
             in_chans=run.data.in_chans,
             img_size=run.data.image_size,
@@ -147,18 +129,78 @@ def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         )
     if run.model.checkpoint is not None:
         load_checkpoint(model, run.model.checkpoint)
+    if run.model.checkpointed_blocks is not None:
+        model.set_grad_checkpointing(True, run.model.checkpointed_blocks)
     return model
+
+
+class Parts(NamedTuple):
+    """What learns: made of a run and the class names alone, without its pictures."""
+
+    task: ClassificationTask
+    model: Pyramid
+    optimizer: torch.optim.Optimizer
+
+
+def build_parts(run: ClassificationRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+    """Return model, task and optimizer of a run, the model on its device.
+
+    Raises:
+        ValueError: where names, weights or numbers do not fit; one line.
+    """
+    model = build_model(run, classes).to(device)
+    spared = model.no_weight_decay(original=run.original_weight_decay)
+    prepare = BatchTransform(
+        mixup=run.data.mixup,
+        cutmix=run.data.cutmix,
+        smoothing=run.label_smoothing,
+        erasing=run.data.reprob,
+        mean=run.data.mean,
+        std=run.data.std,
+        classes=len(classes),
+    )
+    task = ClassificationTask(model, prepare=prepare, mesa_ratio=run.mesa_ratio, mesa_start=run.mesa_start)
+    optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
+    return Parts(task, model, optimizer)
+
+
+def random_batch(run: ClassificationRun, classes: int, size: int) -> ClassificationBatch:
+    """A training batch of noise, of the real size: for measuring memory and time without data."""
+    side = run.data.image_size
+    images = torch.randint(0, 256, (size, run.data.in_chans, side, side), dtype=torch.uint8)
+    return ClassificationBatch(images, torch.randint(0, classes, (size,)), [f"noise {i}" for i in range(size)])
+
+
+def plan(run: ClassificationRun, parts: Parts, *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
+
+    Raises:
+        ValueError: it cannot be shared out; one line.
+    """
+    total = run.data.batch_size
+    trial = ClassificationTask(parts.model, prepare=parts.task.prepare, mesa_ratio=run.mesa_ratio)
+    trial.learn_from(parts.model)  # takes as much memory as the averaged model would
+    batch = partial(random_batch, run, parts.model.num_classes)
+    planned = plan_for_device(run, trial, batch, device=device, total=total)
+    if planned.micro_batch % 2 and (run.data.mixup > 0 or run.data.cutmix > 0):
+        raise ValueError(
+            f"mixup and cutmix need an even number of pictures in a forward pass, and data.batch_size={total} gives "
+            f"{planned.micro_batch}; change it or micro_batch, or set data.mixup=0 data.cutmix=0"
+        )
+    return planned
 
 
 def evaluate(
     model: nn.Module,
     run: ClassificationRun,
-    loader: BatchLoader[ClassificationBatch],
+    loader: Iterable[ClassificationBatch],
     metrics: Sequence[TopK | ConfusionMatrix],
     *,
     device: torch.device | str,
 ) -> Iterator[tuple[str, float]]:
     """Yield the results of metrics over the batches of ``eval_loader``; the model is used in the mode that it is in.
+
+    Each process looks at the batches of its loader; the results are those of all together.
 
     Raises:
         ValueError: where an image cannot be decoded, or a logit is not finite.
@@ -170,12 +212,20 @@ def evaluate(
             logits = model(images)
             for metric in metrics:
                 metric.update(logits, batch.targets)
+    merge_metrics(metrics)
     for metric in metrics:
         yield from metric.results()
 
 
 def train(
-    run: ClassificationRun, output: Path, *, recipe: str, resume: bool = False, device: str, quiet: bool = False
+    run: ClassificationRun,
+    output: Path,
+    *,
+    recipe: str,
+    resume: Resume = "never",
+    max_minutes: float | None = None,
+    device: str,
+    quiet: bool = False,
 ) -> Trainer:
     """Train, evaluate and save a run into a folder; return the trainer, with its history.
 
@@ -183,7 +233,8 @@ def train(
         run: the resolved configuration; it is stored with every checkpoint.
         output: folder for checkpoints/, metrics.csv and run.json.
         recipe: name that the run came from, stored too.
-        resume: go on from the newest checkpoint in ``output``.
+        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
+        max_minutes: save and stop after so many minutes.
         device: "cpu", "cuda", "mps", ...
         quiet: no progress display.
 
@@ -192,12 +243,14 @@ def train(
         TrainingError: where training cannot go on, a non-finite loss above all.
         Interrupted: after a request to stop, when everything was saved.
     """
-    classes = class_names(run.data.root, run.data.train_split)
-    model = build_model(run, classes)
-    loader = train_loader(run.data, seed=run.seed, rank=rank(), world_size=world_size())
+    classes = split_classes(run.data, run.data.train_split)
+    parts = build_parts(run, classes, device=device)
+    planned = plan(run, parts, device=device)
+    loader = train_loader(
+        run.data, seed=run.seed, rank=rank(), world_size=world_size(), micro_batch=planned.micro_batch
+    )
     # Made here, what is wrong with the evaluation split shows now, and its folders are walked once.
-    held_out = eval_loader(run.data, classes=classes)
-    spared = model.no_weight_decay(original=run.original_weight_decay)
+    held_out = eval_loader(run.data, classes=classes, rank=rank(), world_size=world_size())
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
         for name, value in evaluate(network, run, held_out, [TopK()], device=device):
@@ -207,25 +260,61 @@ def train(
     return fit(
         run,
         output,
-        task=ClassificationTask(model, label_smoothing=run.label_smoothing),
+        task=parts.task,
         loader=loader,
-        optimizer=build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay),
+        optimizer=parts.optimizer,
         schedule=run.schedule,
+        accumulate=planned.accumulate,
         measure=measure,
         description=describe(run, recipe, classes),
         resume=resume,
+        max_minutes=max_minutes,
         device=device,
         quiet=quiet,
     )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a checkpoint of ours says about itself."""
+def rehearse(run: ClassificationRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
+    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
 
-    run: ClassificationRun
-    recipe: str
-    classes: list[str]
+    Args:
+        run: the resolved configuration.
+        device: where it would be trained.
+        measure: make a few steps on noise.
+
+    Raises:
+        ValueError: where numbers or weights do not fit; one line.
+    """
+    notes = []
+    try:
+        dataset = open_split(run.data, run.data.train_split)
+        if run.data.holdout:
+            dataset = dataset.part(run.data.holdout, heldout=False)
+        classes, samples = dataset.classes, len(dataset)
+    except ValueError as error:
+        classes, samples = [str(i) for i in range(_IMAGENET_CLASSES)], _IMAGENET_IMAGES
+        notes.append(f"ImageNet-1K's {samples:,} images and {len(classes)} classes are assumed: {error}")
+    check_batch(run.data, samples)
+    parts = build_parts(run, classes, device=device)
+    planned = plan(run, parts, device=device)
+    length = Length(samples, samples // run.data.batch_size, run.schedule.total_epochs)
+    groups = describe_groups(parts.optimizer)
+    if not measure:
+        return Rehearsal(planned, length, groups, None, notes)
+    average = None if run.ema_decay is None else Ema(parts.model, decay=run.ema_decay)
+    if average is not None:
+        parts.task.learn_from(average.module)
+    cost = measure_cost(
+        run,
+        parts.task,
+        parts.optimizer,
+        partial(random_batch, run, len(classes)),
+        planned,
+        device=device,
+        epochs=length.epochs,
+        samples_on_cpu=round(max(_CPU_SAMPLES, _CPU_SAMPLES * (224 / run.data.image_size) ** 2)),
+    )
+    return Rehearsal(planned, length, groups, cost, notes)
 
 
 def load_trained(
@@ -242,21 +331,6 @@ def load_trained(
     if report.loaded < report.total:
         raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
     return model.eval().to(device), str(report)
-
-
-def read_trained(checkpoint: Path) -> Trained | None:
-    """Return the run that made a checkpoint, or None where the file is not a training checkpoint of ours.
-
-    Raises:
-        ValueError: if the file is damaged, or of another task.
-    """
-    if not str(read_file(checkpoint).get("format", "")).startswith("a2mamba-checkpoint"):
-        return None
-    content: dict[str, Any] = json.loads(load_checkpoint_file(checkpoint)["run"])
-    if content.get("task") != "classification":
-        raise ValueError(f"{checkpoint}: a checkpoint of the task {content.get('task')!r}, not of classification")
-    run = from_json(ClassificationRun, json.dumps(content["config"]))
-    return Trained(run, content["recipe"], content["classes"])
 
 
 def checkpoint_classes(checkpoint: Path) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,21 +17,30 @@ from a2mamba.engine import (
     CsvLogger,
     Ema,
     EvaluationHook,
+    FaultPolicy,
     Hook,
     Loader,
     OptimizerConfig,
     PrecisionName,
     ProgressHook,
+    QuarantineHook,
     Schedule,
     SignalHook,
+    Strategy,
     Task,
     TensorBoardLogger,
+    TimeLimitHook,
     Trainer,
+    is_main_process,
     replace_text,
     resolve_precision,
 )
 from a2mamba.engine.schedule import AnyScheduleConfig
 from a2mamba.recipes.overrides import to_json
+from a2mamba.recipes.tracking import WandbLogger
+
+Resume = Literal["never", "require", "auto"]
+"""never: begin a new run; require: go on, and it is an error where there is nothing to; auto: go on, or begin"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +59,24 @@ class TrainingRun:
     """auto: bfloat16 on GPUs that have it, float32 elsewhere"""
     channels_last: bool = True
     """memory format of model and images"""
-    accumulate: int = 1
-    """batches per optimizer step"""
+    micro_batch: int | None = None
+    """largest batch of one forward pass on one process; none: worked out from the device's memory"""
     evaluate_every: int = 1
     """epochs between evaluations; the last epoch is always evaluated"""
     keep_checkpoints: int = 2
     """how many of the newest checkpoints stay, beside the best"""
+    checkpoint_minutes: float | None = 30.0
+    """time after which a checkpoint is written inside of an epoch; none: after epochs only"""
+    strategy: Strategy = "ddp"
+    """with several processes: ddp: each has the whole model; fsdp: each has a part of every parameter"""
+    sync_batch_norm: bool = True
+    """with several processes: batch statistics over the samples of all"""
+    max_undecodable: float = 0.05
+    """share of the training samples that may be undecodable: they are replaced, and named in quarantine.json"""
     tensorboard: bool = False
     """log to TensorBoard too (needs the extra)"""
+    wandb: str | None = None
+    """project of Weights & Biases to log to (needs the wandb package); none: do not"""
     seed: int = 42
     """of everything random in training"""
 
@@ -65,6 +84,29 @@ class TrainingRun:
     def best_metric(self) -> str:
         """The metric that chooses the best checkpoint: that of the averaged model, where there is one."""
         return self.metric if self.ema_decay is None else f"ema_{self.metric}"
+
+
+@runtime_checkable
+class LearnsFromAverage(Protocol):
+    """A task with a loss against the averaged model, such as MESA."""
+
+    def learn_from(self, average: nn.Module) -> None:
+        """Take the averaged model; its weights follow every step."""
+        ...
+
+
+@runtime_checkable
+class ReplacesUndecodable(Protocol):
+    """A loader that can go on over samples that cannot be decoded, such as `data.BatchLoader`."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in the data set."""
+        ...
+
+    def replace_undecodable(self) -> dict[str, str]:
+        """Replace them from now on, and return where their names will be."""
+        ...
 
 
 class RunFile(Hook):
@@ -76,7 +118,8 @@ class RunFile(Hook):
 
     def before_fit(self, trainer: Trainer) -> None:
         """Write the file."""
-        replace_text(self.path, self.description)
+        if is_main_process():
+            replace_text(self.path, self.description)
 
 
 def fit(
@@ -87,9 +130,11 @@ def fit(
     loader: Loader,
     optimizer: torch.optim.Optimizer,
     schedule: AnyScheduleConfig,
+    accumulate: int,
     measure: Callable[[nn.Module], Iterator[tuple[str, float]]],
     description: str,
-    resume: bool,
+    resume: Resume,
+    max_minutes: float | None = None,
     device: str,
     quiet: bool,
 ) -> Trainer:
@@ -97,14 +142,17 @@ def fit(
 
     Args:
         run: the resolved configuration.
-        output: folder for checkpoints/, metrics.csv and run.json.
+        output: folder for checkpoints/, metrics.csv and run.json, and where there was need for them for
+            quarantine.json (samples that could not be decoded) and faults/ (batches of steps that were not finite).
         task: model and losses.
         loader: training batches.
         optimizer: over the task's model.
         schedule: of the learning rate; it decides the number of epochs.
+        accumulate: batches of the loader per optimizer step, see ``plan_batches``.
         measure: yields the results of a model, in eval mode, on the held-out data.
         description: what `describe` returned; stored with every checkpoint.
-        resume: go on from the newest checkpoint in ``output``.
+        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
+        max_minutes: save and stop after so many minutes.
         device: "cpu", "cuda", "mps", ...
         quiet: no progress display.
 
@@ -117,9 +165,27 @@ def fit(
     hooks: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
     if run.tensorboard:
         hooks.append(TensorBoardLogger(output / "tensorboard"))
+    if run.wandb is not None:
+        hooks.append(WandbLogger(run.wandb, output, json.loads(description)))
+    if max_minutes is not None:
+        hooks.append(TimeLimitHook(max_minutes))
+    if run.max_undecodable > 0 and isinstance(loader, ReplacesUndecodable):
+        hooks.append(
+            QuarantineHook(
+                loader.replace_undecodable(),
+                samples=loader.samples,
+                largest_share=run.max_undecodable,
+                path=output / "quarantine.json",
+            )
+        )
     # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
-    hooks += [ProgressHook(quiet=quiet), SignalHook(), CheckpointHook(manager), RunFile(output, description)]
-    steps = -(-len(loader) // run.accumulate)
+    checkpoints = CheckpointHook(manager, every_minutes=run.checkpoint_minutes)
+    hooks += [ProgressHook(quiet=quiet), SignalHook(), checkpoints, RunFile(output, description)]
+    steps = -(-len(loader) // accumulate)
+    # Made of the start weights, so that the average begins where the model does.
+    ema = None if run.ema_decay is None else Ema(task.model, decay=run.ema_decay)
+    if ema is not None and isinstance(task, LearnsFromAverage):
+        task.learn_from(ema.module)
     trainer = Trainer(
         task,
         loader=loader,
@@ -129,18 +195,22 @@ def fit(
         device=device,
         precision=resolve_precision(run.precision, device),
         clip_grad_norm=run.optimizer.clip_grad_norm,
-        accumulate=run.accumulate,
-        ema=None if run.ema_decay is None else Ema(task.model, decay=run.ema_decay),
+        accumulate=accumulate,
+        ema=ema,
         hooks=hooks,
         seed=run.seed,
         channels_last=run.channels_last,
         run=description,
+        strategy=run.strategy,
+        sync_batch_norm=run.sync_batch_norm,
+        faults=FaultPolicy(folder=output / "faults"),
     )
-    if resume:
+    if resume != "never":
         newest = manager.latest()
-        if newest is None:
+        if newest is not None:
+            trainer.load_state_dict(newest[1])
+        elif resume == "require":
             raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
-        trainer.load_state_dict(newest[1])
     trainer.fit()
     return trainer
 

@@ -1,0 +1,185 @@
+"""Pictures of objects: boxes, masks and labels on a photograph, and a gallery of truth beside prediction."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from a2mamba.data.coco import CocoDataset
+
+_INK = (28, 32, 38)
+_MARGIN, _LINE = 8, 20
+_GOLDEN = 0.618033988749895
+
+
+class GalleryCase(NamedTuple):
+    """An image to show: COCO's id, and a line of text above it."""
+
+    image_id: int
+    caption: str
+
+
+def object_color(label: int) -> tuple[int, int, int]:
+    """A strong colour for a label from 1 on; neighbouring labels get hues that are far apart."""
+    red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN) % 1, 0.85, 0.95 if label % 2 else 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_objects(
+    image: Image.Image,
+    objects: Mapping[str, Tensor],
+    *,
+    names: Sequence[str],
+    min_score: float = 0.0,
+    scale: float = 1.0,
+    opacity: float = 0.45,
+) -> Image.Image:
+    """Boxes, masks and labels on an image; small objects are drawn over large ones.
+
+    Args:
+        image: any mode.
+        objects: torchvision's detection contract, a target or a prediction, on any device: `boxes` (N, 4) x0 y0 x1 y1
+            in pixels of the image, `labels` (N,) from 1, and where they are known `scores` (N,) and `masks` (N, H, W)
+            or (N, 1, H, W), of which 0.5 and more count as inside.
+        names: the name of label k at position k - 1.
+        min_score: objects of lower scores are left out.
+        scale: of the result, relative to the image.
+        opacity: of the masks, 0 to 1.
+
+    Returns:
+        Mode "RGB".
+
+    Raises:
+        ValueError: a label without a name, or masks of another size than the image.
+    """
+    boxes = objects["boxes"].detach().float().cpu()
+    labels = objects["labels"].detach().cpu()
+    scores = objects["scores"].detach().float().cpu() if "scores" in objects else None
+    if len(labels) and not 1 <= int(labels.min()) <= int(labels.max()) <= len(names):
+        wrong = labels[(labels < 1) | (labels > len(names))][0]
+        raise ValueError(f"label {int(wrong)} has no name; there are {len(names)}, for the labels from 1")
+    keep = torch.arange(len(labels)) if scores is None else (scores >= min_score).nonzero()[:, 0]
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    order = keep[sizes[keep].argsort(descending=True, stable=True)].tolist()
+
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
+    picture = image.convert("RGB").resize(size, method)
+    if "masks" in objects:
+        picture = _with_masks(picture, image, objects["masks"], labels, order, opacity)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=12)
+    line = 1 if max(size) < 400 else 2
+    for place in order:
+        color = object_color(int(labels[place]))
+        x0, y0, x1, y1 = (boxes[place] * scale).tolist()
+        # Pillow refuses boxes that end before they begin, as a damaged prediction's may.
+        draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=color, width=line)
+    for place in order:
+        text = names[int(labels[place]) - 1]
+        if scores is not None:
+            text += f" {float(scores[place]):.2f}"
+        _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])), font)
+    return picture
+
+
+def detection_gallery(
+    dataset: CocoDataset,
+    cases: Sequence[GalleryCase],
+    predict: Callable[[int], Mapping[str, Tensor]],
+    *,
+    min_score: float = 0.5,
+    columns: int = 2,
+    panel: tuple[int, int] = (240, 320),
+) -> Image.Image:
+    """Some images with their truth on the left and the prediction on the right, each pair under its caption.
+
+    Args:
+        dataset: has the images and the truth, untransformed.
+        cases: what to show, in this order.
+        predict: COCO's image id -> the prediction, see `draw_objects`.
+        min_score: predictions of lower scores are left out.
+        columns: pairs beside each other.
+        panel: height and width that each picture is fitted into, in pixels.
+
+    Returns:
+        Mode "RGB".
+
+    Raises:
+        ValueError: no cases, or an image that the data set does not have.
+    """
+    if not cases or columns < 1:
+        raise ValueError(f"{len(cases)} cases in {columns} columns: expected at least one of each")
+    from torchvision.transforms.functional import to_pil_image
+
+    names = [category.name for category in dataset.categories]
+    height, width = panel
+    columns = min(columns, len(cases))
+    pair = (2 * width + _MARGIN, _LINE + height)
+    rows = -(-len(cases) // columns)
+    top = _MARGIN + _LINE
+    canvas = Image.new(
+        "RGB", (_MARGIN + columns * (pair[0] + 2 * _MARGIN), top + rows * (pair[1] + 2 * _MARGIN)), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=13)
+    draw.text((_MARGIN, _MARGIN), f"left: truth; right: prediction, scores of {min_score:g} and more", _INK, font=font)
+    for number, case in enumerate(cases):
+        sample = dataset[dataset.index_of(case.image_id)]
+        image = to_pil_image(sample.image)
+        left = _MARGIN + number % columns * (pair[0] + 2 * _MARGIN)
+        above = top + number // columns * (pair[1] + 2 * _MARGIN)
+        draw.text((left, above), case.caption, _INK, font=font)
+        scale = min(height / image.height, width / image.width)
+        for place, objects in enumerate((sample.target, predict(case.image_id))):
+            drawn = draw_objects(image, objects, names=names, min_score=min_score, scale=scale)
+            canvas.paste(drawn, (left + place * (width + _MARGIN), above + _LINE))
+    return canvas
+
+
+def _with_masks(
+    picture: Image.Image, image: Image.Image, masks: Tensor, labels: Tensor, order: Sequence[int], opacity: float
+) -> Image.Image:
+    """Each mask in its colour, with a firm outline so that neighbours of one class stay apart."""
+    masks = masks[:, 0] if masks.ndim == 4 else masks
+    if tuple(masks.shape[1:]) != (image.height, image.width):
+        raise ValueError(
+            f"masks are {masks.shape[2]} x {masks.shape[1]} pixels, the image {image.width} x {image.height}; "
+            f"both must be equal"
+        )
+    pixels = np.asarray(picture).astype(np.float32)
+    for place in order:
+        mask = masks[place].detach().cpu()
+        solid = (mask >= 0.5) if mask.is_floating_point() else mask != 0
+        fitted = Image.fromarray(solid.numpy().astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+        inside = np.pad(np.asarray(fitted) > 0, 1)
+        core = inside[1:-1, 1:-1]
+        outline = core & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
+        color = np.array(object_color(int(labels[place])), dtype=np.float32)
+        pixels[core] += opacity * (color - pixels[core])
+        pixels[outline] = color
+    return Image.fromarray(np.round(pixels).astype(np.uint8))
+
+
+def _tag(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: Tensor,
+    size: tuple[int, int],
+    color: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """A label above its box, or inside where there is no room above, and never beyond the picture's right edge."""
+    x0, y0 = box[:2].tolist()
+    width, height = font.getlength(text) + 4, 15
+    left = max(0.0, min(x0, size[0] - width))
+    top = y0 - height if y0 >= height else max(0.0, y0)
+    draw.rectangle((left, top, left + width, top + height), fill=color)
+    bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
+    draw.text((left + 2, top), text, fill=_INK if bright else (255, 255, 255), font=font)

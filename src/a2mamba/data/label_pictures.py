@@ -1,0 +1,144 @@
+"""Class maps as pictures: in the colours of their classes, over the photograph, and side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from a2mamba.data.label_maps import IGNORE_LABEL
+from a2mamba.data.label_names import Palette
+
+_IGNORED = (0, 0, 0)
+_MARGIN, _LINE, _SWATCH = 8, 20, 12
+_INK = (28, 32, 38)
+
+
+def class_picture(classes: np.ndarray | Tensor, palette: Palette) -> Image.Image:
+    """A palette picture whose pixel values are the class indices; saved as PNG, it is a label file and looks like one.
+
+    Args:
+        classes: (H, W), class indices and 255 (ignored, drawn black), on the CPU.
+        palette: a colour for each class.
+
+    Returns:
+        Mode "P".
+
+    Raises:
+        ValueError: another shape, or a class that has no colour.
+    """
+    picture = Image.fromarray(_checked(classes, palette))
+    picture.putpalette(_colors(palette).tobytes())
+    return picture
+
+
+def overlay(image: Image.Image, classes: np.ndarray | Tensor, palette: Palette, *, opacity: float = 0.5) -> Image.Image:
+    """A photograph with the colours of the classes over it; ignored pixels show the photograph alone.
+
+    Args:
+        image: the photograph.
+        classes: (H, W) of the same size, class indices and 255, on the CPU.
+        palette: a colour for each class.
+        opacity: of the colours, 0 to 1.
+
+    Returns:
+        Mode "RGB".
+
+    Raises:
+        ValueError: sizes that differ, a class that has no colour, or an opacity out of range.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity={opacity}: expected 0 to 1")
+    indices = _checked(classes, palette)
+    if indices.shape != (image.height, image.width):
+        raise ValueError(
+            f"classes are {indices.shape[1]} x {indices.shape[0]} pixels, the image {image.width} x {image.height}; "
+            f"both must be equal"
+        )
+    picture = image.convert("RGB")
+    cover = Image.fromarray(np.where(indices == IGNORE_LABEL, 0, round(255 * opacity)).astype(np.uint8))
+    picture.paste(Image.fromarray(_colors(palette)[indices]), mask=cover)
+    return picture
+
+
+def picture_grid(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    headings: Sequence[str],
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    cell: tuple[int, int] = (240, 320),
+) -> Image.Image:
+    """Pictures in rows under headings, on white, each as large as its cell allows.
+
+    Args:
+        rows: pictures of any size and mode, as many in each row as there are headings; image, truth and prediction,
+            for instance.
+        headings: of the columns.
+        legend: names and colours to show below; see `class_legend`.
+        cell: height and width of a cell in pixels.
+
+    Returns:
+        Mode "RGB".
+
+    Raises:
+        ValueError: no rows, or a row of another length.
+    """
+    if not rows or any(len(row) != len(headings) for row in rows):
+        raise ValueError(
+            f"rows of {[len(row) for row in rows]} pictures: expected {len(headings)} in each, as headings"
+        )
+    height, width = cell
+    font = ImageFont.load_default(size=13)
+    entry = _MARGIN * 2 + _SWATCH + int(max((font.getlength(name) for name, _ in legend), default=0))
+    total_width = _MARGIN + len(headings) * (width + _MARGIN)
+    across = max(1, (total_width - _MARGIN) // entry)
+    lines = -(-len(legend) // across)
+    top = _MARGIN + _LINE
+    total_height = top + len(rows) * (height + _MARGIN) + lines * _LINE
+    canvas = Image.new("RGB", (total_width, total_height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(headings):
+        draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), heading, fill=_INK, font=font)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            fitted = _fit(picture, height, width)
+            left = _MARGIN + column * (width + _MARGIN) + (width - fitted.width) // 2
+            canvas.paste(fitted, (left, top + row * (height + _MARGIN) + (height - fitted.height) // 2))
+    for number, (name, color) in enumerate(legend):
+        x = _MARGIN + number % across * entry
+        y = top + len(rows) * (height + _MARGIN) + number // across * _LINE
+        draw.rectangle((x, y + 2, x + _SWATCH, y + 2 + _SWATCH), fill=color, outline=_INK)
+        draw.text((x + _SWATCH + 5, y), name, fill=_INK, font=font)
+    return canvas
+
+
+def class_legend(
+    maps: Sequence[np.ndarray | Tensor], classes: Sequence[str], palette: Palette
+) -> list[tuple[str, tuple[int, int, int]]]:
+    """Names and colours of the classes that occur in any of some class maps, in the order of their indices."""
+    found = sorted({int(index) for single in maps for index in np.unique(np.asarray(single))} - {IGNORE_LABEL})
+    return [(classes[index], palette[index]) for index in found]
+
+
+def _checked(classes: np.ndarray | Tensor, palette: Palette) -> np.ndarray:
+    indices = np.asarray(classes)
+    if indices.ndim != 2 or not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"classes are {indices.dtype} {indices.shape}: expected integers (H, W)")
+    wrong = indices[((indices < 0) | (indices >= len(palette))) & (indices != IGNORE_LABEL)]
+    if wrong.size:
+        raise ValueError(f"class {int(wrong[0])} is out of range for a palette of {len(palette)} colours")
+    return indices.astype(np.uint8)
+
+
+def _colors(palette: Palette) -> np.ndarray:
+    """uint8 (256, 3): black for what is no class."""
+    return np.array([*palette, *[_IGNORED] * (256 - len(palette))], dtype=np.uint8)
+
+
+def _fit(picture: Image.Image, height: int, width: int) -> Image.Image:
+    scale = min(height / picture.height, width / picture.width)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    # Pillow never blends the indices of a palette picture, whatever the method.
+    return picture.resize(size, Image.Resampling.BICUBIC).convert("RGB")

@@ -1,0 +1,615 @@
+"""COCO's box and mask average precision, with faster-coco-eval behind it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IouType = Literal["bbox", "segm"]
+
+_INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
+_PREFIXES: dict[str, str] = {"bbox": "box", "segm": "mask"}
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+_AREAS = ("all", "small", "medium", "large")
+_MASK_THRESHOLD = 0.5
+# The library walks along every edge of a polygon: a coordinate like 1e12 would keep it busy for hours.
+_FARTHEST = 1e5
+
+
+class ClassPrecision(NamedTuple):
+    """Average precision of one category in percent; None where the evaluated images hold no such object."""
+
+    category_id: int
+    name: str
+    objects: int
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+
+
+class ImageAgreement(NamedTuple):
+    """How truth and prediction of one image agree: objects found and missed, detections of nothing."""
+
+    image_id: int
+    found: int
+    missed: int
+    false_positives: int
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall, 0 to 1; 1 for an image without objects and detections."""
+        errors = self.missed + self.false_positives
+        return 2 * self.found / (2 * self.found + errors) if self.found or errors else 1.0
+
+
+class _Detections(NamedTuple):
+    """Of one image. boxes: float64 (N, 4), x y w h; labels: int64 (N,), from 1; scores: float64 (N,); masks: N or 0."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: list[str]
+
+
+class _Curves(NamedTuple):
+    """precision: (IoU thresholds, recalls, categories, areas), recall: (IoU thresholds, categories, areas); or -1."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+
+class CocoMetric:
+    """Average precision of boxes and masks by COCO's rules: 100 detections an image, IoU 0.50 to 0.95, crowds ignored.
+
+    The images that were given to `update` are evaluated, and no others. Labels are 1 to N in increasing order of
+    category ids, as torchvision's detection contract has them.
+
+    Args:
+        annotations: an instances_*.json, or its content.
+        iou_types: "bbox" for boxes, "segm" for masks, or both.
+
+    Raises:
+        ValueError: an unknown or no iou type; a file that is missing, not JSON or not in COCO's format, an id that
+            occurs twice, a box that is negative or not finite, a missing mask; the message names the place.
+        ImportError: faster-coco-eval is not installed.
+    """
+
+    def __init__(
+        self, annotations: Path | str | Mapping[str, Any], *, iou_types: Sequence[IouType] = ("bbox", "segm")
+    ) -> None:
+        if not iou_types or not set(iou_types) <= set(_PREFIXES) or len(set(iou_types)) != len(iou_types):
+            raise ValueError(f"iou_types={tuple(iou_types)}: expected 'bbox', 'segm' or both")
+        _library()
+        self.iou_types = tuple(iou_types)
+        self._truth = _Truth(annotations, masks="segm" in iou_types)
+        self._detections: dict[int, _Detections] = {}
+        self._curves: dict[str, _Curves] | None = None
+
+    @property
+    def category_ids(self) -> list[int]:
+        """The category id of label k at position k - 1."""
+        return list(self._truth.categories)
+
+    @property
+    def image_ids(self) -> list[int]:
+        """The images that were evaluated so far, in increasing order."""
+        return sorted(self._detections)
+
+    def update(self, image_ids: Sequence[int] | Tensor, outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add the detections of some images.
+
+        Args:
+            image_ids: of the images, each for the first time.
+            outputs: one dict an image: `boxes` (N, 4) x0 y0 x1 y1 in pixels of the original image, `labels` (N,) from
+                1 to the number of categories, `scores` (N,), and for "segm" `masks` (N, H, W) or (N, 1, H, W) in the
+                original size, bool or probabilities, of which 0.5 and more count as inside. Tensors of any device.
+
+        Raises:
+            ValueError: an image that is unknown or was given before, or outputs of wrong shapes, labels out of range or
+                values that are not finite; nothing of this call is kept then.
+        """
+        ids = [int(image_id) for image_id in image_ids]
+        if len(ids) != len(outputs):
+            raise ValueError(f"{len(ids)} image ids and {len(outputs)} outputs: expected as many")
+        added: dict[int, _Detections] = {}
+        for image_id, output in zip(ids, outputs, strict=True):
+            if image_id not in self._truth.sizes:
+                raise ValueError(f"image {image_id} is not in {self._truth.name}")
+            if image_id in added or image_id in self._detections:
+                raise ValueError(f"image {image_id} was evaluated already; each image counts once")
+            added[image_id] = self._checked(image_id, output)
+        self._detections.update(added)
+        self._curves = None
+
+    def results(self) -> Iterator[tuple[str, float]]:
+        """("box_ap", percent), then box_ap50, box_ap75, box_ap_small, box_ap_medium, box_ap_large and box_ar (recall of
+        100 detections an image); for masks the same with "mask_". A size without objects is left out.
+
+        Raises:
+            ValueError: before the first image, or no evaluated image has an object that counts.
+        """
+        for iou_type, curves in self._evaluated().items():
+            prefix = _PREFIXES[iou_type]
+            for name, value in _precisions(curves.precision).items():
+                if value is not None:
+                    yield f"{prefix}_{name}", value
+            average_recall = _mean(curves.recall[:, :, 0])
+            assert average_recall is not None, "there are objects, or _evaluated had raised"
+            yield f"{prefix}_ar", average_recall
+
+    def per_class(self, iou_type: IouType = "bbox") -> list[ClassPrecision]:
+        """Average precision of each category, in increasing order of ids.
+
+        Raises:
+            ValueError: as `results`, or this iou type is not measured.
+        """
+        curves = self._curves_of(iou_type)
+        counts = self._truth.count(self._detections)
+        return [
+            ClassPrecision(
+                category_id,
+                name,
+                counts.get(category_id, 0),
+                *_precisions(curves.precision[:, :, place : place + 1]).values(),
+            )
+            for place, (category_id, name) in enumerate(self._truth.categories.items())
+        ]
+
+    def table(self, iou_type: IouType = "bbox") -> str:
+        """`per_class` as lines of text, the worst category first; those without objects are left out.
+
+        Raises:
+            ValueError: as `per_class`.
+        """
+        rows = [row for row in self.per_class(iou_type) if row.ap is not None]
+        rows.sort(key=lambda row: (row.ap, row.category_id))
+        width = max([len("category"), *(len(row.name) for row in rows)])
+        columns = ("AP", "AP50", "AP75", "small", "medium", "large")
+        lines = [f"{'category':<{width}} {'objects':>8}" + "".join(f"{column:>8}" for column in columns)]
+        for row in rows:
+            values = "".join(f"{'-' if value is None else f'{value:.1f}':>8}" for value in row[3:])
+            lines.append(f"{row.name:<{width}} {row.objects:>8}{values}")
+        return "\n".join(lines)
+
+    def precision_recall(
+        self, iou_type: IouType = "bbox", *, iou: float = 0.5, category_id: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Precision at 101 values of recall, both 0 to 1, float64 (101,).
+
+        Args:
+            iou_type: boxes or masks.
+            iou: one of 0.50, 0.55, ..., 0.95.
+            category_id: of one category; None for the mean over those that have objects.
+
+        Returns:
+            recall, precision.
+
+        Raises:
+            ValueError: as `per_class`, another IoU, or a category that is unknown or without objects.
+        """
+        curves = self._curves_of(iou_type)
+        places = np.flatnonzero(np.isclose(_THRESHOLDS, iou))
+        if not places.size:
+            raise ValueError(f"iou={iou}: expected one of 0.50, 0.55, ..., 0.95")
+        precision = curves.precision[places[0], :, :, 0]
+        if category_id is not None:
+            if category_id not in self._truth.categories:
+                raise ValueError(f"category {category_id} is not in {self._truth.name}")
+            place = self.category_ids.index(category_id)
+            precision = precision[:, place : place + 1]
+        present = (precision > -1).all(axis=0)
+        if not present.any():
+            raise ValueError(f"category {category_id} has no objects in the evaluated images")
+        return np.linspace(0, 1, precision.shape[0]), precision[:, present].mean(axis=1)
+
+    def agreement(self, *, score: float = 0.5, iou: float = 0.5) -> list[ImageAgreement]:
+        """How each image's boxes agree with the truth, the worst image first.
+
+        Detections of `score` or more, best first, each take the object of their class that they overlap most, by `iou`
+        or more. Those that lie in a crowd count neither way.
+
+        Args:
+            score: lowest score of a detection that counts.
+            iou: lowest overlap of a hit.
+        """
+        found = [self._agreement(image_id, score, iou) for image_id in self.image_ids]
+        return sorted(found, key=lambda image: (image.f1, -image.missed - image.false_positives, image.image_id))
+
+    def detections(self, image_id: int) -> dict[str, Tensor]:
+        """What `update` was given for an image, on the CPU: boxes (N, 4), labels, scores, and masks uint8 (N, H, W).
+
+        Raises:
+            ValueError: the image was not evaluated.
+        """
+        if image_id not in self._detections:
+            raise ValueError(f"image {image_id} was not evaluated")
+        kept = self._detections[image_id]
+        corners = np.concatenate((kept.boxes[:, :2], kept.boxes[:, :2] + kept.boxes[:, 2:]), axis=1)
+        output = {
+            "boxes": torch.from_numpy(corners).float(),
+            "labels": torch.from_numpy(kept.labels.copy()),
+            "scores": torch.from_numpy(kept.scores).float(),
+        }
+        if "segm" in self.iou_types:
+            height, width = self._truth.sizes[image_id]
+            masks = torch.zeros((len(kept.masks), height, width), dtype=torch.uint8)
+            for place, counts in enumerate(kept.masks):
+                drawn = _library().mask.decode({"size": [height, width], "counts": counts})
+                masks[place] = torch.from_numpy(np.ascontiguousarray(drawn))
+            output["masks"] = masks
+        return output
+
+    def write_results(self, path: Path | str) -> list[Path]:
+        """Write the detections in COCO's result format, with the original category ids.
+
+        One file for each iou type: `<stem>.bbox.json` with boxes x y w h, `<stem>.segm.json` with masks. The second
+        has no boxes: evaluators would take small, medium and large from them instead of from the masks.
+
+        Args:
+            path: decides folder and stem; an extension .json is dropped.
+
+        Returns:
+            the files.
+        """
+        path = Path(path)
+        written = []
+        for iou_type in self.iou_types:
+            target = path.with_name(f"{path.name.removesuffix('.json')}.{iou_type}.json")
+            _replace(target, json.dumps(self._result_list(iou_type)))
+            written.append(target)
+        return written
+
+    def state(self) -> dict[str, Any]:
+        """The detections as plain numbers, strings and lists."""
+        return {
+            "iou_types": list(self.iou_types),
+            "category_ids": self.category_ids,
+            "images": [
+                {
+                    "id": image_id,
+                    "boxes": kept.boxes.tolist(),
+                    "labels": kept.labels.tolist(),
+                    "scores": kept.scores.tolist(),
+                    "masks": list(kept.masks),
+                }
+                for image_id, kept in self._detections.items()
+            ],
+        }
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add another process's `state()`.
+
+        Raises:
+            ValueError: it has other iou types or categories, or images that are here already or not in the truth.
+        """
+        for name, ours in (("iou_types", list(self.iou_types)), ("category_ids", self.category_ids)):
+            if list(state[name]) != ours:
+                raise ValueError(f"cannot merge {name}={state[name]} into {name}={ours}")
+        ids = [image["id"] for image in state["images"]]
+        twice = sorted(set(ids) & set(self._detections))
+        if twice or len(set(ids)) != len(ids):
+            raise ValueError(f"cannot merge: image {(twice or ids)[0]} was evaluated already; each image counts once")
+        unknown = sorted(set(ids) - set(self._truth.sizes))
+        if unknown:
+            raise ValueError(f"cannot merge: image {unknown[0]} is not in {self._truth.name}")
+        for image in state["images"]:
+            self._detections[image["id"]] = _Detections(
+                np.array(image["boxes"], dtype=np.float64).reshape(-1, 4),
+                np.array(image["labels"], dtype=np.int64),
+                np.array(image["scores"], dtype=np.float64),
+                list(image["masks"]),
+            )
+        self._curves = None
+
+    def _checked(self, image_id: int, output: Mapping[str, Tensor]) -> _Detections:
+        wanted = ["boxes", "labels", "scores"] + (["masks"] if "segm" in self.iou_types else [])
+        missing = [name for name in wanted if name not in output]
+        if missing:
+            raise ValueError(f"the output for image {image_id} has no {', '.join(missing)}; found {', '.join(output)}")
+        boxes = output["boxes"].detach().cpu().double().numpy()
+        scores = output["scores"].detach().cpu().double().numpy()
+        labels = output["labels"].detach().cpu().numpy()
+        count = len(boxes)
+        if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+            raise ValueError(
+                f"the output for image {image_id} has boxes {boxes.shape}, labels {labels.shape} and scores "
+                f"{scores.shape}; expected (N, 4), (N,) and (N,)"
+            )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise ValueError(f"the output for image {image_id} has boxes or scores that are not finite")
+        if (boxes[:, 2:] < boxes[:, :2]).any():
+            raise ValueError(f"the output for image {image_id} has boxes with x1 < x0 or y1 < y0")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"the output for image {image_id} has labels of {labels.dtype}; expected integers")
+        number = len(self._truth.categories)
+        if count and not 1 <= labels.min() <= labels.max() <= number:
+            wrong = labels[(labels < 1) | (labels > number)][0]
+            raise ValueError(f"the output for image {image_id} has the label {wrong}; expected 1 to {number}")
+        boxes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
+        masks = self._encoded(image_id, output["masks"], count) if "segm" in self.iou_types else []
+        return _Detections(boxes, labels.astype(np.int64), scores, masks)
+
+    def _encoded(self, image_id: int, masks: Tensor, count: int) -> list[str]:
+        """Run lengths of the masks as COCO's strings."""
+        height, width = self._truth.sizes[image_id]
+        if masks.ndim == 4 and masks.shape[1] == 1:
+            masks = masks[:, 0]
+        if tuple(masks.shape) != (count, height, width):
+            raise ValueError(
+                f"the output for image {image_id} has masks {tuple(masks.shape)}; expected {(count, height, width)}, "
+                f"the size of the original image"
+            )
+        inside = (masks.detach() >= _MASK_THRESHOLD if masks.is_floating_point() else masks != 0).to(torch.uint8)
+        # The library wants columns one after the other, the objects last.
+        columns = np.asfortranarray(inside.cpu().numpy().transpose(1, 2, 0))
+        encoded = _library().mask.encode(columns) if count else []
+        return [_text(runs["counts"]) for runs in encoded]
+
+    def _result_list(self, iou_type: str) -> list[dict[str, Any]]:
+        ids, entries = self.category_ids, []
+        for image_id in self.image_ids:
+            kept = self._detections[image_id]
+            for place, (label, score) in enumerate(zip(kept.labels.tolist(), kept.scores.tolist(), strict=True)):
+                entry = {"image_id": image_id, "category_id": ids[label - 1], "score": score}
+                if iou_type == "bbox":
+                    entry["bbox"] = kept.boxes[place].tolist()
+                else:
+                    size = list(self._truth.sizes[image_id])
+                    entry["segmentation"] = {"size": size, "counts": kept.masks[place]}
+                entries.append(entry)
+        return entries
+
+    def _curves_of(self, iou_type: str) -> _Curves:
+        if iou_type not in self.iou_types:
+            raise ValueError(f"iou_type={iou_type!r}: this metric measures {', '.join(self.iou_types)}")
+        return self._evaluated()[iou_type]
+
+    def _evaluated(self) -> dict[str, _Curves]:
+        if not self._detections:
+            raise ValueError("no images were evaluated")
+        if not self._truth.count(self._detections):
+            raise ValueError(f"none of the {len(self._detections)} evaluated images has an object to find")
+        if self._curves is None:
+            self._curves = {iou_type: self._evaluate(iou_type) for iou_type in self.iou_types}
+        return self._curves
+
+    def _evaluate(self, iou_type: str) -> _Curves:
+        library = _library()
+        truth = library.COCO(print_function=_silent)
+        truth.dataset = self._truth.selected(self._detections)
+        truth.createIndex()
+        results = self._result_list(iou_type)
+        if results:
+            found = truth.loadRes(results)
+        else:  # older versions of the library look at the first result
+            found = library.COCO(print_function=_silent)
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        evaluator = library.COCOeval_faster(truth, found, iou_type, print_function=_silent)
+        evaluator.params.maxDets = [1, 10, 100]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        return _Curves(evaluator.eval["precision"][..., -1], evaluator.eval["recall"][..., -1])
+
+    def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
+        kept = self._detections[image_id]
+        objects = self._truth.objects.get(image_id, [])
+        plain = [entry for entry in objects if not entry["iscrowd"]]
+        crowds = [entry for entry in objects if entry["iscrowd"]]
+        overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
+        in_crowd = _overlaps(kept.boxes, [entry["bbox"] for entry in crowds], crowd=True)
+        free = np.ones(len(plain), dtype=bool)
+        categories = np.array([entry["category_id"] for entry in plain], dtype=np.int64)
+        crowd_categories = np.array([entry["category_id"] for entry in crowds], dtype=np.int64)
+        false_positives = 0
+        for place in np.argsort(-kept.scores, kind="stable").tolist():
+            if kept.scores[place] < score:
+                break
+            category = self.category_ids[kept.labels[place] - 1]
+            candidates = np.where(free & (categories == category), overlaps[place], -1.0)
+            if candidates.size and candidates.max() >= iou:
+                free[candidates.argmax()] = False
+            elif not (in_crowd[place][crowd_categories == category] >= iou).any():
+                false_positives += 1
+        missed = int(free.sum())
+        return ImageAgreement(image_id, len(plain) - missed, missed, false_positives)
+
+
+class _Truth:
+    """The objects of an annotation file, as plain dicts in the form that the library reads."""
+
+    def __init__(self, annotations: Path | str | Mapping[str, Any], *, masks: bool) -> None:
+        self.name = "the annotations" if isinstance(annotations, Mapping) else str(annotations)
+        content = annotations if isinstance(annotations, Mapping) else _load(Path(annotations))
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise self._error(f"there is no list {key!r}; expected COCO's format")
+        self.categories: dict[int, str] = {}
+        for entry in content["categories"]:
+            self.categories[self._identity(entry, self.categories, "category")] = str(entry.get("name", entry["id"]))
+        self.categories = dict(sorted(self.categories.items()))
+        self.sizes: dict[int, tuple[int, int]] = {}
+        for entry in content["images"]:
+            identity = self._identity(entry, self.sizes, "image")
+            height, width = entry.get("height"), entry.get("width")
+            if type(height) is not int or type(width) is not int or min(height, width) < 1:
+                raise self._error(f"image {identity} has height {height!r} and width {width!r}; expected whole pixels")
+            self.sizes[identity] = (height, width)
+        self.objects: dict[int, list[dict[str, Any]]] = {}
+        seen: dict[int, None] = {}
+        for entry in content["annotations"]:
+            identity = self._identity(entry, seen, "annotation")
+            seen[identity] = None
+            # New ids from 1: to the library, and to pycocotools, an object of id 0 is never found.
+            self._add(identity, len(seen), entry, masks)
+
+    def _add(self, identity: int, number: int, entry: Mapping[str, Any], masks: bool) -> None:
+        image_id, category_id = entry.get("image_id"), entry.get("category_id")
+        if image_id not in self.sizes:
+            raise self._error(f"annotation {identity} is of image {image_id!r}, which is not listed")
+        if category_id not in self.categories:
+            raise self._error(f"annotation {identity} is of category {category_id!r}, which is not listed")
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)) or min(box[2:]) < 0:
+            raise self._error(
+                f"annotation {identity} has the box {box!r}; expected four finite numbers, w and h not < 0"
+            )
+        area = entry.get("area", box[2] * box[3])
+        if not _is_finite(area):
+            raise self._error(f"annotation {identity} has the area {area!r}; expected a finite number")
+        kept = {
+            "id": number,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(bool(entry.get("iscrowd", 0))),
+        }
+        if masks:
+            segmentation = entry.get("segmentation")
+            if not segmentation:
+                raise self._error(f"annotation {identity} has no segmentation; evaluate boxes alone (iou_types='bbox')")
+            kept["segmentation"] = self._mask(identity, segmentation, self.sizes[image_id])
+        self.objects.setdefault(image_id, []).append(kept)
+
+    def _mask(self, identity: int, segmentation: Any, size: tuple[int, int]) -> Any:
+        """The segmentation, without polygons that are none.
+
+        The library's evaluation trusts its input: run lengths of another total keep it busy for ever.
+        """
+        if isinstance(segmentation, Mapping):
+            counts = segmentation.get("counts")
+            if segmentation.get("size") != list(size):
+                raise self._error(
+                    f"annotation {identity} has a mask of size {segmentation.get('size')}, and its image {list(size)}"
+                )
+            if not isinstance(counts, str) and not (
+                isinstance(counts, list)
+                and all(type(count) is int and count >= 0 for count in counts)
+                and sum(counts) == size[0] * size[1]
+            ):
+                raise self._error(f"annotation {identity} has run lengths that do not add up to its image's pixels")
+            if isinstance(counts, str):
+                try:
+                    _library().mask.decode(dict(segmentation))
+                except (ValueError, RuntimeError) as error:
+                    raise self._error(f"annotation {identity} has a damaged mask: {error}") from None
+            return segmentation
+        if isinstance(segmentation, list) and all(isinstance(ring, list) for ring in segmentation):
+            # Two points bound no area, and the library takes four numbers for a box.
+            rings = [ring for ring in segmentation if len(ring) >= 6 and len(ring) % 2 == 0]
+            if rings and all(_is_finite(value) and abs(value) <= _FARTHEST for ring in rings for value in ring):
+                return rings
+        raise self._error(
+            f"annotation {identity} has a segmentation that is neither run lengths nor polygons of three points or "
+            f"more with finite coordinates near the image"
+        )
+
+    def selected(self, image_ids: Iterable[int]) -> dict[str, Any]:
+        """The data set of these images for the library, which changes the objects: a copy."""
+        chosen = sorted(image_ids)
+        return {
+            "images": [
+                {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
+                for image_id in chosen
+            ],
+            "annotations": [dict(entry) for image_id in chosen for entry in self.objects.get(image_id, [])],
+            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
+        }
+
+    def count(self, image_ids: Iterable[int]) -> dict[int, int]:
+        """Objects of each category that occurs in these images, crowds left out."""
+        counts: dict[int, int] = {}
+        for image_id in image_ids:
+            for entry in self.objects.get(image_id, []):
+                if not entry["iscrowd"]:
+                    counts[entry["category_id"]] = counts.get(entry["category_id"], 0) + 1
+        return counts
+
+    def _identity(self, entry: Any, seen: Mapping[int, Any], what: str) -> int:
+        identity = entry.get("id") if isinstance(entry, Mapping) else None
+        if type(identity) is not int:
+            raise self._error(f"one {what} has the id {identity!r}; expected a whole number")
+        if identity in seen:
+            raise self._error(f"{what} id {identity} occurs twice; correct the file")
+        return identity
+
+    def _error(self, text: str) -> ValueError:
+        return ValueError(f"{self.name}: {text}")
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"annotation file {path} cannot be read: {error.strerror}; check the path") from error
+    except (ValueError, RecursionError):  # text that is no JSON, or bytes that are no text
+        raise ValueError(f"annotation file {path} is not JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"annotation file {path} holds {type(content).__name__}; expected an object with images, ...")
+    return content
+
+
+def _precisions(precision: np.ndarray) -> dict[str, float | None]:
+    """From (thresholds, recalls, categories, areas): the field's six averages, in percent."""
+    return {
+        "ap": _mean(precision[..., 0]),
+        "ap50": _mean(precision[:1, ..., 0]),
+        "ap75": _mean(precision[5:6, ..., 0]),
+        **{f"ap_{area}": _mean(precision[..., place]) for place, area in enumerate(_AREAS) if place},
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """In percent, over the values that are defined; -1 stands for those that are not."""
+    defined = values[values > -1]
+    return 100 * float(defined.mean()) if defined.size else None
+
+
+def _overlaps(boxes: np.ndarray, objects: list[list[float]], *, crowd: bool) -> np.ndarray:
+    """IoU of (N, 4) and M boxes x y w h, (N, M); for crowds the share of the first box that lies inside."""
+    others = np.array(objects, dtype=np.float64).reshape(-1, 4)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    area = boxes[:, 2:].prod(axis=1)[:, None]
+    union = area if crowd else area + others[:, 2:].prod(axis=1) - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
+def _library() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return faster_coco_eval
+
+
+def _silent(*_: object) -> None:
+    """Take the place of print in the library."""
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _text(counts: bytes | str) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,407 @@
+"""Detection runs: their configuration, the recipes that fill it, and the assembly of model, data and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from a2mamba.backbone import load_checkpoint
+from a2mamba.data import (
+    DetectionBatch,
+    DetectionData,
+    detection_categories,
+    eval_detection_loader,
+    read_annotations,
+    train_detection_loader,
+)
+from a2mamba.detection import Detector, DetectorConfig, create_detector, detector_config
+from a2mamba.engine import (
+    OptimizerConfig,
+    StepScheduleConfig,
+    Trainer,
+    build_optimizer,
+    merge_metrics,
+    rank,
+    world_size,
+)
+from a2mamba.evaluation import CocoMetric
+from a2mamba.evaluation.coco import IouType
+from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
+from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
+from a2mamba.tasks import DetectionTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorModelConfig:
+    """Which detector, and what of its backbone the run decides."""
+
+    name: str
+    """one of `a2mamba models`"""
+    backbone_checkpoint: Path | None = None
+    """weights of the backbone to start from: those of a classifier, whose head is left out"""
+    pretrained_backbone: bool = False
+    """start from the released weights of the backbone, downloaded once"""
+    checkpoint: Path | None = None
+    """weights of the whole detector to start from"""
+    drop_path_rate: float = 0.0
+    """stochastic depth of the backbone's last block; grows linearly from 0"""
+    stored_size: tuple[int, int] = (224, 224)
+    """height and width in pixels for which the bias of the backbone's global attention is stored"""
+    grad_checkpointing: bool = False
+    """recompute the backbone's activations in the backward: less memory, more time"""
+
+    def __post_init__(self) -> None:
+        detector_config(self.name)  # says which name is nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRun(TrainingRun):
+    """Everything that decides a detection run."""
+
+    task = "detection"
+    metric = "box_ap"
+
+    model: DetectorModelConfig
+    detector: DetectorConfig
+    data: DetectionData
+    schedule: StepScheduleConfig
+
+
+# ------------------------------------------------------------------------------------------------------------- recipes
+
+_DROP_PATH = {"nano": 0.05, "tiny": 0.2, "small": 0.3, "base": 0.4, "large": 0.5, "large_paper": 0.5}
+
+
+def _coco(kind: str, size: str, schedule: StepScheduleConfig, *, multi_scale: bool) -> DetectionRun:
+    name = f"{kind}_a2mamba_{size}"
+    data = DetectionData(root="data/coco")
+    if not multi_scale:
+        data = replace(data, min_sizes=(800,), crop_probability=0.0)
+    return DetectionRun(
+        model=DetectorModelConfig(name=name, drop_path_rate=_DROP_PATH[size]),
+        detector=detector_config(name),
+        data=data,
+        optimizer=OptimizerConfig(lr=1e-4, weight_decay=0.05, clip_grad_norm=None),
+        schedule=schedule,
+    )
+
+
+def coco_3x(kind: str, size: str) -> DetectionRun:
+    """Train a detector on COCO 2017 for 36 epochs, at several scales: the paper's schedule.
+
+    Source: section 4.2 names Swin's protocol, whose numbers these are. The drop path is not stated; 0.3, 0.4 and 0.5
+    for S, B and L lie in the middle of what comparable backbones take (`model.drop_path_rate`). Published runs of the
+    protocol differ in precision; here it is bfloat16 where the device has it. The paper's L is that of its Table I:
+    `large_paper`.
+    Command: a2mamba train mask_rcnn_small_3x data.root=DIR model.pretrained_backbone=true
+    Hardware and time: 264,000 steps of 16 images of up to 800 x 1333; made for 8 GPUs.
+    Expected: box and mask AP of Tables IV (Mask R-CNN) and V (Cascade). Not measured by us.
+    """
+    return _coco(kind, size, StepScheduleConfig(epochs=36, milestones=(27, 33)), multi_scale=True)
+
+
+def coco_1x(kind: str, size: str) -> DetectionRun:
+    """Train a detector on COCO 2017 for 12 epochs at one scale: the field's short schedule.
+
+    Source: Swin's protocol in its short form; the paper does not use it.
+    Command: a2mamba train mask_rcnn_small_1x data.root=DIR model.pretrained_backbone=true
+    Hardware and time: 88,000 steps of 16 images of 800 x 1333 at most; made for 8 GPUs.
+    Expected: not measured by us.
+    """
+    return _coco(kind, size, StepScheduleConfig(epochs=12, milestones=(8, 11)), multi_scale=False)
+
+
+def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> DetectionRun:
+    """Train a detector with narrow heads on the embedded scenes of digits: the demonstration.
+
+    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 10 classes.
+    Command: a2mamba data demo demo/data && a2mamba train objects
+    """
+    name = f"{kind}_a2mamba_nano"
+    config = detector_config(name).narrowed(fpn_width=64, box_fc_width=256)
+    config = replace(
+        config,
+        min_size=128,
+        max_size=192,
+        rpn=replace(
+            config.rpn,
+            anchor_sizes=(16.0, 32.0, 48.0, 64.0, 96.0),
+            pre_nms_train=300,
+            post_nms_train=150,
+            pre_nms_test=300,
+            post_nms_test=100,
+        ),
+        roi=replace(config.roi, mask_convs=2, batch_per_image=64, detections_per_image=20),
+    )
+    return DetectionRun(
+        model=DetectorModelConfig(name=name, stored_size=(128, 160)),
+        detector=config,
+        data=DetectionData(
+            root=f"{root}/coco",
+            hflip=0.0,
+            min_sizes=(112, 128, 144),
+            max_size=192,
+            crop_probability=0.0,
+            crop_resize_sizes=(128,),
+            crop_size=(96, 128),
+            batch_size=8,
+            eval_batch_size=4,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(lr=5e-4, weight_decay=0.05, clip_grad_norm=5.0),
+        schedule=StepScheduleConfig(epochs=30, milestones=(22, 28), warmup_iterations=50, warmup_factor=0.01),
+        evaluate_every=5,
+        ema_decay=0.98,
+    )
+
+
+SIZES = ("nano", "tiny", "small", "base", "large", "large_paper")
+
+RECIPES: dict[str, Callable[[], DetectionRun]] = {
+    "objects": digit_objects,
+    "objects_cascade": partial(digit_objects, "cascade_mask_rcnn"),
+    **{
+        f"{kind}_{size}_{length}": partial(schedule, kind, size)
+        for kind in ("mask_rcnn", "cascade_mask_rcnn")
+        for size in SIZES
+        for length, schedule in (("3x", coco_3x), ("1x", coco_1x))
+    },
+}
+
+
+def run_of_model(name: str) -> DetectionRun:
+    """Return a run that looks at pictures as a detector's own recipe does.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest.
+    """
+    run = coco_3x("mask_rcnn", "nano")
+    return replace(run, model=DetectorModelConfig(name=name), detector=detector_config(name))
+
+
+def debug(run: DetectionRun) -> DetectionRun:
+    """Return the same run in its debug form: a test detector, small pictures, two epochs; seconds on two cores."""
+    kind = run.model.name.partition("_a2mamba_")[0]
+    name = f"{kind}_a2mamba_test"
+    return replace(
+        run,
+        model=DetectorModelConfig(name=name),
+        detector=detector_config(name),
+        data=replace(
+            run.data,
+            min_sizes=(64, 96),
+            max_size=160,
+            crop_resize_sizes=(96,),
+            crop_size=(64, 96),
+            workers=0,
+            batch_size=8,
+            eval_batch_size=4,
+        ),
+        schedule=StepScheduleConfig(epochs=2, milestones=(1,), warmup_iterations=2),
+        micro_batch=None,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- assembly
+
+
+def build_model(run: DetectionRun, classes: Sequence[str]) -> Detector:
+    """Return the model of a run, with the weights that it starts from.
+
+    Raises:
+        ValueError: where names or weights do not fit; one line.
+    """
+    # Parameters are drawn from the run's seed alone, whatever was drawn before.
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        model = create_detector(
+            run.model.name,
+            num_classes=len(classes),
+            backbone_checkpoint=run.model.backbone_checkpoint,
+            pretrained_backbone=run.model.pretrained_backbone,
+            drop_path_rate=run.model.drop_path_rate,
+            img_size=run.model.stored_size,
+            config=run.detector,
+        )
+    if run.model.checkpoint is not None:
+        load_checkpoint(model, run.model.checkpoint)
+    if run.model.grad_checkpointing:
+        model.set_grad_checkpointing()
+    return model
+
+
+def evaluate(
+    model: nn.Module, loader: Iterable[DetectionBatch], metric: CocoMetric, *, device: torch.device | str
+) -> Iterator[tuple[str, float]]:
+    """Yield the results of a metric over the pictures of ``eval_detection_loader``; the model is in eval mode.
+
+    Of several processes each looks at its own pictures, and all get the results of all.
+
+    Raises:
+        ValueError: where a picture cannot be decoded, or does not fit its annotations.
+    """
+    with torch.inference_mode():
+        for batch in loader:
+            outputs = model([image.to(device) for image in batch.images])
+            metric.update([target["image_id"] for target in batch.targets], outputs)
+    merge_metrics([metric])
+    yield from metric.results()
+
+
+def train(
+    run: DetectionRun,
+    output: Path,
+    *,
+    recipe: str,
+    resume: Resume = "never",
+    max_minutes: float | None = None,
+    device: str,
+    quiet: bool = False,
+) -> Trainer:
+    """Train, evaluate and save a run into a folder; return the trainer, with its history.
+
+    Args:
+        run: the resolved configuration; it is stored with every checkpoint.
+        output: folder for checkpoints/, metrics.csv and run.json.
+        recipe: name that the run came from, stored too.
+        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
+        max_minutes: save and stop after so many minutes.
+        device: "cpu", "cuda", "mps", ...
+        quiet: no progress display.
+
+    Raises:
+        ValueError: where configuration, data or a checkpoint do not fit; one line.
+        TrainingError: where training cannot go on, a non-finite loss above all.
+        Interrupted: after a request to stop, when everything was saved.
+    """
+    categories = detection_categories(run.data.train_paths()[1])
+    classes = [category.name for category in categories]
+    parts = build_parts(run, classes, device=device)
+    batch = partial(random_batch, run, len(classes))
+    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    loader = train_detection_loader(
+        run.data, seed=run.seed, rank=rank(), world_size=world_size(), micro_batch=plan.micro_batch
+    )
+    held_out = eval_detection_loader(run.data, categories=categories, rank=rank(), world_size=world_size())
+    truth = run.data.val_paths()[1]
+    iou_types = metric_types(run)
+    CocoMetric(truth, iou_types=iou_types)  # what is wrong with the file shows now, and not after an epoch
+
+    def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
+        yield from evaluate(network, held_out, CocoMetric(truth, iou_types=iou_types), device=device)
+
+    return fit(
+        run,
+        output,
+        task=parts.task,
+        loader=loader,
+        optimizer=parts.optimizer,
+        schedule=run.schedule,
+        accumulate=plan.accumulate,
+        measure=measure,
+        description=describe(run, recipe, classes),
+        resume=resume,
+        max_minutes=max_minutes,
+        device=device,
+        quiet=quiet,
+    )
+
+
+def rehearse(run: DetectionRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
+    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
+
+    Args:
+        run: the resolved configuration.
+        device: where it would be trained.
+        measure: make a few steps on noise.
+
+    Raises:
+        ValueError: where numbers or weights do not fit; one line.
+    """
+    notes = []
+    try:
+        annotations = read_annotations(run.data.train_paths()[1], masks=False)
+        samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
+    except ValueError as error:
+        samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]
+        notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed, as in COCO 2017: {error}")
+    parts = build_parts(run, classes, device=device)
+    batch = partial(random_batch, run, len(classes))
+    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    length = Length(samples, max(1, samples // run.data.batch_size), run.schedule.total_epochs)
+    groups = describe_groups(parts.optimizer)
+    if not measure:
+        return Rehearsal(plan, length, groups, None, notes)
+    cost = measure_cost(
+        run, parts.task, parts.optimizer, batch, plan, device=device, epochs=length.epochs, samples_on_cpu=_CPU_SAMPLES
+    )
+    return Rehearsal(plan, length, groups, cost, notes)
+
+
+_COCO_IMAGES, _COCO_CLASSES = 117_266, 80
+_CPU_SAMPLES = 1  # in a measured step
+_OBJECTS = 10  # in a picture of noise
+
+
+class Parts(NamedTuple):
+    """What learns: made of a run and the class names alone, without its pictures."""
+
+    task: DetectionTask
+    model: Detector
+    optimizer: torch.optim.Optimizer
+
+
+def build_parts(run: DetectionRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+    """Return model, task and optimizer of a run, the model on its device.
+
+    Raises:
+        ValueError: where names, weights or numbers do not fit; one line.
+    """
+    model = build_model(run, classes).to(device)
+    spared = model.no_weight_decay()
+    optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=True)
+    return Parts(DetectionTask(model), model, optimizer)
+
+
+def random_batch(run: DetectionRun, classes: int, size: int) -> DetectionBatch:
+    """A training batch of noise, of the largest size that pictures have: for measuring memory and time without data."""
+    width = run.data.max_size
+    height = min(max(run.data.min_sizes), width)
+    corner = torch.rand(size, _OBJECTS, 2) * torch.tensor([width, height]) / 2
+    boxes = torch.cat((corner, corner + torch.tensor([width, height]) / 4), dim=2)
+    targets = [
+        {
+            "boxes": boxes[i],
+            "labels": torch.randint(1, classes + 1, (_OBJECTS,)),
+            "masks": torch.ones(_OBJECTS, height, width, dtype=torch.uint8),
+        }
+        for i in range(size)
+    ]
+    return DetectionBatch([torch.rand(3, height, width) for _ in targets], targets, [f"noise {i}" for i in range(size)])
+
+
+def metric_types(run: DetectionRun) -> tuple[IouType, ...]:
+    """Return what a run is measured by: boxes, and masks where it learns them."""
+    return ("bbox", "segm") if run.data.masks else ("bbox",)
+
+
+def load_trained(
+    run: DetectionRun, checkpoint: Path, *, classes: Sequence[str], device: torch.device | str
+) -> tuple[Detector, str]:
+    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
+
+    Raises:
+        ValueError: if the file does not fit; heads of another number of classes do not either.
+    """
+    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
+    model = build_model(replace(run, model=plain), classes)
+    report = load_checkpoint(model, checkpoint)
+    if report.loaded < report.total:
+        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
+    return model.eval().to(device), str(report)

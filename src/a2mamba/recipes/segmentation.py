@@ -1,0 +1,450 @@
+"""Segmentation runs: their configuration, the recipes that fill it, and the assembly of model, data and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from a2mamba.backbone import load_checkpoint
+from a2mamba.data import (
+    SegmentationBatch,
+    SegmentationData,
+    SegmentationImage,
+    eval_segmentation_loader,
+    scan_segmentation,
+    segmentation_classes,
+    train_segmentation_loader,
+)
+from a2mamba.data.segmentation import train_split
+from a2mamba.engine import (
+    OptimizerConfig,
+    PolynomialScheduleConfig,
+    Trainer,
+    build_optimizer,
+    merge_metrics,
+    rank,
+    world_size,
+)
+from a2mamba.evaluation import MeanIoU
+from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
+from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
+from a2mamba.segmentation import Segmenter, create_segmenter, list_segmenters
+from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
+from a2mamba.tasks import SegmentationTask
+
+Dataset = Literal["ade20k", "cityscapes", "coco_stuff"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """Which segmentation network, and what of it the run decides."""
+
+    name: str
+    """one of `a2mamba models`"""
+    backbone_checkpoint: Path | None = None
+    """weights of the backbone to start from: those of a classifier, whose head is left out"""
+    pretrained_backbone: bool = False
+    """start from the released weights of the backbone, downloaded once"""
+    checkpoint: Path | None = None
+    """weights of the whole network to start from"""
+    drop_path_rate: float = 0.0
+    """stochastic depth of the backbone's last block; grows linearly from 0"""
+    width: int | None = None
+    """channels of the decoder; none: those of the system"""
+
+    def __post_init__(self) -> None:
+        if self.name not in list_segmenters():
+            create_segmenter(self.name, num_classes=1)  # says which name is nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationRun(TrainingRun):
+    """Everything that decides a segmentation run."""
+
+    task = "segmentation"
+    metric = "miou"
+
+    model: SegmenterConfig
+    data: SegmentationData
+    schedule: PolynomialScheduleConfig
+    test: TestMode
+    """how pictures of the held-out split are looked at"""
+    decoder_lr_scale: float = 1.0
+    """factor of the learning rate of everything outside the backbone"""
+    auxiliary_weight: float = 0.4
+    """weight of the auxiliary head's loss; without effect for systems that have none"""
+    average: Literal["all", "valid"] = "all"
+    """mean of the loss over all pixels, ignored ones in the denominator, or over the labelled ones"""
+
+
+# ---------------------------------------------------------------------------------------------------------- protocols
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    """What the SegFormer protocol fixes for a data set."""
+
+    crop: int
+    resize: tuple[int, int]
+    batch: int
+    interval: int
+    test: TestMode
+
+
+_SEGFORMER: dict[Dataset, _Protocol] = {
+    "ade20k": _Protocol(512, (2048, 512), 16, 8000, TEST_MODES["ade20k"]),
+    "cityscapes": _Protocol(1024, (2048, 1024), 8, 4000, TEST_MODES["cityscapes"]),
+    "coco_stuff": _Protocol(512, (2048, 512), 16, 8000, TEST_MODES["coco_stuff"]),
+}
+_FOLDERS: dict[Dataset, str] = {
+    "ade20k": "data/ADEChallengeData2016",
+    "cityscapes": "data/cityscapes",
+    "coco_stuff": "data/coco_stuff164k",
+}
+
+
+def _segformer_protocol(model: SegmenterConfig, dataset: Dataset) -> SegmentationRun:
+    protocol = _SEGFORMER[dataset]
+    return SegmentationRun(
+        model=model,
+        data=SegmentationData(
+            root=_FOLDERS[dataset],
+            layout=dataset,
+            crop_size=(protocol.crop, protocol.crop),
+            resize=protocol.resize,
+            batch_size=protocol.batch,
+        ),
+        optimizer=OptimizerConfig(lr=6e-5, weight_decay=0.01, clip_grad_norm=None),
+        schedule=PolynomialScheduleConfig(iterations=160_000, interval=protocol.interval),
+        test=protocol.test,
+        decoder_lr_scale=10.0,
+        precision="float32",
+    )
+
+
+def segman_v2(size: str, dataset: Dataset) -> SegmentationRun:
+    """Train SegMAN-V2, the paper's segmentation network, by SegFormer's protocol.
+
+    Source: section 4.3 and Table VII name the protocol and the data sets; rates, crops and test modes are those of
+    SegMAN's published configurations. Neither states the drop path: it is 0 here, as those configurations run
+    (`model.drop_path_rate`), and what was reported of it says that 0.25 helps SegMAN-B on ADE20K. COCO-Stuff may have
+    been trained for 80,000 iterations (`schedule.iterations`).
+    Command: a2mamba train segman_v2_tiny_ade20k data.root=DIR model.backbone_checkpoint=FILE
+    Hardware and time: 160,000 iterations of 16 crops of 512 x 512, on Cityscapes 8 of 1024 x 1024; for 4 to 8 GPUs.
+    Expected: mIoU of N, S, B, L: ADE20K 44.4, 52.0, 53.5, 54.1; Cityscapes 81.0, 83.8, 84.2, 84.6; COCO-Stuff 41.9,
+    48.0, 49.0, 49.5 (Table VII, single scale); T on ADE20K 49.7 (Table XIII). Not measured by us.
+    """
+    return _segformer_protocol(SegmenterConfig(name=f"segman_v2_{size}"), dataset)
+
+
+def segman(size: str, dataset: Dataset) -> SegmentationRun:
+    """Train SegMAN, the predecessor, by SegFormer's protocol.
+
+    Source: SegMAN's published configurations. Its decoder is 152 wide, not 144, for S on Cityscapes; L looks at whole
+    pictures of Cityscapes, the others slide. The drop path is 0 there (see `segman_v2`).
+    Command: a2mamba train segman_tiny_ade20k data.root=DIR model.backbone_checkpoint=FILE
+    Hardware and time: as `segman_v2`.
+    Expected: the figures of its paper; not measured by us.
+    """
+    width = 152 if (size, dataset) == ("small", "cityscapes") else None
+    run = _segformer_protocol(SegmenterConfig(name=f"segman_{size}", width=width), dataset)
+    if (size, dataset) == ("large", "cityscapes"):
+        run = replace(run, test=TEST_MODES["cityscapes_whole"])
+    return run
+
+
+_UPERNET_DROP_PATH = {"nano": 0.05, "tiny": 0.2, "small": 0.3, "base": 0.4, "large": 0.5, "large_paper": 0.5}
+
+
+def upernet(size: str) -> SegmentationRun:
+    """Train UperNet on ADE20K by Swin's protocol.
+
+    Source: section 4.3 and Table VI name the protocol, whose numbers these are. The drop path is not stated; 0.3, 0.4
+    and 0.5 for S, B and L lie in the middle of what comparable backbones take (`model.drop_path_rate`). The paper's L
+    is the one of its Table I: `upernet_large_paper_ade20k`.
+    Command: a2mamba train upernet_small_ade20k data.root=DIR model.pretrained_backbone=true
+    Hardware and time: 160,000 iterations of 16 crops of 512 x 512; made for 8 GPUs.
+    Expected: see Table VI (`a2mamba paper`'s numbers are in tables.json); single scale, multi-scale with `--ms`. Not
+    measured by us.
+    """
+    run = _segformer_protocol(
+        SegmenterConfig(name=f"upernet_a2mamba_{size}", drop_path_rate=_UPERNET_DROP_PATH[size]), "ade20k"
+    )
+    return replace(run, decoder_lr_scale=1.0, test=TEST_MODES["ade20k_swin"])
+
+
+def scenes(root: str = "demo/data") -> SegmentationRun:
+    """Train SegMAN-V2-nano on the embedded scenes of digits: the demonstration.
+
+    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes.
+    Command: a2mamba data demo demo/data && a2mamba train scenes
+    """
+    return SegmentationRun(
+        model=SegmenterConfig(name="segman_v2_nano", drop_path_rate=0.0, width=64),
+        data=SegmentationData(
+            root=f"{root}/ADEChallengeData2016",
+            crop_size=(96, 96),
+            resize=(160, 128),
+            ratio=(0.75, 1.5),
+            hflip=0.0,
+            batch_size=16,
+            workers=0,
+        ),
+        optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.05, clip_grad_norm=5.0),
+        schedule=PolynomialScheduleConfig(iterations=600, interval=100, warmup_iterations=40, warmup_factor=0.01),
+        test=TEST_MODES["image"],
+        ema_decay=0.98,
+        average="valid",
+    )
+
+
+def scenes_upernet(root: str = "demo/data") -> SegmentationRun:
+    """Train UperNet with a2mamba_nano on the embedded scenes of digits."""
+    run = scenes(root)
+    return replace(run, model=replace(run.model, name="upernet_a2mamba_nano", width=64))
+
+
+SIZES = ("nano", "tiny", "small", "base", "large")
+DATASETS: tuple[Dataset, ...] = ("ade20k", "cityscapes", "coco_stuff")
+
+RECIPES: dict[str, Callable[[], SegmentationRun]] = {
+    "scenes": scenes,
+    "scenes_upernet": scenes_upernet,
+    **{f"upernet_{size}_ade20k": partial(upernet, size) for size in _UPERNET_DROP_PATH},
+    **{f"segman_v2_{size}_{dataset}": partial(segman_v2, size, dataset) for size in SIZES for dataset in DATASETS},
+    **{f"segman_{size}_{dataset}": partial(segman, size, dataset) for size in SIZES[1:] for dataset in DATASETS},
+}
+
+
+def run_of_model(name: str) -> SegmentationRun:
+    """Return a run that looks at pictures as a network's own recipe does: SegFormer's or Swin's way on ADE20K.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest.
+    """
+    run = _segformer_protocol(SegmenterConfig(name=name), "ade20k")
+    return replace(run, test=TEST_MODES["ade20k_swin"]) if name.startswith("upernet") else run
+
+
+def debug(run: SegmentationRun) -> SegmentationRun:
+    """Return the same run in its debug form: a test network, small crops, four steps; seconds on two cores."""
+    # SegMAN has no network for tests: its smallest one, with a narrow decoder.
+    name, width = ("segman_tiny", 16) if run.model.name.startswith("segman_") else ("upernet_a2mamba_test", None)
+    if run.model.name.startswith("segman_v2"):
+        name = "segman_v2_test"
+    return replace(
+        run,
+        model=replace(
+            run.model,
+            name=name,
+            width=width,
+            backbone_checkpoint=None,
+            checkpoint=None,
+            pretrained_backbone=False,
+            drop_path_rate=0.0,
+        ),
+        data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
+        schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
+        micro_batch=None,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- assembly
+
+
+def build_model(run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
+    """Return the model of a run, with the weights that it starts from.
+
+    Raises:
+        ValueError: where names or weights do not fit; one line.
+    """
+    # Parameters are drawn from the run's seed alone, whatever was drawn before.
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        return create_segmenter(
+            run.model.name,
+            num_classes=len(classes),
+            checkpoint=run.model.checkpoint,
+            backbone_checkpoint=run.model.backbone_checkpoint,
+            pretrained_backbone=run.model.pretrained_backbone,
+            img_size=run.data.crop_size,
+            drop_path_rate=run.model.drop_path_rate,
+            width=run.model.width,
+        )
+
+
+def evaluate(
+    model: nn.Module,
+    run: SegmentationRun,
+    loader: Iterable[SegmentationImage],
+    metric: MeanIoU,
+    *,
+    device: torch.device | str,
+) -> Iterator[tuple[str, float]]:
+    """Yield the results of a metric over the pictures of ``eval_segmentation_loader``; the model is in eval mode.
+
+    Of several processes each looks at its own pictures, and all get the results of all.
+
+    Raises:
+        ValueError: where a picture cannot be decoded, or a label does not fit.
+    """
+    for picture in loader:
+        prediction = predict(model, picture.image, mode=run.test, mean=run.data.mean, std=run.data.std, device=device)
+        metric.update(prediction, picture.target)
+    merge_metrics([metric])
+    yield from metric.results()
+
+
+def train(
+    run: SegmentationRun,
+    output: Path,
+    *,
+    recipe: str,
+    resume: Resume = "never",
+    max_minutes: float | None = None,
+    device: str,
+    quiet: bool = False,
+) -> Trainer:
+    """Train, evaluate and save a run into a folder; return the trainer, with its history.
+
+    Args:
+        run: the resolved configuration; it is stored with every checkpoint.
+        output: folder for checkpoints/, metrics.csv and run.json.
+        recipe: name that the run came from, stored too.
+        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
+        max_minutes: save and stop after so many minutes.
+        device: "cpu", "cuda", "mps", ...
+        quiet: no progress display.
+
+    Raises:
+        ValueError: where configuration, data or a checkpoint do not fit; one line.
+        TrainingError: where training cannot go on, a non-finite loss above all.
+        Interrupted: after a request to stop, when everything was saved.
+    """
+    classes = segmentation_classes(run.data)
+    parts = build_parts(run, classes, device=device)
+    batch = partial(random_batch, run, len(classes))
+    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    loader = train_segmentation_loader(
+        replace(run.data, batch_size=plan.micro_batch),
+        seed=run.seed,
+        classes=classes,
+        samples_per_epoch=run.data.batch_size * run.schedule.interval,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    held_out = eval_segmentation_loader(run.data, classes=classes, rank=rank(), world_size=world_size())
+
+    def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
+        yield from evaluate(network, run, held_out, MeanIoU(len(classes)), device=device)
+
+    return fit(
+        run,
+        output,
+        task=parts.task,
+        loader=loader,
+        optimizer=parts.optimizer,
+        schedule=run.schedule,
+        accumulate=plan.accumulate,
+        measure=measure,
+        description=describe(run, recipe, classes),
+        resume=resume,
+        max_minutes=max_minutes,
+        device=device,
+        quiet=quiet,
+    )
+
+
+def rehearse(run: SegmentationRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
+    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
+
+    Args:
+        run: the resolved configuration.
+        device: where it would be trained.
+        measure: make a few steps on noise.
+
+    Raises:
+        ValueError: where numbers or weights do not fit; one line.
+    """
+    notes = []
+    try:
+        classes = segmentation_classes(run.data)
+        samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
+    except ValueError as error:
+        samples, count = _PUBLISHED[run.data.layout]
+        classes = [str(i) for i in range(run.data.num_classes or count)]
+        notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed: {error}")
+    parts = build_parts(run, classes, device=device)
+    batch = partial(random_batch, run, len(classes))
+    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    length = Length(samples, run.schedule.interval, run.schedule.total_epochs)
+    groups = describe_groups(parts.optimizer)
+    if not measure:
+        return Rehearsal(plan, length, groups, None, notes)
+    cost = measure_cost(
+        run, parts.task, parts.optimizer, batch, plan, device=device, epochs=length.epochs, samples_on_cpu=_CPU_SAMPLES
+    )
+    return Rehearsal(plan, length, groups, cost, notes)
+
+
+_PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
+"""Training pictures and classes of the data sets, where a run is rehearsed without them."""
+_CPU_SAMPLES = 2  # in a measured step
+
+
+class Parts(NamedTuple):
+    """What learns: made of a run and the class names alone, without its pictures."""
+
+    task: SegmentationTask
+    model: Segmenter
+    optimizer: torch.optim.Optimizer
+
+
+def build_parts(run: SegmentationRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+    """Return model, task and optimizer of a run, the model on its device.
+
+    Raises:
+        ValueError: where names, weights or numbers do not fit; one line.
+    """
+    model = build_model(run, classes).to(device)
+    task = SegmentationTask(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
+    return Parts(task, model, optimizer(run, model))
+
+
+def random_batch(run: SegmentationRun, classes: int, size: int) -> SegmentationBatch:
+    """A training batch of noise, of the real size: for measuring memory and time without data."""
+    height, width = run.data.crop_size
+    targets = torch.randint(0, classes, (size, height, width))
+    return SegmentationBatch(torch.randn(size, 3, height, width), targets, [f"noise {i}" for i in range(size)])
+
+
+def optimizer(run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
+    """Return the optimizer of a run: the protocols' rules for parameters, by set and not by name.
+
+    All vectors decay in these protocols, biases and norms too, but for the norms of the backbone's branches.
+    """
+    sets = model.parameter_sets()
+    scale = {} if run.decoder_lr_scale == 1 else dict.fromkeys(sets["decoder"], run.decoder_lr_scale)
+    return build_optimizer(model, run.optimizer, no_decay=sets["norm_no_decay"], vectors_decay=True, lr_scale=scale)
+
+
+def load_trained(
+    run: SegmentationRun, checkpoint: Path, *, classes: Sequence[str], device: torch.device | str
+) -> tuple[Segmenter, str]:
+    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
+
+    Raises:
+        ValueError: if the file does not fit; a classifier of another number of classes does not either.
+    """
+    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
+    model = build_model(replace(run, model=plain), classes)
+    report = load_checkpoint(model, checkpoint)
+    if report.loaded < report.total:
+        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
+    return model.eval().to(device), str(report)

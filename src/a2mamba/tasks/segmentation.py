@@ -1,0 +1,66 @@
+"""Semantic segmentation: batches to losses of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from a2mamba.segmentation import pixel_cross_entropy
+
+
+class LabelledMaps(Protocol):
+    """What the task reads of a batch."""
+
+    @property
+    def images(self) -> Tensor:
+        """Normalised images (B, 3, H, W), float32."""
+        ...
+
+    @property
+    def targets(self) -> Tensor:
+        """Class maps (B, H, W), int64; 255 is ignored."""
+        ...
+
+    @property
+    def paths(self) -> list[str]:
+        """B file names."""
+        ...
+
+
+class SegmentationTask:
+    """Cross-entropy of the decoder and, where the model has one, of its auxiliary head.
+
+    Args:
+        model: a segmenter; its heads' logits are taken at their own strides.
+        weights: factor of each head's loss; a head that is not named counts 1.
+        average: see :func:`a2mamba.segmentation.pixel_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        weights: Mapping[str, float] | None = None,
+        average: Literal["all", "valid"] = "all",
+    ) -> None:
+        self.model = model
+        self.weights = dict(weights or {})
+        self.average: Literal["all", "valid"] = average
+
+    def losses(self, batch: LabelledMaps, progress: object) -> dict[str, Tensor]:
+        """Return {head: scalar}, each a mean over the batch's pixels times its weight; ``progress`` changes nothing."""
+        heads: dict[str, Tensor] = self.model(batch.images, all_heads=True, native_resolution=True)
+        return {
+            name: self.weights.get(name, 1.0) * pixel_cross_entropy(logits, batch.targets, average=self.average)
+            for name, logits in heads.items()
+        }
+
+    def batch_size(self, batch: LabelledMaps) -> int:
+        """Return the number of images."""
+        return len(batch.targets)
+
+    def describe(self, batch: LabelledMaps) -> list[str]:
+        """Return the file names of the images."""
+        return list(batch.paths)

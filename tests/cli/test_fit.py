@@ -1,0 +1,141 @@
+"""`a2mamba fit DIR`: what it recognises, what it chooses, and that it trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from a2mamba.recipes import ClassificationRun
+from a2mamba.recipes.choosing import Wishes, choose_run
+
+from .helpers import content, in_process
+
+
+def write(folder: Path, names: tuple[str, ...], count: int, size: tuple[int, int] = (40, 40)) -> None:
+    for label, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", size, (label * 40, i % 256, 9)).save(folder / name / f"{i}.png")
+
+
+def test_dry_run_says_what_was_chosen_and_why(digits: Path, workplace: Path) -> None:
+    result = in_process("fit", digits, "--model", "a2mamba_test", "--scratch", "--dry-run", "--json", "--device", "cpu")
+    assert result.status == 0, result
+    assert result.json["recipe"] == "finetune"
+    assert result.json["samples"] == 240
+    data, model = result.json["config"]["data"], result.json["config"]["model"]
+    assert (data["root"], data["train_split"], data["val_split"], data["holdout"]) == (str(digits), "train", "val", 0.0)
+    assert (data["image_size"], data["batch_size"]) == (32, 8)
+    assert model == model | {"name": "a2mamba_test", "pretrained": False, "checkpoint": None}
+    for part in ("recipe finetune", "240 pictures of 10 classes in train/", "evaluation on val/", "random weights"):
+        assert part in result.err, part
+    assert content(workplace) == {}
+
+
+def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) -> None:
+    """No splits: a fifth of each class is held out."""
+    shutil.copytree(digits / "train", tmp_path / "photos")
+    words = ("--model", "a2mamba_test", "--scratch", "--device", "cpu", "--out", tmp_path / "run", "--json")
+    result = in_process("fit", tmp_path / "photos", *words, "--epochs", "2", "data.batch_size=32")
+    assert result.status == 0, result
+    assert "evaluation on 20% of each class, held out" in result.err
+    assert result.json["last"]["epoch"] == 2
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["recipe"] == "finetune"
+    assert run["config"]["data"]["holdout"] == 0.2
+    found = in_process("eval", "finetune", "--checkpoint", tmp_path / "run" / "checkpoints" / "last.pt", "--json").json
+    assert found["images"] == 50  # 5 of 24 in each of ten classes
+    assert found["top1"] == result.json["last"]["ema_top1"]
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "epochs"), [(4, 4, 100), (100, 4, 100), (400, 16, 100), (3000, 128, 100), (200_000, 128, 10)]
+)
+def test_batch_and_epochs_fit_the_number_of_pictures(count: int, batch: int, epochs: int) -> None:
+    from a2mamba.recipes.choosing import _length
+
+    assert _length(count) == (batch, epochs)
+    assert count >= batch
+
+
+def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> ClassificationRun:
+    run = choose_run(root, wishes, device=device).run
+    assert isinstance(run, ClassificationRun)
+    return run
+
+
+def test_too_few_pictures(tmp_path: Path) -> None:
+    write(tmp_path / "train", ("a",), 3)
+    in_process("fit", tmp_path, "--scratch").refused("2 training pictures are too few")
+
+
+def test_what_the_choice_depends_on(tmp_path: Path) -> None:
+    write(tmp_path / "training", ("a", "b"), 10, size=(300, 260))
+    write(tmp_path / "test", ("a", "b"), 2)
+    on_cpu, on_gpu = chosen(tmp_path), chosen(tmp_path, device="cuda")
+    assert (on_cpu.model.name, on_gpu.model.name) == ("a2mamba_nano", "a2mamba_tiny")
+    assert on_cpu.model.pretrained
+    data = on_cpu.data
+    assert (data.train_split, data.val_split, data.image_size, data.crop_pct) == ("training", "test", 224, 0.9)
+    given = chosen(tmp_path, Wishes(checkpoint=Path("w.pth"))).model
+    assert (given.checkpoint, given.pretrained) == (Path("w.pth"), False)
+    scratch = chosen(tmp_path, Wishes(scratch=True))
+    assert scratch.optimizer.lr > on_cpu.optimizer.lr
+    # The average reaches over a twentieth of 100 epochs of 5 steps.
+    assert on_cpu.ema_decay == pytest.approx(1 - 1 / 25)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, 32), (40, 32), (100, 96), (223, 192), (500, 224)])
+def test_the_size_of_the_pictures(side: int, expected: int, tmp_path: Path) -> None:
+    write(tmp_path, ("a", "b"), 4, size=(side, side + 5))
+    assert chosen(tmp_path).data.image_size == expected
+
+
+def test_folders_that_are_not_recognised(digits: Path, tmp_path: Path) -> None:
+    in_process("fit", tmp_path / "absent").refused("absent", "does not exist")
+    (tmp_path / "empty").mkdir()
+    in_process("fit", tmp_path / "empty").refused("holds nothing", "class folders", "<class>/<image>")
+    write(tmp_path / "other" / "images", ("training",), 2)
+    write(tmp_path / "other", ("annotations",), 2)
+    in_process("fit", tmp_path / "other").refused("no known layout")
+    # A validation split alone: its name is not a class.
+    write(tmp_path / "half" / "val", ("a", "b"), 2)
+    in_process("fit", tmp_path / "half").refused("no known layout")
+    in_process("fit", digits, "--epochs", "0").refused("--epochs 0")
+    in_process("fit", digits, "--scratch", "--checkpoint", "x.pth").refused("exclude each other")
+    in_process("fit", digits, "--model", "a2mamba_tinny", "--dry-run").refused("did you mean 'a2mamba_tiny'?")
+
+
+@pytest.mark.parametrize(
+    ("folder", "recipe"),
+    [("ADEChallengeData2016", "segman_v2_nano_ade20k"), ("coco", "mask_rcnn_nano_1x")],
+)
+def test_scenes_are_recognised(demo_data: Path, folder: str, recipe: str) -> None:
+    """The demo's pictures are 160 x 128: crops and short sides follow them, and nothing is written by --dry-run."""
+    result = in_process("fit", demo_data / folder, "--scratch", "--dry-run", "--json", "--epochs", "2")
+    assert result.status == 0, result
+    shown = result.json
+    assert shown["recipe"] == recipe
+    data = shown["config"]["data"]
+    if folder == "coco":
+        assert (data["min_sizes"], data["train_images"], data["val_images"]) == ([128], "train2017", "val2017")
+        assert shown["config"]["schedule"]["epochs"] == 2
+    else:
+        assert (data["crop_size"], data["resize"], data["layout"]) == ([128, 128], [512, 128], "ade20k")
+    assert not shown["config"]["model"]["pretrained_backbone"]
+    assert shown["seconds_per_step"] > 0
+    assert {group["name"] for group in shown["groups"]} >= {"decay", "no_decay"}
+
+
+def test_ones_own_maps_are_recognised(demo_data: Path, tmp_path: Path) -> None:
+    for split, ours in (("training", "train"), ("validation", "val")):
+        shutil.copytree(demo_data / "ADEChallengeData2016" / "images" / split, tmp_path / "images" / ours)
+        shutil.copytree(demo_data / "ADEChallengeData2016" / "annotations" / split, tmp_path / "masks" / ours)
+    choice = choose_run(tmp_path, Wishes(scratch=True, model="segman_v2_tiny"), device="cpu")
+    assert choice.recipe == "segman_v2_tiny_ade20k"
+    assert choice.run.data.layout == "folder"  # type: ignore[union-attr]
+    assert choice.run.model.name == "segman_v2_tiny"
