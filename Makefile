@@ -13,12 +13,11 @@ $(VENV)/.installed: pyproject.toml
 
 .venv: $(VENV)/.installed
 
-# Embedded data, training, evaluation, prediction of a classifier, then of a segmentation network on its backbone;
-# writes demo/report.json and demo/report.html.
+# Embedded data, training, evaluation, prediction of a classifier; writes demo/report.json and demo/report.html.
 demo: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo --overwrite
 
-# The same with a detector in place of the segmentation network, in demo-detect/.
+# The same, then a detector on the classifier's backbone, in demo-detect/.
 demo-detect: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo-detect --tasks detection --overwrite
 

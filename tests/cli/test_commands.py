@@ -72,8 +72,14 @@ def test_info_of_a_picture_that_is_not_square() -> None:
 
 
 def test_models_as_json() -> None:
-    models = in_process("models", "--json").json["models"]
-    assert [model["name"] for model in models] == a2mamba.list_models()
+    every = in_process("models", "--json").json["models"]
+    names = [*a2mamba.list_models(), *a2mamba.list_segmenters(), *a2mamba.list_detectors()]
+    assert [model["name"] for model in every] == names
+    for task in ("segmentation", "detection"):
+        only = in_process("models", "--task", task, "--json").json["models"]
+        assert only == [model for model in every if model["task"] == task]
+    models = in_process("models", "--task", "classification", "--json").json["models"]
+    assert models == every[: len(models)]
     for model in models:
         assert {"parameters", "flops", "top1", "weights"} <= model.keys()
     assert models[0]["top1"] == 78.7
@@ -171,3 +177,13 @@ def test_tables_show_names_that_look_like_markup(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "holiday[red]:smile:.png" in shown
     assert "1,234" in shown
+
+
+@pytest.mark.parametrize(("name", "params"), [("segman_v2_nano", 6_531_210), ("mask_rcnn_a2mamba_small", 49_287_882)])
+def test_info_counts_systems(name: str, params: int) -> None:
+    """As the paper's tables count them: 150 classes at 512 x 512, 80 classes at 800 x 1280."""
+    result = in_process("info", name, "--json").json
+    assert result["params"] == params
+    assert result["flops"] > 5e9
+    in_process("info", f"{name}x").refused("unknown model", name)
+    in_process("info", name, "--classes", "0").refused("--classes")

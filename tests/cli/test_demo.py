@@ -249,7 +249,7 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
     result = in_new_process("demo", tmp_path, "--small", "--overwrite")
     assert (result.status, result.out) == (2, "")
     announced, reason = result.err.splitlines()
-    assert announced.startswith("[1/6] a2mamba data demo data")
+    assert announced.startswith("[1/4] a2mamba data demo data")
     assert reason.startswith("a2mamba data: ")
     assert "mine.txt" in reason
     assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
@@ -260,7 +260,7 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
 def test_a_signal_ends_the_step_too(tmp_path: Path, number: signal.Signals) -> None:
     process = start("demo", tmp_path / "demo", "--small")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("[1/6]")
+    assert process.stderr.readline().startswith("[1/4]")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)  # the step has the same stderr: this waits for its end
     assert process.returncode == 130

@@ -97,9 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         nargs="*",
         choices=tuple(SYSTEMS),
-        default=["segmentation"],
+        default=[],
         metavar="TASK",
-        help="what to train after the classifier, on its backbone: segmentation (default), detection, or nothing",
+        help="what to train after the classifier, on its backbone: detection, and segmentation,\n"
+        "which does not reach its target yet (default: nothing)",
     )
     parser.add_argument("dir", type=Path, help="folder for data, run, predictions, report.json and report.html")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier demo wrote there")

@@ -120,8 +120,13 @@ def coco_1x(kind: str, size: str) -> DetectionRun:
 def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> DetectionRun:
     """Train a detector with narrow heads on the embedded scenes of digits: the demonstration.
 
-    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 10 classes.
-    Command: a2mamba data demo demo/data && a2mamba train objects
+    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 10 classes. Heads and pyramid are a quarter as wide
+    as the protocol's, anchors smaller, fewer proposals are kept, and there is an averaged model. `objects_cascade` is
+    the same with three stages.
+    Command: a2mamba train objects data.root=demo/data/coco model.backbone_checkpoint=demo/run/checkpoints/best.pt
+    Hardware and time: one CPU core (OMP_NUM_THREADS=1): 12 epochs of 45 s, nine minutes.
+    Expected: at least 50 % box AP50 and 45 % mask AP50 on the held-out scenes; `make demo-detect` measures it.
+    Measured: MEASURED
     """
     name = f"{kind}_a2mamba_nano"
     config = detector_config(name).narrowed(fpn_width=64, box_fc_width=256)
@@ -155,8 +160,8 @@ def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> Detection
             workers=0,
         ),
         optimizer=OptimizerConfig(lr=5e-4, weight_decay=0.05, clip_grad_norm=5.0),
-        schedule=StepScheduleConfig(epochs=30, milestones=(22, 28), warmup_iterations=50, warmup_factor=0.01),
-        evaluate_every=5,
+        schedule=StepScheduleConfig(epochs=12, milestones=(9, 11), warmup_iterations=50, warmup_factor=0.01),
+        evaluate_every=4,
         ema_decay=0.98,
     )
 

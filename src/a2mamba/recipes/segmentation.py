@@ -180,32 +180,44 @@ def upernet(size: str) -> SegmentationRun:
 
 
 def scenes(root: str = "demo/data") -> SegmentationRun:
-    """Train SegMAN-V2-nano on the embedded scenes of digits: the demonstration.
+    """Train SegMAN-V2-nano with a narrow decoder on the embedded scenes of digits: the demonstration.
 
-    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes.
-    Command: a2mamba data demo demo/data && a2mamba train scenes
+    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes. The decoder is 64 channels wide.
+    Command: a2mamba train scenes data.root=demo/data/ADEChallengeData2016
+    Hardware and time: one CPU core (OMP_NUM_THREADS=1): 1,100 steps, about twelve minutes.
+    Expected: a mean IoU of 70 % is the aim, and not reached yet.
+    Measured: with crops of 96 x 96 in batches of 16, 9.3 % after 525 steps from the classifier of `digits`, and 8.1 %
+    (everything background) after 500 steps of these crops: digits are told from the ground, and not from each other.
     """
     return SegmentationRun(
-        model=SegmenterConfig(name="segman_v2_nano", drop_path_rate=0.0, width=64),
+        model=SegmenterConfig(name="segman_v2_nano", width=64),
         data=SegmentationData(
             root=f"{root}/ADEChallengeData2016",
-            crop_size=(96, 96),
+            crop_size=(64, 64),
             resize=(160, 128),
-            ratio=(0.75, 1.5),
+            ratio=(0.75, 1.25),
+            category_limit=0.85,
             hflip=0.0,
-            batch_size=16,
+            photometric=False,
+            batch_size=32,
             workers=0,
         ),
         optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.05, clip_grad_norm=5.0),
-        schedule=PolynomialScheduleConfig(iterations=600, interval=100, warmup_iterations=40, warmup_factor=0.01),
-        test=TEST_MODES["image"],
+        schedule=PolynomialScheduleConfig(iterations=1100, interval=550, warmup_iterations=50, warmup_factor=0.01),
+        test=TestMode(mode="slide", crop=64, stride=32),
         ema_decay=0.98,
         average="valid",
     )
 
 
 def scenes_upernet(root: str = "demo/data") -> SegmentationRun:
-    """Train UperNet with a2mamba_nano on the embedded scenes of digits."""
+    """Train UperNet with a narrow head on the embedded scenes of digits.
+
+    Source: our own, as `scenes`.
+    Command: a2mamba train scenes_upernet data.root=demo/data/ADEChallengeData2016
+    Hardware and time: as `scenes`.
+    Expected: as `scenes`; not measured.
+    """
     run = scenes(root)
     return replace(run, model=replace(run.model, name="upernet_a2mamba_nano", width=64))
 
@@ -237,7 +249,7 @@ def debug(run: SegmentationRun) -> SegmentationRun:
     # SegMAN has no network for tests: its smallest one, with a narrow decoder.
     name, width = ("segman_tiny", 16) if run.model.name.startswith("segman_") else ("upernet_a2mamba_test", None)
     if run.model.name.startswith("segman_v2"):
-        name = "segman_v2_test"
+        name, width = "segman_v2_test", None
     return replace(
         run,
         model=replace(
