@@ -84,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print_table(("metric", "value"), [(name, f"{value:.3f}") for name, value in outcome.metrics.items()])
     if arguments.per_class:
-        columns = tuple(outcome.classes[0])
+        # Sizes are in the JSON: with them the table is wider than a terminal.
+        columns = tuple(name for name in outcome.classes[0] if not name.endswith(("_small", "_medium", "_large")))
         print_table(columns, [[_cell(row[column]) for column in columns] for row in outcome.classes])
     return 0
 
