@@ -128,7 +128,7 @@ def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> Detection
     Expected: at least 50 % box AP50 and 45 % mask AP50 on the held-out scenes; `make demo-detect` measures it.
     Measured: Mask R-CNN, seed 42: box AP50 78.8 %, mask AP50 73.3 % (box AP 51.2, mask AP 42.4), the averaged model
     after the last epoch, which is its best; twelve minutes on two cores that had other work. Eight scenes are learnt by
-    heart to box AP 98.7 (`benchmarks/overfit.py`). The cascade was not measured.
+    heart to box AP 98.7, by the cascade to 92.3 (`benchmarks/overfit.py`); its own run was not measured.
     """
     name = f"{kind}_a2mamba_nano"
     config = detector_config(name).narrowed(fpn_width=64, box_fc_width=256)
