@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 
 from a2mamba.data import write_demo
-from a2mamba.recipes import make_run
-from a2mamba.recipes.classification import train
+from a2mamba.recipes import make_run, train
 
 TARGET = 98.0
 

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from a2mamba.data import write_demo
-from a2mamba.recipes.detection import digit_objects, train
+from a2mamba.recipes import train
+from a2mamba.recipes.detection import digit_objects
 
 TARGET = 85.0
 SCENES = 8

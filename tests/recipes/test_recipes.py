@@ -22,20 +22,18 @@ import torch
 import a2mamba
 from a2mamba.data import write_demo
 from a2mamba.engine import Hook, Progress, Trainer, move_to, parameter_groups
-from a2mamba.recipes import RECIPES, ClassificationRun, find_recipe, has_paper_form, make_run
+from a2mamba.recipes import RECIPES, ClassificationRun, find_recipe, has_paper_form, make_run, rehearse, train
 from a2mamba.recipes import training as training_module
 from a2mamba.recipes.classification import (
     build_model,
     build_parts,
     debug,
-    describe,
     plan,
     random_batch,
-    rehearse,
-    train,
 )
 from a2mamba.recipes.overrides import apply_overrides, from_json, to_json
 from a2mamba.recipes.trained import read_trained
+from a2mamba.recipes.training import describe
 from support import DATA
 
 DIGITS = [f"digit_{i}" for i in range(10)]
@@ -341,7 +339,7 @@ def test_an_odd_pass_cannot_be_mixed() -> None:
     run = debug(make_run("in1k_tiny"))
     run = replace(run, data=replace(run.data, batch_size=30), micro_batch=15)
     with pytest.raises(ValueError, match=r"even number of pictures in a forward pass, and data.batch_size=30 gives 15"):
-        plan(run, build_parts(run, DIGITS, device="cpu"), device="cpu")
+        plan(run, build_parts(run, DIGITS, device="cpu"), len(DIGITS), device="cpu")
 
 
 def test_a_random_batch_is_one_that_the_task_takes() -> None:

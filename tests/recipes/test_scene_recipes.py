@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from a2mamba import recipes
 from a2mamba.data import segmentation_classes, write_demo
 from a2mamba.engine import Trainer
 from a2mamba.recipes import RECIPES, detection, document, segmentation
@@ -198,7 +199,7 @@ def train(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tr
     @functools.cache
     def train_once(name: str) -> tuple[Any, Trainer, Path]:
         run, folder = small(name, data), tmp_path_factory.mktemp(name)
-        trainer = module_of(name).train(run, folder, recipe=name, device="cpu", quiet=True)
+        trainer = recipes.train(run, folder, recipe=name, device="cpu", quiet=True)
         return run, trainer, folder
 
     return train_once
@@ -221,25 +222,24 @@ def test_a_debug_form_trains_and_evaluates(name: str, train: Train) -> None:
         assert classes == segmentation_classes(run.data)
     else:
         assert classes == [f"digit_{digit}" for digit in range(10)]
-    model, report = module_of(name).load_trained(run, folder / "checkpoints" / "last.pt", classes=classes, device="cpu")
+    model, report = recipes.load_trained(run, folder / "checkpoints" / "last.pt", classes=classes, device="cpu")
     assert not model.training
     assert "loaded" in report or report
     with pytest.raises(ValueError, match=r"does not fit|classes|shape"):
-        module_of(name).load_trained(run, folder / "checkpoints" / "last.pt", classes=[*classes, "more"], device="cpu")
+        recipes.load_trained(run, folder / "checkpoints" / "last.pt", classes=[*classes, "more"], device="cpu")
 
 
 @pytest.mark.parametrize("name", ["scenes", "objects"])
 def test_a_stopped_run_goes_on_exactly(name: str, train: Train, data: dict[str, Path], tmp_path: Path) -> None:
     run, whole, _ = train(name)
-    module = module_of(name)
     stopped = replace(run, keep_checkpoints=5)
-    first = module.train(stopped, tmp_path, recipe=name, device="cpu", quiet=True)
+    first = recipes.train(stopped, tmp_path, recipe=name, device="cpu", quiet=True)
     newest = sorted((tmp_path / "checkpoints").glob("checkpoint-*.pt"))
     assert len(newest) == 2
     newest[-1].unlink()
     for link in ("last.pt", "best.pt"):
         (tmp_path / "checkpoints" / link).unlink(missing_ok=True)
-    again = module.train(stopped, tmp_path, recipe=name, resume="require", device="cpu", quiet=True)
+    again = recipes.train(stopped, tmp_path, recipe=name, resume="require", device="cpu", quiet=True)
     assert again.epoch == whole.epoch
     for key, value in first.task.model.state_dict().items():
         assert torch.equal(value, again.task.model.state_dict()[key]), key

@@ -115,7 +115,8 @@ def _classification(
 ) -> Outcome:
     from a2mamba.data import eval_loader, split_classes
     from a2mamba.evaluation import ConfusionMatrix, TopK
-    from a2mamba.recipes.classification import evaluate, load_trained
+    from a2mamba.recipes import load_trained
+    from a2mamba.recipes.classification import evaluate
 
     classes = classes or split_classes(config.data, config.data.val_split)
     with without_load_notes():
@@ -132,13 +133,12 @@ def _segmentation(
 ) -> Outcome:
     from a2mamba.data import eval_segmentation_loader, segmentation_classes
     from a2mamba.evaluation import MeanIoU
-    from a2mamba.recipes.segmentation import evaluate, load_trained
-    from a2mamba.segmentation.inference import SCALES, TEST_MODES
+    from a2mamba.recipes import load_trained
+    from a2mamba.recipes.segmentation import evaluate
+    from a2mamba.segmentation.inference import SCALES, find_test_mode
 
     if arguments.test_mode is not None:
-        if arguments.test_mode not in TEST_MODES:
-            raise ValueError(f"unknown test mode {arguments.test_mode!r}; known: {', '.join(TEST_MODES)}")
-        config = replace(config, test=TEST_MODES[arguments.test_mode])
+        config = replace(config, test=find_test_mode(arguments.test_mode))
     if arguments.ms:
         config = replace(config, test=replace(config.test, scales=SCALES, flip=True))
     classes = classes or segmentation_classes(config.data)
@@ -164,7 +164,8 @@ def _segmentation(
 def _detection(config: DetectionRun, arguments: argparse.Namespace, classes: list[str] | None, device: str) -> Outcome:
     from a2mamba.data import detection_categories, eval_detection_loader
     from a2mamba.evaluation import CocoMetric
-    from a2mamba.recipes.detection import evaluate, load_trained, metric_types
+    from a2mamba.recipes import load_trained
+    from a2mamba.recipes.detection import evaluate, metric_types
 
     truth = config.data.val_paths()[1]
     categories = detection_categories(truth)

@@ -135,17 +135,16 @@ def _segment(arguments: argparse.Namespace, device: str) -> Predictions:
 
     from a2mamba.cli.pictures import write_png
     from a2mamba.data import class_picture, overlay, segmentation_palette
-    from a2mamba.recipes.segmentation import load_trained, run_of_model
-    from a2mamba.segmentation.inference import TEST_MODES, predict
+    from a2mamba.recipes import load_trained
+    from a2mamba.recipes.segmentation import run_of_model
+    from a2mamba.segmentation.inference import find_test_mode, predict
 
     trained = _trained_run(arguments)
     classes = _numbers(_count_classes(arguments)) if trained is None else trained[1]
     config = run_of_model(arguments.name) if trained is None else trained[0]
     mode = config.test
     if arguments.test_mode is not None:
-        if arguments.test_mode not in TEST_MODES:
-            raise ValueError(f"unknown test mode {arguments.test_mode!r}; known: {', '.join(TEST_MODES)}")
-        mode = TEST_MODES[arguments.test_mode]
+        mode = find_test_mode(arguments.test_mode)
     names = _names(arguments, classes)
     with without_load_notes():
         model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
@@ -176,7 +175,8 @@ def _detect(arguments: argparse.Namespace, device: str) -> Predictions:
 
     from a2mamba.cli.pictures import write_png
     from a2mamba.data import draw_objects
-    from a2mamba.recipes.detection import load_trained, run_of_model
+    from a2mamba.recipes import load_trained
+    from a2mamba.recipes.detection import run_of_model
 
     trained = _trained_run(arguments)
     classes = _numbers(_count_classes(arguments)) if trained is None else trained[1]
@@ -240,8 +240,8 @@ def _model(arguments: argparse.Namespace, device: str) -> tuple[Any, Classificat
     import timm
 
     from a2mamba.backbone import create_model
-    from a2mamba.recipes import find_recipe
-    from a2mamba.recipes.classification import checkpoint_classes, load_trained
+    from a2mamba.recipes import find_recipe, load_trained
+    from a2mamba.recipes.classification import checkpoint_classes
 
     trained = None if arguments.pretrained else _trained_run(arguments)
     if trained is not None:

@@ -87,21 +87,20 @@ def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, resum
     """Train a resolved run, or rehearse it: what `train` and `fit` share."""
     from a2mamba.cli.summary import write_summary
     from a2mamba.engine.distributed import is_main_process, process_group
-    from a2mamba.recipes import module_of
+    from a2mamba.recipes import rehearse, train
 
-    task = module_of(config)
     output = arguments.out or Path("runs") / recipe
     with process_group(choose_device(arguments.device)) as device:
         if is_main_process():
             for note in notes:
                 say(note)
         if arguments.dry_run:
-            rehearsal = task.rehearse(config, device=device)
+            rehearsal = rehearse(config, device=device)
             if is_main_process():
                 _show_rehearsal(config, rehearsal, recipe=recipe, device=device, as_json=arguments.json)
             return 0
         try:
-            trainer = task.train(
+            trainer = train(
                 config,
                 output,
                 recipe=recipe,

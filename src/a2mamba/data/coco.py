@@ -251,6 +251,7 @@ class CocoDataset(Dataset[DetectionSample]):
 def train_detection_loader(
     data: DetectionData,
     *,
+    annotations: CocoAnnotations | None = None,
     seed: int,
     rank: int = 0,
     world_size: int = 1,
@@ -264,6 +265,7 @@ def train_detection_loader(
 
     Args:
         data: what to load; `data.batch_size` is the total over processes and forward passes.
+        annotations: those of the training images, where they were read already; COCO's take most of a minute.
         seed: of order and augmentation; with the epoch it fixes both exactly.
         rank: this process.
         world_size: number of processes; every one gets the same number of batches. It divides `data.batch_size`.
@@ -284,7 +286,7 @@ def train_detection_loader(
     )
     dataset = CocoDataset(
         folder,
-        read_annotations(file, masks=data.masks),
+        read_annotations(file, masks=data.masks) if annotations is None else annotations,
         transform=transform,
         drop_empty=data.drop_empty,
         min_image_side=data.min_image_side,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -95,6 +96,12 @@ class CocoMetric:
         self._truth = _Truth(annotations, masks="segm" in iou_types)
         self._detections: dict[int, _Detections] = {}
         self._curves: dict[str, _Curves] | None = None
+
+    def emptied(self) -> CocoMetric:
+        """A metric of the same truth, which is not read again, without detections."""
+        fresh = copy.copy(self)
+        fresh._detections, fresh._curves = {}, None
+        return fresh
 
     @property
     def category_ids(self) -> list[int]:

@@ -6,14 +6,13 @@ import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 from typing import Any
 
-from a2mamba.recipes import classification, detection, imagenet, own_data, segmentation
+from a2mamba.recipes import detection, imagenet, own_data, segmentation
+from a2mamba.recipes.assembly import load_trained, module_of, rehearse, train
 from a2mamba.recipes.classification import ClassificationRun
 from a2mamba.recipes.detection import DetectionRun
 from a2mamba.recipes.segmentation import SegmentationRun
-from a2mamba.recipes.training import TrainingRun
 
 CLASSIFICATION: dict[str, Callable[..., ClassificationRun]] = {
     "digits": own_data.digits,
@@ -31,13 +30,6 @@ CLASSIFICATION: dict[str, Callable[..., ClassificationRun]] = {
 
 # Any: a caller knows by the run's task which of the three it has.
 RECIPES: dict[str, Callable[..., Any]] = {**CLASSIFICATION, **segmentation.RECIPES, **detection.RECIPES}
-
-_MODULES = {module.__name__.rpartition(".")[2]: module for module in (classification, segmentation, detection)}
-
-
-def module_of(run: TrainingRun) -> ModuleType:
-    """Return the module that has train, evaluate, rehearse, debug and load_trained for a run's task."""
-    return _MODULES[run.task]
 
 
 def document(recipe: Callable[..., Any]) -> str:
@@ -83,6 +75,9 @@ __all__ = [
     "document",
     "find_recipe",
     "has_paper_form",
+    "load_trained",
     "make_run",
     "module_of",
+    "rehearse",
+    "train",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,9 +15,7 @@ from a2mamba.data import ClassificationBatch, ClassificationData, eval_loader, t
 from a2mamba.data.imagenet import check_batch, open_split, split_classes
 from a2mamba.data.mixing import BatchTransform
 from a2mamba.engine import (
-    Ema,
     ScheduleConfig,
-    Trainer,
     build_optimizer,
     merge_metrics,
     move_to,
@@ -27,8 +24,8 @@ from a2mamba.engine import (
 )
 from a2mamba.evaluation import ConfusionMatrix, TopK
 from a2mamba.recipes.batches import BatchPlan
-from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
-from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
+from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.training import Parts, Prepared, TrainingRun
 from a2mamba.tasks import ClassificationTask
 
 _STAGES = 4
@@ -134,15 +131,9 @@ def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
     return model
 
 
-class Parts(NamedTuple):
-    """What learns: made of a run and the class names alone, without its pictures."""
-
-    task: ClassificationTask
-    model: Pyramid
-    optimizer: torch.optim.Optimizer
-
-
-def build_parts(run: ClassificationRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+def build_parts(
+    run: ClassificationRun, classes: Sequence[str], *, device: torch.device | str
+) -> Parts[ClassificationTask, Pyramid]:
     """Return model, task and optimizer of a run, the model on its device.
 
     Raises:
@@ -171,7 +162,13 @@ def random_batch(run: ClassificationRun, classes: int, size: int) -> Classificat
     return ClassificationBatch(images, torch.randint(0, classes, (size,)), [f"noise {i}" for i in range(size)])
 
 
-def plan(run: ClassificationRun, parts: Parts, *, device: torch.device | str) -> BatchPlan:
+def plan(
+    run: ClassificationRun,
+    parts: Parts[ClassificationTask, Pyramid],
+    classes: int,
+    *,
+    device: torch.device | str,
+) -> BatchPlan:
     """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
 
     Raises:
@@ -180,7 +177,7 @@ def plan(run: ClassificationRun, parts: Parts, *, device: torch.device | str) ->
     total = run.data.batch_size
     trial = ClassificationTask(parts.model, prepare=parts.task.prepare, mesa_ratio=run.mesa_ratio)
     trial.learn_from(parts.model)  # takes as much memory as the averaged model would
-    batch = partial(random_batch, run, parts.model.num_classes)
+    batch = partial(random_batch, run, classes)
     planned = plan_for_device(run, trial, batch, device=device, total=total)
     if planned.micro_batch % 2 and (run.data.mixup > 0 or run.data.cutmix > 0):
         raise ValueError(
@@ -188,6 +185,16 @@ def plan(run: ClassificationRun, parts: Parts, *, device: torch.device | str) ->
             f"{planned.micro_batch}; change it or micro_batch, or set data.mixup=0 data.cutmix=0"
         )
     return planned
+
+
+def samples_on_cpu(run: ClassificationRun) -> int:
+    """Return the most samples that a measured step has on a CPU."""
+    return round(max(_CPU_SAMPLES, _CPU_SAMPLES * (224 / run.data.image_size) ** 2))
+
+
+def without_weights(run: ClassificationRun) -> ClassificationRun:
+    """Return the same run from random weights, for those of a file to be put in."""
+    return replace(run, model=replace(run.model, checkpoint=None, pretrained=False))
 
 
 def evaluate(
@@ -217,35 +224,15 @@ def evaluate(
         yield from metric.results()
 
 
-def train(
-    run: ClassificationRun,
-    output: Path,
-    *,
-    recipe: str,
-    resume: Resume = "never",
-    max_minutes: float | None = None,
-    device: str,
-    quiet: bool = False,
-) -> Trainer:
-    """Train, evaluate and save a run into a folder; return the trainer, with its history.
-
-    Args:
-        run: the resolved configuration; it is stored with every checkpoint.
-        output: folder for checkpoints/, metrics.csv and run.json.
-        recipe: name that the run came from, stored too.
-        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
-        max_minutes: save and stop after so many minutes.
-        device: "cpu", "cuda", "mps", ...
-        quiet: no progress display.
+def prepare(run: ClassificationRun, *, device: str) -> Prepared:
+    """Return what a run trains, on what, and how it is measured; all that can be wrong with the data shows here.
 
     Raises:
         ValueError: where configuration, data or a checkpoint do not fit; one line.
-        TrainingError: where training cannot go on, a non-finite loss above all.
-        Interrupted: after a request to stop, when everything was saved.
     """
     classes = split_classes(run.data, run.data.train_split)
     parts = build_parts(run, classes, device=device)
-    planned = plan(run, parts, device=device)
+    planned = plan(run, parts, len(classes), device=device)
     loader = train_loader(
         run.data, seed=run.seed, rank=rank(), world_size=world_size(), micro_batch=planned.micro_batch
     )
@@ -257,35 +244,12 @@ def train(
             # The row of an epoch has the training loss under "loss".
             yield ("eval_loss" if name == "loss" else name), value
 
-    return fit(
-        run,
-        output,
-        task=parts.task,
-        loader=loader,
-        optimizer=parts.optimizer,
-        schedule=run.schedule,
-        accumulate=planned.accumulate,
-        measure=measure,
-        description=describe(run, recipe, classes),
-        resume=resume,
-        max_minutes=max_minutes,
-        device=device,
-        quiet=quiet,
-    )
+    return Prepared(parts, classes, loader, planned.accumulate, measure)
 
 
-def rehearse(run: ClassificationRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
-    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
-
-    Args:
-        run: the resolved configuration.
-        device: where it would be trained.
-        measure: make a few steps on noise.
-
-    Raises:
-        ValueError: where numbers or weights do not fit; one line.
-    """
-    notes = []
+def data_size(run: ClassificationRun) -> DataSize:
+    """Return how much there is to train on, or where it is missing what the published data set has."""
+    notes: list[str] = []
     try:
         dataset = open_split(run.data, run.data.train_split)
         if run.data.holdout:
@@ -295,42 +259,7 @@ def rehearse(run: ClassificationRun, *, device: torch.device | str, measure: boo
         classes, samples = [str(i) for i in range(_IMAGENET_CLASSES)], _IMAGENET_IMAGES
         notes.append(f"ImageNet-1K's {samples:,} images and {len(classes)} classes are assumed: {error}")
     check_batch(run.data, samples)
-    parts = build_parts(run, classes, device=device)
-    planned = plan(run, parts, device=device)
-    length = Length(samples, samples // run.data.batch_size, run.schedule.total_epochs)
-    groups = describe_groups(parts.optimizer)
-    if not measure:
-        return Rehearsal(planned, length, groups, None, notes)
-    average = None if run.ema_decay is None else Ema(parts.model, decay=run.ema_decay)
-    if average is not None:
-        parts.task.learn_from(average.module)
-    cost = measure_cost(
-        run,
-        parts.task,
-        parts.optimizer,
-        partial(random_batch, run, len(classes)),
-        planned,
-        device=device,
-        epochs=length.epochs,
-        samples_on_cpu=round(max(_CPU_SAMPLES, _CPU_SAMPLES * (224 / run.data.image_size) ** 2)),
-    )
-    return Rehearsal(planned, length, groups, cost, notes)
-
-
-def load_trained(
-    run: ClassificationRun, checkpoint: Path, *, classes: list[str], device: torch.device | str
-) -> tuple[nn.Module, str]:
-    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
-
-    Raises:
-        ValueError: if the file does not fit; a classifier of another number of classes does not either.
-    """
-    plain = replace(run, model=replace(run.model, checkpoint=None, pretrained=False))
-    model = build_model(plain, classes)
-    report = load_checkpoint(model, checkpoint)
-    if report.loaded < report.total:
-        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
-    return model.eval().to(device), str(report)
+    return DataSize(classes, samples, samples // run.data.batch_size, notes)
 
 
 def checkpoint_classes(checkpoint: Path) -> int:

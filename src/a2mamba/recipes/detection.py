@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from a2mamba.backbone import load_checkpoint
 from a2mamba.data import (
     DetectionBatch,
     DetectionData,
-    detection_categories,
     eval_detection_loader,
     read_annotations,
     train_detection_loader,
@@ -24,7 +22,6 @@ from a2mamba.detection import Detector, DetectorConfig, create_detector, detecto
 from a2mamba.engine import (
     OptimizerConfig,
     StepScheduleConfig,
-    Trainer,
     build_optimizer,
     merge_metrics,
     rank,
@@ -32,25 +29,16 @@ from a2mamba.engine import (
 )
 from a2mamba.evaluation import CocoMetric
 from a2mamba.evaluation.coco import IouType
-from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
-from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
+from a2mamba.recipes.batches import BatchPlan
+from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun
 from a2mamba.tasks import DetectionTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorModelConfig:
+class DetectorModelConfig(SystemConfig):
     """Which detector, and what of its backbone the run decides."""
 
-    name: str
-    """one of `a2mamba models`"""
-    backbone_checkpoint: Path | None = None
-    """weights of the backbone to start from: those of a classifier, whose head is left out"""
-    pretrained_backbone: bool = False
-    """start from the released weights of the backbone, downloaded once"""
-    checkpoint: Path | None = None
-    """weights of the whole detector to start from"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the backbone's last block; grows linearly from 0"""
     stored_size: tuple[int, int] = (224, 224)
     """height and width in pixels for which the bias of the backbone's global attention is stored"""
     grad_checkpointing: bool = False
@@ -261,110 +249,53 @@ def evaluate(
     yield from metric.results()
 
 
-def train(
-    run: DetectionRun,
-    output: Path,
-    *,
-    recipe: str,
-    resume: Resume = "never",
-    max_minutes: float | None = None,
-    device: str,
-    quiet: bool = False,
-) -> Trainer:
-    """Train, evaluate and save a run into a folder; return the trainer, with its history.
-
-    Args:
-        run: the resolved configuration; it is stored with every checkpoint.
-        output: folder for checkpoints/, metrics.csv and run.json.
-        recipe: name that the run came from, stored too.
-        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
-        max_minutes: save and stop after so many minutes.
-        device: "cpu", "cuda", "mps", ...
-        quiet: no progress display.
+def prepare(run: DetectionRun, *, device: str) -> Prepared:
+    """Return what a run trains, on what, and how it is measured; all that can be wrong with the data shows here.
 
     Raises:
         ValueError: where configuration, data or a checkpoint do not fit; one line.
-        TrainingError: where training cannot go on, a non-finite loss above all.
-        Interrupted: after a request to stop, when everything was saved.
     """
-    categories = detection_categories(run.data.train_paths()[1])
-    classes = [category.name for category in categories]
+    annotations = read_annotations(run.data.train_paths()[1], masks=run.data.masks)
+    classes = [category.name for category in annotations.categories]
     parts = build_parts(run, classes, device=device)
-    batch = partial(random_batch, run, len(classes))
-    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    shared = plan(run, parts, len(classes), device=device)
     loader = train_detection_loader(
-        run.data, seed=run.seed, rank=rank(), world_size=world_size(), micro_batch=plan.micro_batch
+        run.data,
+        annotations=annotations,
+        seed=run.seed,
+        rank=rank(),
+        world_size=world_size(),
+        micro_batch=shared.micro_batch,
     )
-    held_out = eval_detection_loader(run.data, categories=categories, rank=rank(), world_size=world_size())
-    truth = run.data.val_paths()[1]
-    iou_types = metric_types(run)
-    CocoMetric(truth, iou_types=iou_types)  # what is wrong with the file shows now, and not after an epoch
+    held_out = eval_detection_loader(run.data, categories=annotations.categories, rank=rank(), world_size=world_size())
+    # Read here, what is wrong with the file shows now, and it is read once.
+    truth = CocoMetric(run.data.val_paths()[1], iou_types=metric_types(run))
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
-        yield from evaluate(network, held_out, CocoMetric(truth, iou_types=iou_types), device=device)
+        yield from evaluate(network, held_out, truth.emptied(), device=device)
 
-    return fit(
-        run,
-        output,
-        task=parts.task,
-        loader=loader,
-        optimizer=parts.optimizer,
-        schedule=run.schedule,
-        accumulate=plan.accumulate,
-        measure=measure,
-        description=describe(run, recipe, classes),
-        resume=resume,
-        max_minutes=max_minutes,
-        device=device,
-        quiet=quiet,
-    )
+    return Prepared(parts, classes, loader, shared.accumulate, measure)
 
 
-def rehearse(run: DetectionRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
-    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
-
-    Args:
-        run: the resolved configuration.
-        device: where it would be trained.
-        measure: make a few steps on noise.
-
-    Raises:
-        ValueError: where numbers or weights do not fit; one line.
-    """
-    notes = []
+def data_size(run: DetectionRun) -> DataSize:
+    """Return how much there is to train on, or where it is missing what the published data set has."""
+    notes: list[str] = []
     try:
         annotations = read_annotations(run.data.train_paths()[1], masks=False)
         samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
     except ValueError as error:
         samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]
         notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed, as in COCO 2017: {error}")
-    parts = build_parts(run, classes, device=device)
-    batch = partial(random_batch, run, len(classes))
-    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
-    length = Length(samples, max(1, samples // run.data.batch_size), run.schedule.total_epochs)
-    groups = describe_groups(parts.optimizer)
-    if not measure:
-        return Rehearsal(plan, length, groups, None, notes)
-    cost = measure_cost(
-        run, parts.task, parts.optimizer, batch, plan, device=device, epochs=length.epochs, samples_on_cpu=_CPU_SAMPLES
-    )
-    return Rehearsal(plan, length, groups, cost, notes)
+    return DataSize(classes, samples, max(1, samples // run.data.batch_size), notes)
 
 
 _COCO_IMAGES, _COCO_CLASSES = 117_266, 80
-_CPU_SAMPLES = 1  # in a measured step
 _OBJECTS = 10  # in a picture of noise
 
 
-class Parts(NamedTuple):
-    """What learns: made of a run and the class names alone, without its pictures."""
-
-    task: DetectionTask
-    model: Detector
-    optimizer: torch.optim.Optimizer
-
-
-def build_parts(run: DetectionRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+def build_parts(
+    run: DetectionRun, classes: Sequence[str], *, device: torch.device | str
+) -> Parts[DetectionTask, Detector]:
     """Return model, task and optimizer of a run, the model on its device.
 
     Raises:
@@ -374,6 +305,27 @@ def build_parts(run: DetectionRun, classes: Sequence[str], *, device: torch.devi
     spared = model.no_weight_decay()
     optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=True)
     return Parts(DetectionTask(model), model, optimizer)
+
+
+def plan(run: DetectionRun, parts: Parts[Any, Any], classes: int, *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
+
+    Raises:
+        ValueError: it cannot be shared out; one line.
+    """
+    batch = partial(random_batch, run, classes)
+    return plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+
+
+def samples_on_cpu(run: DetectionRun) -> int:
+    """Return the most samples that a measured step has on a CPU."""
+    return 1
+
+
+def without_weights(run: DetectionRun) -> DetectionRun:
+    """Return the same run from random weights, for those of a file to be put in."""
+    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
+    return replace(run, model=plain)
 
 
 def random_batch(run: DetectionRun, classes: int, size: int) -> DetectionBatch:
@@ -396,19 +348,3 @@ def random_batch(run: DetectionRun, classes: int, size: int) -> DetectionBatch:
 def metric_types(run: DetectionRun) -> tuple[IouType, ...]:
     """Return what a run is measured by: boxes, and masks where it learns them."""
     return ("bbox", "segm") if run.data.masks else ("bbox",)
-
-
-def load_trained(
-    run: DetectionRun, checkpoint: Path, *, classes: Sequence[str], device: torch.device | str
-) -> tuple[Detector, str]:
-    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
-
-    Raises:
-        ValueError: if the file does not fit; heads of another number of classes do not either.
-    """
-    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
-    model = build_model(replace(run, model=plain), classes)
-    report = load_checkpoint(model, checkpoint)
-    if report.loaded < report.total:
-        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
-    return model.eval().to(device), str(report)

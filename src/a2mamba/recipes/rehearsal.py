@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,6 +31,15 @@ class Group:
     parameters: int
     weight_decay: float
     lr: float
+
+
+class DataSize(NamedTuple):
+    """How much there is to train on; notes: what was assumed where the pictures are missing."""
+
+    classes: Sequence[str]
+    samples: int
+    steps_per_epoch: int
+    notes: list[str]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from a2mamba.backbone import load_checkpoint
 from a2mamba.data import (
     SegmentationBatch,
     SegmentationData,
@@ -25,15 +23,15 @@ from a2mamba.data.segmentation import train_split
 from a2mamba.engine import (
     OptimizerConfig,
     PolynomialScheduleConfig,
-    Trainer,
     build_optimizer,
     merge_metrics,
     rank,
     world_size,
 )
 from a2mamba.evaluation import MeanIoU
-from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost, plan_for_device
-from a2mamba.recipes.training import Resume, TrainingRun, describe, fit
+from a2mamba.recipes.batches import BatchPlan
+from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun
 from a2mamba.segmentation import Segmenter, create_segmenter, list_segmenters
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
 from a2mamba.tasks import SegmentationTask
@@ -42,19 +40,9 @@ Dataset = Literal["ade20k", "cityscapes", "coco_stuff"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
+class SegmenterConfig(SystemConfig):
     """Which segmentation network, and what of it the run decides."""
 
-    name: str
-    """one of `a2mamba models`"""
-    backbone_checkpoint: Path | None = None
-    """weights of the backbone to start from: those of a classifier, whose head is left out"""
-    pretrained_backbone: bool = False
-    """start from the released weights of the backbone, downloaded once"""
-    checkpoint: Path | None = None
-    """weights of the whole network to start from"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the backbone's last block; grows linearly from 0"""
     width: int | None = None
     """channels of the decoder; none: those of the system"""
 
@@ -170,7 +158,7 @@ def upernet(size: str) -> SegmentationRun:
     is the one of its Table I: `upernet_large_paper_ade20k`.
     Command: a2mamba train upernet_small_ade20k data.root=DIR model.pretrained_backbone=true
     Hardware and time: 160,000 iterations of 16 crops of 512 x 512; made for 8 GPUs.
-    Expected: see Table VI (`a2mamba paper`'s numbers are in tables.json); single scale, multi-scale with `--ms`. Not
+    Expected: mIoU of S, B, L: 51.6, 53.3, 53.7, and 52.0, 53.9, 54.1 at several scales (`--ms`) (Table VI). Not
     measured by us.
     """
     run = _segformer_protocol(
@@ -313,78 +301,35 @@ def evaluate(
     yield from metric.results()
 
 
-def train(
-    run: SegmentationRun,
-    output: Path,
-    *,
-    recipe: str,
-    resume: Resume = "never",
-    max_minutes: float | None = None,
-    device: str,
-    quiet: bool = False,
-) -> Trainer:
-    """Train, evaluate and save a run into a folder; return the trainer, with its history.
-
-    Args:
-        run: the resolved configuration; it is stored with every checkpoint.
-        output: folder for checkpoints/, metrics.csv and run.json.
-        recipe: name that the run came from, stored too.
-        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
-        max_minutes: save and stop after so many minutes.
-        device: "cpu", "cuda", "mps", ...
-        quiet: no progress display.
+def prepare(run: SegmentationRun, *, device: str) -> Prepared:
+    """Return what a run trains, on what, and how it is measured; all that can be wrong with the data shows here.
 
     Raises:
         ValueError: where configuration, data or a checkpoint do not fit; one line.
-        TrainingError: where training cannot go on, a non-finite loss above all.
-        Interrupted: after a request to stop, when everything was saved.
     """
     classes = segmentation_classes(run.data)
+    data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
     parts = build_parts(run, classes, device=device)
-    batch = partial(random_batch, run, len(classes))
-    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+    shared = plan(run, parts, len(classes), device=device)
     loader = train_segmentation_loader(
-        replace(run.data, batch_size=plan.micro_batch),
+        replace(data, batch_size=shared.micro_batch),
         seed=run.seed,
         classes=classes,
         samples_per_epoch=run.data.batch_size * run.schedule.interval,
         rank=rank(),
         world_size=world_size(),
     )
-    held_out = eval_segmentation_loader(run.data, classes=classes, rank=rank(), world_size=world_size())
+    held_out = eval_segmentation_loader(data, classes=classes, rank=rank(), world_size=world_size())
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
         yield from evaluate(network, run, held_out, MeanIoU(len(classes)), device=device)
 
-    return fit(
-        run,
-        output,
-        task=parts.task,
-        loader=loader,
-        optimizer=parts.optimizer,
-        schedule=run.schedule,
-        accumulate=plan.accumulate,
-        measure=measure,
-        description=describe(run, recipe, classes),
-        resume=resume,
-        max_minutes=max_minutes,
-        device=device,
-        quiet=quiet,
-    )
+    return Prepared(parts, classes, loader, shared.accumulate, measure)
 
 
-def rehearse(run: SegmentationRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
-    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
-
-    Args:
-        run: the resolved configuration.
-        device: where it would be trained.
-        measure: make a few steps on noise.
-
-    Raises:
-        ValueError: where numbers or weights do not fit; one line.
-    """
-    notes = []
+def data_size(run: SegmentationRun) -> DataSize:
+    """Return how much there is to train on, or where it is missing what the published data set has."""
+    notes: list[str] = []
     try:
         classes = segmentation_classes(run.data)
         samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
@@ -392,33 +337,16 @@ def rehearse(run: SegmentationRun, *, device: torch.device | str, measure: bool 
         samples, count = _PUBLISHED[run.data.layout]
         classes = [str(i) for i in range(run.data.num_classes or count)]
         notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed: {error}")
-    parts = build_parts(run, classes, device=device)
-    batch = partial(random_batch, run, len(classes))
-    plan = plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
-    length = Length(samples, run.schedule.interval, run.schedule.total_epochs)
-    groups = describe_groups(parts.optimizer)
-    if not measure:
-        return Rehearsal(plan, length, groups, None, notes)
-    cost = measure_cost(
-        run, parts.task, parts.optimizer, batch, plan, device=device, epochs=length.epochs, samples_on_cpu=_CPU_SAMPLES
-    )
-    return Rehearsal(plan, length, groups, cost, notes)
+    return DataSize(classes, samples, run.schedule.interval, notes)
 
 
 _PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
 """Training pictures and classes of the data sets, where a run is rehearsed without them."""
-_CPU_SAMPLES = 2  # in a measured step
 
 
-class Parts(NamedTuple):
-    """What learns: made of a run and the class names alone, without its pictures."""
-
-    task: SegmentationTask
-    model: Segmenter
-    optimizer: torch.optim.Optimizer
-
-
-def build_parts(run: SegmentationRun, classes: Sequence[str], *, device: torch.device | str) -> Parts:
+def build_parts(
+    run: SegmentationRun, classes: Sequence[str], *, device: torch.device | str
+) -> Parts[SegmentationTask, Segmenter]:
     """Return model, task and optimizer of a run, the model on its device.
 
     Raises:
@@ -427,6 +355,27 @@ def build_parts(run: SegmentationRun, classes: Sequence[str], *, device: torch.d
     model = build_model(run, classes).to(device)
     task = SegmentationTask(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
     return Parts(task, model, optimizer(run, model))
+
+
+def plan(run: SegmentationRun, parts: Parts[Any, Any], classes: int, *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
+
+    Raises:
+        ValueError: it cannot be shared out; one line.
+    """
+    batch = partial(random_batch, run, classes)
+    return plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+
+
+def samples_on_cpu(run: SegmentationRun) -> int:
+    """Return the most samples that a measured step has on a CPU."""
+    return 2
+
+
+def without_weights(run: SegmentationRun) -> SegmentationRun:
+    """Return the same run from random weights, for those of a file to be put in."""
+    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
+    return replace(run, model=plain)
 
 
 def random_batch(run: SegmentationRun, classes: int, size: int) -> SegmentationBatch:
@@ -444,19 +393,3 @@ def optimizer(run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
     sets = model.parameter_sets()
     scale = {} if run.decoder_lr_scale == 1 else dict.fromkeys(sets["decoder"], run.decoder_lr_scale)
     return build_optimizer(model, run.optimizer, no_decay=sets["norm_no_decay"], vectors_decay=True, lr_scale=scale)
-
-
-def load_trained(
-    run: SegmentationRun, checkpoint: Path, *, classes: Sequence[str], device: torch.device | str
-) -> tuple[Segmenter, str]:
-    """Return a run's model in eval mode with all weights from a file, and the report of loading them.
-
-    Raises:
-        ValueError: if the file does not fit; a classifier of another number of classes does not either.
-    """
-    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
-    model = build_model(replace(run, model=plain), classes)
-    report = load_checkpoint(model, checkpoint)
-    if report.loaded < report.total:
-        raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")
-    return model.eval().to(device), str(report)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -53,6 +53,7 @@ class TrainingRun:
     """the metric that chooses the best checkpoint, without the prefix of the averaged model"""
 
     optimizer: OptimizerConfig
+    schedule: AnyScheduleConfig
     ema_decay: float | None = None
     """decay of the averaged model per step; none: no averaged model"""
     precision: PrecisionName = "auto"
@@ -109,6 +110,22 @@ class ReplacesUndecodable(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig:
+    """Which network on a backbone, and the weights that it starts from."""
+
+    name: str
+    """one of `a2mamba models`"""
+    backbone_checkpoint: Path | None = None
+    """weights of the backbone to start from: those of a classifier, whose head is left out"""
+    pretrained_backbone: bool = False
+    """start from the released weights of the backbone, downloaded once"""
+    checkpoint: Path | None = None
+    """weights of the whole network to start from"""
+    drop_path_rate: float = 0.0
+    """stochastic depth of the backbone's last block; grows linearly from 0"""
+
+
 class RunFile(Hook):
     """Writes run.json, the resolved run, when training begins or continues."""
 
@@ -122,19 +139,45 @@ class RunFile(Hook):
             replace_text(self.path, self.description)
 
 
+TaskT = TypeVar("TaskT", bound=Task)
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Parts(Generic[TaskT, ModelT]):
+    """What learns: made of a run and the class names alone, without its pictures."""
+
+    task: TaskT
+    model: ModelT
+    optimizer: torch.optim.Optimizer
+
+
+class Prepared(NamedTuple):
+    """A run with its pictures: what `fit` joins to the engine.
+
+    Args:
+        parts: task, model and optimizer.
+        classes: names, in the order of their indices.
+        loader: training batches.
+        accumulate: batches of the loader per optimizer step, see ``plan_batches``.
+        measure: yields the results of a model, in eval mode, on the held-out data.
+    """
+
+    parts: Parts[Any, Any]
+    classes: Sequence[str]
+    loader: Loader
+    accumulate: int
+    measure: Callable[[nn.Module], Iterator[tuple[str, float]]]
+
+
 def fit(
     run: TrainingRun,
     output: Path,
+    prepared: Prepared,
     *,
-    task: Task,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    schedule: AnyScheduleConfig,
-    accumulate: int,
-    measure: Callable[[nn.Module], Iterator[tuple[str, float]]],
-    description: str,
+    recipe: str,
     resume: Resume,
-    max_minutes: float | None = None,
+    max_minutes: float | None,
     device: str,
     quiet: bool,
 ) -> Trainer:
@@ -144,13 +187,8 @@ def fit(
         run: the resolved configuration.
         output: folder for checkpoints/, metrics.csv and run.json, and where there was need for them for
             quarantine.json (samples that could not be decoded) and faults/ (batches of steps that were not finite).
-        task: model and losses.
-        loader: training batches.
-        optimizer: over the task's model.
-        schedule: of the learning rate; it decides the number of epochs.
-        accumulate: batches of the loader per optimizer step, see ``plan_batches``.
-        measure: yields the results of a model, in eval mode, on the held-out data.
-        description: what `describe` returned; stored with every checkpoint.
+        prepared: model, losses, optimizer and data.
+        recipe: name that the run came from; stored with every checkpoint, as the run is.
         resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
         max_minutes: save and stop after so many minutes.
         device: "cpu", "cuda", "mps", ...
@@ -161,8 +199,10 @@ def fit(
         TrainingError: where training cannot go on, a non-finite loss above all.
         Interrupted: after a request to stop, when everything was saved.
     """
+    task, optimizer, loader = prepared.parts.task, prepared.parts.optimizer, prepared.loader
+    description = describe(run, recipe, prepared.classes)
     manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
-    hooks: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
+    hooks: list[Hook] = [EvaluationHook(prepared.measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
     if run.tensorboard:
         hooks.append(TensorBoardLogger(output / "tensorboard"))
     if run.wandb is not None:
@@ -181,7 +221,7 @@ def fit(
     # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
     checkpoints = CheckpointHook(manager, every_minutes=run.checkpoint_minutes)
     hooks += [ProgressHook(quiet=quiet), SignalHook(), checkpoints, RunFile(output, description)]
-    steps = -(-len(loader) // accumulate)
+    steps = -(-len(loader) // prepared.accumulate)
     # Made of the start weights, so that the average begins where the model does.
     ema = None if run.ema_decay is None else Ema(task.model, decay=run.ema_decay)
     if ema is not None and isinstance(task, LearnsFromAverage):
@@ -190,12 +230,12 @@ def fit(
         task,
         loader=loader,
         optimizer=optimizer,
-        schedule=Schedule(optimizer, schedule, steps_per_epoch=steps),
-        epochs=schedule.total_epochs,
+        schedule=Schedule(optimizer, run.schedule, steps_per_epoch=steps),
+        epochs=run.schedule.total_epochs,
         device=device,
         precision=resolve_precision(run.precision, device),
         clip_grad_norm=run.optimizer.clip_grad_norm,
-        accumulate=accumulate,
+        accumulate=prepared.accumulate,
         ema=ema,
         hooks=hooks,
         seed=run.seed,

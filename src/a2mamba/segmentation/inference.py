@@ -95,6 +95,13 @@ TEST_MODES: dict[str, TestMode] = {
 """Test modes by the names of data sets' protocols."""
 
 
+def find_test_mode(name: str) -> TestMode:
+    """Return a test mode by name; ValueError for an unknown one."""
+    if name not in TEST_MODES:
+        raise ValueError(f"unknown test mode {name!r}; known: {', '.join(TEST_MODES)}")
+    return TEST_MODES[name]
+
+
 def predict(
     model: nn.Module,
     image: Tensor,
