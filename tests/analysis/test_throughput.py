@@ -56,11 +56,12 @@ def test_output_that_is_not_finite_has_no_speed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_wrong_operators_have_no_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from a2mamba.ops.neighborhood import torch_impl
+    from a2mamba.ops.neighborhood import numba_impl, torch_impl
 
     assert operators_disagree("cpu") is None
     right = torch_impl.forward
-    monkeypatch.setattr(torch_impl, "forward", lambda *arguments: right(*arguments) * 1.01)
+    for implementation in (numba_impl, torch_impl):  # whichever is chosen
+        monkeypatch.setattr(implementation, "forward", lambda *arguments: right(*arguments) * 1.01)
     assert main(["bench", "--models", "a2mamba_test", "--sizes", "64", "--batch", "1", "--device", "cpu"]) == 2
     printed = capsys.readouterr()
     assert "no speed is reported: neighborhood_attention disagrees with its reference" in printed.err

@@ -12,6 +12,7 @@ import torch
 
 import a2mamba
 from a2mamba.ops import neighborhood, selective_scan
+from a2mamba.ops.dispatch import HAS_NUMBA
 from a2mamba.ops.neighborhood import operator as neighborhood_operator
 from a2mamba.ops.selective_scan import operator as scan_operator
 from support import relative_error
@@ -55,7 +56,7 @@ def with_triton(folder: str) -> tuple[torch.Tensor, list[torch.Tensor], list[str
 
 def test_network_on_triton(tmp_path: Path, interpreted: Callable[..., Any]) -> None:
     loss, gradients, chosen, launched = interpreted(with_triton, str(tmp_path))
-    assert chosen == ["triton", "torch", "reference"] * 2
+    assert chosen == ["triton", *["numba"] * HAS_NUMBA, "torch", "reference"] * 2
     # Two maps a block; the four blocks with a scan apply each of theirs twice.
     assert launched == {"run_with_lse": 10, "apply_again": 8}
     expected_loss, expected = loss_and_gradients()
@@ -69,6 +70,6 @@ def test_network_on_triton(tmp_path: Path, interpreted: Callable[..., Any]) -> N
 def test_without_a_gpu_triton_says_so() -> None:
     q, k, v, bias = neighborhood.CASES[1].inputs()
     for verdicts in (neighborhood.explain_backends(q, k, v, bias), selective_scan.explain_backends(q[0, 0])):
-        assert [verdict.backend for verdict in verdicts] == ["triton", "torch", "reference"]
+        assert [verdict.backend for verdict in verdicts] == ["triton", "numba", "torch", "reference"]
         assert verdicts[0].reason == "its kernels need a GPU, and the tensors are on cpu"
-        assert verdicts[1].reason is None
+        assert verdicts[2].reason is None

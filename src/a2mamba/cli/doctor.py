@@ -11,7 +11,7 @@ from typing import Any
 from a2mamba.cli.output import print_json, print_table
 
 PACKAGES = ("a2mamba", "torch", "torchvision", "timm", "triton", "safetensors", "huggingface_hub", "numpy", "pillow")
-OPTIONAL = ("scikit-learn", "matplotlib", "tensorboard")
+OPTIONAL = ("numba", "scikit-learn", "matplotlib", "tensorboard")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

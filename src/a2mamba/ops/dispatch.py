@@ -16,6 +16,9 @@ from torch import Tensor
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed; looked up here, so that no operator call has to, nor a compiler to trace it."""
 
+HAS_NUMBA = find_spec("numba") is not None
+"""Whether Numba is installed; as above."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -48,6 +51,13 @@ def triton_missing(x: Tensor) -> str | None:
     if x.device.type != "cuda":
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
+
+
+def numba_missing(x: Tensor) -> str | None:
+    """Return why no Numba kernel can run on the device of ``x``, or None; importing Numba is left to the caller."""
+    if x.device.type != "cpu":
+        return f"its kernels run on CPUs, and the tensors are on {x.device.type}"
+    return None if HAS_NUMBA else 'numba is not installed: pip install "a2mamba[numba]"'
 
 
 def select(operator: str, backends: Sequence[Backend], requested: str | None, arguments: tuple[Any, ...]) -> Backend:

@@ -1,10 +1,10 @@
-"""Does a Triton kernel compute the right thing on this device? Asked once, before its first use.
+"""Does a compiled kernel compute the right thing on this device? Asked once, before its first use.
 
-A compiler or driver can be wrong on one GPU and right on the next. So the first use of an operator's Triton backend
-on a device compares it with the operator's ``reference.py`` on small inputs, outputs and every gradient, in float32
-and bfloat16. Running takes milliseconds; the first time on a machine the kernels must be compiled for it, which takes
-seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later processes do
-not repeat it.
+A compiler or driver can be wrong on one machine and right on the next. So the first use of an operator's Triton or
+Numba backend on a device compares it with the operator's ``reference.py`` on small inputs, outputs and every gradient,
+in float32 and bfloat16. Running takes milliseconds; the first time on a machine the kernels must be compiled for it,
+which takes seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later
+processes do not repeat it.
 
 :func:`passed` synchronises on its first call for a device; afterwards it is one dictionary lookup. While torch.compile
 traces, it answers from memory only and runs nothing: a model that is compiled before it ever ran is tested at its
@@ -35,10 +35,10 @@ _verdicts: dict[tuple[str, torch.device], str | None] = {}
 
 
 def passed(operator: str, device: torch.device) -> str | None:
-    """Return None if the Triton backend of ``operator`` may be trusted on ``device``, else the reason why not.
+    """Return None if the compiled backend of ``operator`` may be trusted on ``device``, else the reason why not.
 
     Args:
-        operator: "neighborhood_attention" or "selective_scan_state".
+        operator: "neighborhood_attention" or "selective_scan_state" for Triton's kernels; with "/numba" for Numba's.
         device: where its tensors are.
 
     Raises:
@@ -58,13 +58,14 @@ def passed(operator: str, device: torch.device) -> str | None:
     if name in known:
         reason = known[name]
     else:
-        reason, lasting = _judge(compare, device)
+        reason, lasting = _judge(compare, device, _compiler_errors(operator))
         if lasting:
             _write_cache(name, reason)
     _verdicts[key] = reason
     if reason is not None:
+        compiler = "Numba" if _is_numba(operator) else "Triton"
         warnings.warn(
-            f"{operator}: the Triton kernels are switched off on {device}, because {reason}; "
+            f"{operator}: the {compiler} kernels are switched off on {device}, because {reason}; "
             f"another backend is used. To test again, delete {cache_file()}.",
             RuntimeWarning,
             stacklevel=2,
@@ -72,15 +73,29 @@ def passed(operator: str, device: torch.device) -> str | None:
     return reason
 
 
-def _judge(compare: Comparison, device: torch.device) -> tuple[str | None, bool]:
-    """Return a comparison's verdict and whether it says something about the machine rather than about this moment."""
+def _is_numba(operator: str) -> bool:
+    return operator.endswith("/numba")
+
+
+def _compiler_errors(operator: str) -> tuple[type[Exception], ...]:
+    """Return what an operator's compiler raises."""
+    if _is_numba(operator):
+        from numba.core.errors import NumbaError
+
+        # OSError: neither the package's folder nor the user's cache can be written.
+        return NumbaError, RuntimeError, OSError
     from triton.errors import TritonError
 
+    return TritonError, RuntimeError
+
+
+def _judge(compare: Comparison, device: torch.device, errors: tuple[type[Exception], ...]) -> tuple[str | None, bool]:
+    """Return a comparison's verdict and whether it says something about the machine rather than about this moment."""
     # A thread of its own has none of the caller's modes: no autocast, inference or fake-tensor mode, gradients on.
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
             return pool.submit(compare, device).result(), True
-        except (TritonError, RuntimeError) as error:
+        except errors as error:
             first_line = next(iter(str(error).splitlines()), "no message")
             return f"they raised {type(error).__name__}: {first_line}", False
 
@@ -102,6 +117,11 @@ def _cache_key(operator: str, device: torch.device) -> str:
     hardware = "cpu"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
+    if _is_numba(operator):
+        from llvmlite.binding import get_host_cpu_name
+
+        versions = [f"{package} {_version(package)}" for package in ("numba", "llvmlite", "a2mamba")]
+        return " | ".join([operator, f"cpu {get_host_cpu_name()}", *versions])
     runtime = f"hip {torch.version.hip}" if torch.version.hip else f"cuda {torch.version.cuda} driver {_driver()}"
     versions = [f"{package} {_version(package)}" for package in ("torch", "triton", "a2mamba")]
     return " | ".join([operator, hardware, runtime, *versions])
@@ -180,8 +200,8 @@ def _check(
     return None
 
 
-def _neighborhood_attention(device: torch.device) -> str | None:
-    from a2mamba.ops.neighborhood import reference, triton_impl
+def _attend(run: Callable[..., Tensor], device: torch.device) -> str | None:
+    from a2mamba.ops.neighborhood import reference
 
     generator = torch.Generator().manual_seed(0)
     # Odd sizes, two tiles and more an axis, borders, an axis with dilation, padded heads.
@@ -189,26 +209,48 @@ def _neighborhood_attention(device: torch.device) -> str | None:
     tensors = {name: torch.randn(*shape, 24, generator=generator) for name in ("q", "k", "v")}
     tensors["bias"] = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, generator=generator)
     settings = (window, dilation, 24**-0.5)
-    return _check(triton_impl.run, reference.neighborhood_attention, tensors, settings, device)
+    return _check(run, reference.neighborhood_attention, tensors, settings, device)
 
 
-def _selective_scan_state(device: torch.device) -> str | None:
-    from a2mamba.ops.selective_scan import reference, triton_impl
+def _scan(run: Callable[..., Tensor], device: torch.device, channels: int) -> str | None:
+    from a2mamba.ops.selective_scan import reference
 
     generator = torch.Generator().manual_seed(0)
     # Three chunks of channels-last tokens, the last one cut short.
-    batch, channels, length = 1, 6, 300
+    batch, length = 1, 300
     tensors = {
         name: torch.randn(batch, length, channels, generator=generator).transpose(1, 2) for name in ("u", "delta")
     }
     tensors["A"] = -torch.rand(channels, generator=generator) - 0.1
     tensors["B"] = torch.randn(batch, 2, length, generator=generator)
     tensors["delta_bias"] = torch.randn(channels, generator=generator) - 2
-    return _check(triton_impl.run, reference.selective_scan_state, tensors, (True,), device)
+    return _check(run, reference.selective_scan_state, tensors, (True,), device)
+
+
+def _neighborhood_attention(device: torch.device) -> str | None:
+    from a2mamba.ops.neighborhood import triton_impl
+
+    return _attend(triton_impl.run, device)
+
+
+def _selective_scan_state(device: torch.device) -> str | None:
+    from a2mamba.ops.selective_scan import triton_impl
+
+    return _scan(triton_impl.run, device, channels=6)
+
+
+def _neighborhood_attention_numba(device: torch.device) -> str | None:
+    return _attend(torch.ops.a2mamba.neighborhood_attention_numba, device)
+
+
+def _selective_scan_state_numba(device: torch.device) -> str | None:
+    return _scan(torch.ops.a2mamba.selective_scan_state_numba, device, channels=2 * 11)
 
 
 COMPARISONS: dict[str, Comparison] = {
     "neighborhood_attention": _neighborhood_attention,
     "selective_scan_state": _selective_scan_state,
+    "neighborhood_attention/numba": _neighborhood_attention_numba,
+    "selective_scan_state/numba": _selective_scan_state_numba,
 }
 """Operator to comparison: a function of a device that returns None or the reason for distrust."""

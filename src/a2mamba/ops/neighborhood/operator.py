@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
-from a2mamba.ops.neighborhood import reference, torch_impl
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, numba_missing, select, triton_missing
+from a2mamba.ops.neighborhood import numba_impl, reference, torch_impl
 from a2mamba.ops.precision import without_autocast
 
 
@@ -72,8 +72,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
 
 
-def _define(name: str) -> torch.library.CustomOpDef:
-    """Register the forward under a name, with its fake and its gradient."""
+def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOpDef:
+    """Register a forward under a name, with its fake and its gradient."""
 
     @torch.library.custom_op(name, mutates_args=())
     def forward(
@@ -87,7 +87,7 @@ def _define(name: str) -> torch.library.CustomOpDef:
     ) -> Tensor:
         # The operator decides its own precision; autocast must not change it from outside.
         with without_autocast(v):
-            return torch_impl.forward(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+            return compute(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
 
     @forward.register_fake
     def _(
@@ -105,9 +105,21 @@ def _define(name: str) -> torch.library.CustomOpDef:
     return forward
 
 
-_forward = _define("a2mamba::neighborhood_attention")
+def _torch(*arguments: Any) -> Tensor:
+    return torch_impl.forward(*arguments)
+
+
+def _numba(*arguments: Any) -> Tensor:
+    # A program may be exported here and run on a machine without Numba, or on another device.
+    implementation = torch_impl if numba_missing(arguments[0]) else numba_impl
+    return implementation.forward(*arguments)
+
+
+_forward = _define("a2mamba::neighborhood_attention", _torch)
 # The same computation under a name of its own: a map that is applied again counts fewer operations in the paper.
-_forward_again = _define("a2mamba::neighborhood_attention_again")
+_forward_again = _define("a2mamba::neighborhood_attention_again", _torch)
+_numba_forward = _define("a2mamba::neighborhood_attention_numba", _numba)
+_numba_forward_again = _define("a2mamba::neighborhood_attention_numba_again", _numba)
 
 
 Memory = Any
@@ -116,6 +128,14 @@ Memory = Any
 
 def _torch_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
     return (_forward if memory is None else _forward_again)(*arguments), True
+
+
+def _numba_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+    return (_numba_forward if memory is None else _numba_forward_again)(*arguments), True
+
+
+def _numba_why_not(memory: Memory | None, *arguments: Any) -> str | None:
+    return numba_impl.why_not(*arguments) or self_test.passed("neighborhood_attention/numba", arguments[0].device)
 
 
 def _reference_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
@@ -142,6 +162,7 @@ def _triton_why_not(memory: Memory | None, *arguments: Any) -> str | None:
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
+    Backend("numba", _numba_why_not, _numba_run),
     Backend("torch", always, _torch_run),
     Backend("reference", always, _reference_run),
 )
@@ -209,7 +230,7 @@ def neighborhood_attention(
         kernel_size: K, odd, for both axes or as (K_h, K_w).
         dilation: r >= 1, for both axes or as (r_h, r_w).
         scale: factor of the scores; d ** -0.5 when None.
-        backend: "triton", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, heads, H, W, e) in the dtype of ``v``. Scores and softmax use the wider of the two dtypes.

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, numba_missing, select, triton_missing
 from a2mamba.ops.precision import without_autocast
-from a2mamba.ops.selective_scan import reference, torch_impl
-
-
-@torch.library.custom_op("a2mamba::selective_scan_state", mutates_args=())
-def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    # The recurrence is float32 whatever surrounds it; autocast must not change that.
-    with without_autocast(u):
-        return torch_impl.forward(u, delta, A, B, delta_bias, delta_softplus)
+from a2mamba.ops.selective_scan import numba_impl, reference, torch_impl
 
 
 @torch.library.custom_op("a2mamba::selective_scan_state_backward", mutates_args=())
@@ -38,11 +32,6 @@ def _backward(
 def _channels_innermost(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an empty (B, C, L) whose memory is (B, L, C), as the implementation's."""
     return like.new_empty(like.shape[0], like.shape[2], like.shape[1], dtype=dtype).transpose(1, 2)
-
-
-@_forward.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    return _channels_innermost(u, reference.state_dtype(u))
 
 
 @_backward.register_fake
@@ -78,7 +67,41 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *grads, None if delta_bias is None else grad_bias, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOpDef:
+    """Register a forward under a name, with its fake and its gradient."""
+
+    @torch.library.custom_op(name, mutates_args=())
+    def forward(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+    ) -> Tensor:
+        # The recurrence is float32 whatever surrounds it; autocast must not change that.
+        with without_autocast(u):
+            return compute(u, delta, A, B, delta_bias, delta_softplus)
+
+    @forward.register_fake
+    def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+        return _channels_innermost(u, reference.state_dtype(u))
+
+    forward.register_autograd(_differentiate, setup_context=_setup_context)
+    return forward
+
+
+def _torch(*arguments: Any) -> Tensor:
+    return torch_impl.forward(*arguments)
+
+
+def _numba(*arguments: Any) -> Tensor:
+    # A program may be exported here and run on a machine without Numba, or on another device.
+    implementation = torch_impl if numba_missing(arguments[0]) else numba_impl
+    return implementation.forward(*arguments)
+
+
+_forward = _define("a2mamba::selective_scan_state", _torch)
+_numba_forward = _define("a2mamba::selective_scan_state_numba", _numba)
+
+
+def _numba_why_not(*arguments: Any) -> str | None:
+    return numba_impl.why_not(*arguments) or self_test.passed("selective_scan_state/numba", arguments[0].device)
 
 
 def _triton_run(*arguments: Any) -> Tensor:
@@ -98,6 +121,7 @@ def _triton_why_not(*arguments: Any) -> str | None:
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
+    Backend("numba", _numba_why_not, _numba_forward),
     Backend("torch", always, _forward),
     Backend("reference", always, reference.selective_scan_state),
 )
@@ -126,7 +150,7 @@ def selective_scan_state(
         B: input projection (B, L), shared by all channels, or (B, N, L), row n for the n-th C / N channels.
         delta_bias: (C,) or None.
         delta_softplus: apply softplus (linear above 20) to the biased step; otherwise it is used as it is.
-        backend: "triton", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, L) states, float32 (float64 if ``u`` is).

@@ -1,0 +1,78 @@
+"""Several threads for a compiled kernel: PyTorch's own, so that two pools do not compete for the processor.
+
+PyTorch's threads wait for their next work by spinning; a second pool would share the processor with them. A kernel here
+is a function of one address. Called by several threads with the same address, it takes numbers of work items from a
+shared counter until none is left, so that nobody needs to know how many threads there are, and any pool serves: GNU's
+OpenMP, which PyTorch uses on Linux, otherwise one of our own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_Kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _State:
+    """What a fork changes: neither OpenMP's threads nor a pool's live on in the child."""
+
+    forked = False
+    pool: ThreadPoolExecutor | None = None
+
+
+def _after_fork() -> None:
+    _State.forked, _State.pool = True, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@lru_cache(maxsize=1)
+def openmp() -> Any | None:
+    """Return GNU OpenMP's entry to a parallel region, of the library that PyTorch has loaded, or None."""
+    if os.name != "posix":
+        return None
+    for path in (None, *sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))):
+        try:
+            # RTLD_NOLOAD: a library that PyTorch did not load would bring a second pool.
+            mode = ctypes.DEFAULT_MODE if path is None else os.RTLD_NOLOAD | os.RTLD_NOW
+            enter = ctypes.CDLL(None if path is None else str(path), mode=mode).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        enter.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        enter.restype = None
+        return enter
+    return None
+
+
+def threads() -> int:
+    """Return how many threads a kernel may use: PyTorch's number; one in a forked process, where OpenMP would hang."""
+    return 1 if _State.forked else torch.get_num_threads()
+
+
+def call(kernel: int, argument: int, workers: int) -> None:
+    """Call the compiled function at ``kernel`` with ``argument``, ``workers`` times at once; return when all have.
+
+    The interpreter's lock is released meanwhile.
+    """
+    if workers <= 1 or _State.forked:
+        _Kernel(kernel)(argument)
+        return
+    enter = openmp()
+    if enter is not None:
+        enter(kernel, argument, workers, 0)
+        return
+    if _State.pool is None:
+        _State.pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="a2mamba")
+    others = [_State.pool.submit(_Kernel(kernel), argument) for _ in range(workers - 1)]
+    _Kernel(kernel)(argument)
+    for other in others:
+        other.result()

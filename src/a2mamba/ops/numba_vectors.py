@@ -1,0 +1,258 @@
+"""Eight floats at a time, in code that Numba compiles: what the CPU kernels of both operators are built from.
+
+Numba turns Python loops into LLVM's, but leaves to chance whether they use a processor's vectors and whether a sum
+stays in a register. Here the innermost loops are written in LLVM's terms: a *vector* is ``<8 x float>`` on every
+processor (LLVM splits it where registers are shorter), and sums are the carried values of a :class:`Loop`, that is,
+registers. Addresses are integers in bytes; nothing is checked. Kernels must only pass addresses that they own.
+
+Importing this module imports Numba; nothing else in the package does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, extending, types
+
+LANES = 8
+BYTES = 4 * LANES
+"""Of one vector."""
+
+INT = ir.IntType(64)
+FLOAT = ir.FloatType()
+VECTOR = ir.VectorType(FLOAT, LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+_UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
+
+FINGERPRINT = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:15], 16)
+"""Of this file. Numba's cache on disk looks at a kernel's own file and closure; kernels have this in the latter."""
+
+intrinsic: Any = extending.intrinsic
+"""Numba's decorator. It has no type here, for what it returns is not called as it is declared."""
+
+Builder = Any
+Value = Any
+
+
+def procedure(arguments: int) -> tuple[Any, Callable[..., Any]]:
+    """Return the signature of an intrinsic of so many integers that returns nothing, and a wrapper of its emitter."""
+
+    def wrap(emit: Callable[..., None]) -> Callable[..., Any]:
+        def codegen(context: Any, builder: Builder, _signature: Any, values: Sequence[Value]) -> Value:
+            emit(builder, *values)
+            return context.get_dummy_value()
+
+        return codegen
+
+    return types.void(*[types.intp] * arguments), wrap
+
+
+def integer(value: int) -> Value:
+    """Return a constant of 64 bits."""
+    return ir.Constant(INT, value)
+
+
+def constant(value: float) -> Value:
+    """Return a vector of one value, rounded to float32."""
+    return ir.Constant(VECTOR, [float(np.float32(value))] * LANES)
+
+
+def ahead(b: Builder, address: Value, byte_count: int) -> Value:
+    """Return ``address`` plus a constant."""
+    return b.add(address, integer(byte_count)) if byte_count else address
+
+
+def _pointer(b: Builder, address: Value, kind: Any) -> Value:
+    return b.inttoptr(address, kind.as_pointer())
+
+
+def load(b: Builder, address: Value) -> Value:
+    """Return the eight floats at any address."""
+    return b.load(_pointer(b, address, VECTOR), align=4)
+
+
+def store(b: Builder, value: Value, address: Value) -> None:
+    """Write eight floats to any address."""
+    b.store(value, _pointer(b, address, VECTOR), align=4)
+
+
+def load_splat(b: Builder, address: Value) -> Value:
+    """Return the float at an address, eight times."""
+    first = b.insert_element(_UNDEFINED, b.load(_pointer(b, address, FLOAT), align=4), ir.Constant(ir.IntType(32), 0))
+    return b.shuffle_vector(first, _UNDEFINED, ir.Constant(_INTS, [0] * LANES))
+
+
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """Return x * y + z, in one instruction where the processor has it."""
+    name = f"llvm.fmuladd.v{LANES}f32"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(VECTOR, [VECTOR] * 3), name)
+    return b.call(function, [x, y, z])
+
+
+def maximum(b: Builder, x: Value, y: Value) -> Value:
+    """Return the larger of two vectors, lane by lane; ``y`` where ``x`` is NaN."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def polynomial(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:
+    """Return the sum of coefficients[i] * x ** i."""
+    result = constant(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        result = fma(b, result, x, constant(coefficient))
+    return result
+
+
+def _fit(function: Callable[[np.ndarray], np.ndarray], low: float, high: float, degree: int) -> tuple[float, ...]:
+    """Return the polynomial of least relative error, very nearly: least squares in Chebyshev's points."""
+    points = (low + high) / 2 + (high - low) / 2 * np.cos((np.arange(256) + 0.5) * np.pi / 256)
+    values = function(points)
+    powers = np.vander(points, degree + 1, increasing=True) / values[:, None]
+    return tuple(float(c) for c in np.linalg.lstsq(powers, np.ones_like(points), rcond=None)[0])
+
+
+_EXP = _fit(np.exp, -0.5 * math.log(2), 0.5 * math.log(2), 6)
+_LOG1P_BY_X = _fit(lambda x: np.log1p(x) / x, 0.0, 1.0, 11)
+_LN2_HIGH = 0.693359375
+"""ln 2 to so few bits that its product with an exponent is exact; the rest is subtracted separately."""
+
+
+def exp(b: Builder, x: Value, positive: bool = False) -> Value:
+    """Return exp(x) to two units in the last place; 0 below -87, NaN for NaN.
+
+    Args:
+        b: where to emit.
+        x: at most zero, or any vector if ``positive``: then infinity above 88.
+        positive: whether ``x`` may be positive.
+    """
+    # Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits, from where it is shifted to the exponent.
+    shifted = fma(b, x, constant(1 / math.log(2)), constant(1.5 * 2**23))
+    n = b.fsub(shifted, constant(1.5 * 2**23))
+    rest = fma(b, n, constant(-_LN2_HIGH), x)
+    rest = fma(b, n, constant(_LN2_HIGH - math.log(2)), rest)
+    exponent = b.shl(b.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * LANES))
+    power = b.bitcast(b.add(exponent, ir.Constant(_INTS, [127 << 23] * LANES)), VECTOR)
+    result = b.fmul(polynomial(b, rest, _EXP), power)
+    result = b.select(b.fcmp_ordered("<", x, constant(-87.0)), constant(0.0), result)
+    if positive:
+        result = b.select(b.fcmp_ordered(">", x, constant(88.0)), constant(math.inf), result)
+    return result
+
+
+def softplus(b: Builder, x: Value) -> Value:
+    """Return log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)), which needs no threshold."""
+    negated = b.fsub(constant(0.0), x)
+    small = exp(b, b.select(b.fcmp_ordered("<", x, negated), x, negated))
+    # max(0, x) keeps a NaN, for its second argument wins then.
+    return fma(b, small, polynomial(b, small, _LOG1P_BY_X), maximum(b, constant(0.0), x))
+
+
+class Loop:
+    """``for index in range(count)`` around the code emitted until :meth:`close`; ``count`` is at least one.
+
+    Args:
+        b: where to emit.
+        count: how often.
+        carried: values before the first round. Inside, ``values`` holds those of the round; after
+            :meth:`close`, which is given the values for the next round, its result holds the last.
+    """
+
+    def __init__(self, b: Builder, count: Value, carried: Sequence[Value]) -> None:
+        self.b, self.count = b, count
+        before = b.block
+        self.body, self.after = b.append_basic_block("body"), b.append_basic_block("after")
+        b.branch(self.body)
+        b.position_at_end(self.body)
+        self.index = b.phi(INT)
+        self.index.add_incoming(integer(0), before)
+        self.values = [b.phi(value.type) for value in carried]
+        for phi, value in zip(self.values, carried, strict=True):
+            phi.add_incoming(value, before)
+
+    def close(self, following: Sequence[Value]) -> list[Value]:
+        """End the loop."""
+        b = self.b
+        index = b.add(self.index, integer(1))
+        self.index.add_incoming(index, b.block)
+        for phi, value in zip(self.values, following, strict=True):
+            phi.add_incoming(value, b.block)
+        b.cbranch(b.icmp_signed("<", index, self.count), self.body, self.after)
+        b.position_at_end(self.after)
+        return list(following)
+
+
+def _transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
+    """Return the columns of eight vectors: in each of three steps, pairs of rows exchange half of their lanes."""
+    rows = list(rows)
+    for step in (1, 2, 4):
+        first = [lane + LANES - step if lane & step else lane for lane in range(LANES)]
+        second = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
+        for i in range(LANES):
+            if not i & step:
+                above, below = rows[i], rows[i | step]
+                rows[i] = b.shuffle_vector(above, below, ir.Constant(_INTS, first))
+                rows[i | step] = b.shuffle_vector(above, below, ir.Constant(_INTS, second))
+    return rows
+
+
+@intrinsic
+def transpose(  # type: ignore[no-untyped-def]
+    typing, source, source_step, source_count, target, target_step, target_count, spare, factor
+):
+    """Transpose a block of 8 x 8 floats, multiplying each of its rows by the vector at ``factor``.
+
+    Only the first ``source_count`` rows are read, the last of them again in place of the others; only the first
+    ``target_count`` rows are written, the others to the 32 bytes at ``spare``.
+    """
+    signature, wrap = procedure(8)
+
+    def emit(b, source, source_step, source_count, target, target_step, target_count, spare, factor):  # type: ignore[no-untyped-def]
+        scale = load(b, factor)
+        last = b.sub(source_count, integer(1))
+        rows = []
+        for i in range(LANES):
+            row = b.select(b.icmp_signed("<", integer(i), last), integer(i), last)
+            rows.append(b.fmul(load(b, b.add(source, b.mul(row, source_step))), scale))
+        for i, column in enumerate(_transposed(b, rows)):
+            address = b.add(target, b.mul(integer(i), target_step))
+            store(b, column, b.select(b.icmp_signed("<", integer(i), target_count), address, spare))
+
+    return signature, wrap(emit)
+
+
+@intrinsic
+def fill(typing, address, count):  # type: ignore[no-untyped-def]
+    """Write ``count`` >= 1 vectors of zeros."""
+    signature, wrap = procedure(2)
+
+    def emit(b, address, count):  # type: ignore[no-untyped-def]
+        loop = Loop(b, count, [address])
+        store(b, constant(0.0), loop.values[0])
+        loop.close([ahead(b, loop.values[0], BYTES)])
+
+    return signature, wrap(emit)
+
+
+@intrinsic
+def read(typing, address):  # type: ignore[no-untyped-def]
+    """Return the integer of 64 bits at ``address``."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.load(_pointer(builder, values[0], INT))
+
+    return types.int64(types.intp), codegen
+
+
+@intrinsic
+def take_number(typing, address):  # type: ignore[no-untyped-def]
+    """Return the integer at ``address`` and increase it by one; no two threads get the same."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.atomic_rmw("add", _pointer(builder, values[0], INT), integer(1), "monotonic")
+
+    return types.int64(types.intp), codegen

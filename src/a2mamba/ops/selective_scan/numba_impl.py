@@ -1,0 +1,82 @@
+"""The selective scan on CPUs through Numba: memory and the call. The kernel is ``numba_kernels.py``.
+
+Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from a2mamba.ops import numba_threads
+from a2mamba.ops.dispatch import numba_missing
+
+LANES = 8
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+ITEM_CHANNELS = 64
+"""Most channels of an item of work: few, so that one image occupies several threads, but whole lines of memory."""
+
+
+def why_not(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+) -> str | None:
+    """Return why the kernel cannot run the arguments of ``reference.selective_scan_state``, or None."""
+    missing = numba_missing(u)
+    if missing is not None:
+        return missing
+    for name, tensor in (("u", u), ("delta", delta), ("A", A), ("B", B), ("delta_bias", delta_bias)):
+        if tensor is None:
+            continue
+        if tensor.dtype not in DTYPES:
+            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
+        if tensor.device != u.device:
+            return f"{name} is on {tensor.device} and u on {u.device}"
+    channels = u.shape[1] // B.shape[1]
+    if channels < LANES:
+        return f"a group of channels must have at least {LANES}, got {channels}"
+    return None
+
+
+def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    """Return the states (B, C, L), stored with C innermost; arguments as in ``reference.selective_scan_state``."""
+    batch, channels, length = u.shape
+    out = u.new_empty(batch, length, channels, dtype=torch.float32)
+    if not out.numel():
+        return out.transpose(1, 2)
+    from a2mamba.ops.selective_scan import numba_kernels
+
+    u, delta = _tokens(u), _tokens(delta)
+    A, B = A.detach().to(torch.float32).contiguous(), B.detach().to(torch.float32).contiguous()
+    bias = out.new_zeros(channels) if delta_bias is None else delta_bias.detach().to(torch.float32).contiguous()
+    groups = B.shape[1]
+    group_channels = channels // groups
+    item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
+    items = batch * groups * ((group_channels + item_channels - 1) // item_channels)
+    workers = min(numba_threads.threads(), items)
+    states = out.new_empty(workers, item_channels)
+    counters = out.new_zeros(2, dtype=torch.int64)
+    arguments = torch.tensor(
+        [
+            *(counters.data_ptr(), items, delta_softplus, groups, group_channels, item_channels, length),
+            *_addresses(u),
+            *_addresses(delta),
+            *_addresses(out),
+            *(B.data_ptr(), A.data_ptr(), bias.data_ptr(), states.data_ptr(), 4 * item_channels),
+        ],
+        dtype=torch.int64,
+        device="cpu",
+    )
+    numba_threads.call(numba_kernels.KERNEL, arguments.data_ptr(), workers)
+    return out.transpose(1, 2)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """Return (B, C, L) as (B, L, C) in float32, channels side by side; without a copy where they are so already."""
+    x = x.detach().to(torch.float32).transpose(1, 2)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _addresses(x: Tensor) -> list[int]:
+    """Return address and steps in bytes of (B, L, ...)."""
+    return [x.data_ptr(), 4 * x.stride(0), 4 * x.stride(1)]

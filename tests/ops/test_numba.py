@@ -1,0 +1,471 @@
+"""The Numba kernels of both operators: against the references, alone and in threads, compiled, exported, missing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import a2mamba
+from a2mamba.ops import (
+    NeighborhoodMap,
+    dispatch,
+    neighborhood,
+    neighborhood_attention,
+    numba_threads,
+    selective_scan,
+    selective_scan_state,
+    self_test,
+)
+from a2mamba.ops.neighborhood import numba_impl as attention_impl
+from a2mamba.ops.neighborhood.cases import Case as AttentionCase
+from a2mamba.ops.selective_scan import numba_impl as scan_impl
+from a2mamba.ops.selective_scan.cases import Case as ScanCase
+from support import relative_error
+
+needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
+
+SCANS = (
+    ScanCase(2, 8, 49),
+    ScanCase(1, 9, 1),
+    ScanCase(2, 24, 211),
+    ScanCase(1, 26, 65, groups=2),
+    ScanCase(1, 100, 70, bias=False),
+    ScanCase(2, 16, 33, groups=2, channels_last=False),
+    ScanCase(1, 12, 400, bias=False, softplus=False),
+    ScanCase(0, 8, 9),
+)
+"""Vectors that end inside a group or an item of work, runs that end early."""
+
+DTYPES = [(torch.float32, 3e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves)]
+
+
+def attend(case: AttentionCase, tensors: tuple[Tensor | None, ...], backend: str = "numba") -> Tensor:
+    q, k, v, bias = tensors
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    return neighborhood_attention(q, k, v, bias, kernel_size=case.kernel_size, dilation=case.dilation, backend=backend)
+
+
+def scan(case: ScanCase, tensors: tuple[Tensor | None, ...], backend: str = "numba") -> Tensor:
+    return selective_scan_state(*tensors, delta_softplus=case.softplus, backend=backend)  # type: ignore[arg-type]
+
+
+def attention_results(case: AttentionCase, dtype: torch.dtype, backend: str) -> list[Tensor]:
+    tensors = tuple(t if t is None else t.requires_grad_() for t in case.inputs(dtype))
+    return gradients(attend(case, tensors, backend), [t for t in tensors if t is not None])
+
+
+def scan_results(case: ScanCase, dtype: torch.dtype, backend: str) -> list[Tensor]:
+    tensors = tuple(t if t is None else t.requires_grad_() for t in case.inputs(dtype))
+    return gradients(scan(case, tensors, backend), [t for t in tensors if t is not None])
+
+
+@needs_numba
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
+@pytest.mark.parametrize("case", neighborhood.CASES, ids=str)
+def test_attention_agrees_with_reference(case: AttentionCase, dtype: torch.dtype, tolerance: float) -> None:
+    expected = attention_results(case, torch.float64, "reference")
+    for found, right in zip(attention_results(case, dtype, "numba"), expected, strict=True):
+        assert found.dtype == dtype
+        assert found.shape == right.shape
+        assert relative_error(found, right) < tolerance
+
+
+@needs_numba
+def test_attention_on_maps_of_every_kind() -> None:
+    """Windows, dilations and sizes drawn at random: rows and columns that fill strips and tiles in all ways."""
+    draw = random.Random(0)
+    for seed in range(150):
+        window = draw.choice((1, 3, 5, 7, 9, 11, 13)), draw.choice((1, 3, 5, 7, 9, 11, 13))
+        dilation = draw.randint(1, 6), draw.randint(1, 6)
+        size = draw.randint(1, 40), draw.randint(1, 40)
+        case = AttentionCase(1, 1, *size, draw.choice((8, 12, 20)), window, dilation, draw.choice((None, 28)))
+        q, k, v, bias = case.inputs(seed=seed)
+        expected = attend(case, (q, k, v, bias), "torch")
+        assert relative_error(attend(case, (q, k, v, bias)), expected) < 3e-6, case
+
+
+@needs_numba
+@pytest.mark.parametrize("case", SCANS, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_scan_agrees_with_reference(case: ScanCase, dtype: torch.dtype, tolerance: float) -> None:
+    tensors = case.inputs(dtype)
+    states = scan(case, tensors)
+    assert states.dtype == torch.float32
+    expected = scan(case, tuple(t if t is None else t.double() for t in tensors), "reference")
+    assert states.shape == expected.shape
+    assert relative_error(states, expected) < 1e-6
+    expected_results = scan_results(case, torch.float64, "reference")
+    for found, right in zip(scan_results(case, dtype, "numba"), expected_results, strict=True):
+        assert relative_error(found, right) < tolerance
+
+
+@needs_numba
+def test_long_scans_stay_exact() -> None:
+    case = ScanCase(1, 8, 65536)
+    tensors = case.inputs()
+    exact = scan(case, tuple(t if t is None else t.double() for t in tensors), "torch")
+    assert relative_error(scan(case, tensors), exact) < 1e-6
+    u, delta, _, B, bias = tensors
+    extreme = torch.tensor([-1e-6, -1e4, -1.0, -0.01, -1e-30, -1e30, -100.0, 0.0])
+    assert scan(case, (u, delta, extreme, B, bias)).isfinite().all()
+
+
+@needs_numba
+def test_elementary_functions() -> None:
+    """A scan of one token is softplus; one of two is the exponential too."""
+    x = torch.linspace(-85, 85, 8 * 4000).view(1, 8, 4000)
+    ones = torch.ones(4000, 1, 1)
+    delta = x.permute(2, 1, 0).contiguous()
+    steps = selective_scan_state(torch.ones_like(delta), delta, -torch.ones(8), ones, backend="numba")
+    right = F.softplus(delta.double(), threshold=200)
+    assert ((steps - right).abs() / right).max() < 5e-7
+    # h_2 = exp(A * step) with a step of one that adds nothing.
+    u = torch.tensor([1.0, 0.0]).expand(8, 2)[None]
+    for A in (-torch.linspace(0, 86, 8), torch.linspace(0, 87, 8)):
+        h = selective_scan_state(u, torch.ones(1, 8, 2), A, torch.ones(1, 2), delta_softplus=False, backend="numba")
+        assert (h[0, :, 1] / A.double().exp() - 1).abs().max() < 1e-6
+    A = torch.tensor([-89.0, -1e4, -3e4, 89.0, 3e4, torch.nan, 0.0, -0.0])
+    arguments = (1000 * u, torch.tensor([1e-3, 1.0]).expand(1, 8, 2), A, torch.ones(1, 2))
+    found, right = (selective_scan_state(*arguments, delta_softplus=False, backend=b) for b in ("numba", "reference"))
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-37, equal_nan=True)
+
+
+@needs_numba
+def test_a_map_applied_twice() -> None:
+    case = neighborhood.CASES[6]
+    q, k, v, bias = (t.requires_grad_() for t in case.inputs() if t is not None)
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
+    for dtype, backend, results in ((torch.float32, "numba", found), (torch.float64, "reference", expected)):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (q, k, v, bias)]
+        options = {"kernel_size": case.kernel_size, "dilation": case.dilation, "backend": backend}
+        attention = NeighborhoodMap(leaves[0], leaves[1], leaves[3], **options)  # type: ignore[arg-type]
+        first = attention(leaves[2])
+        results += [first.detach(), *gradients(attention(first + leaves[2]), leaves)]
+        assert torch.equal(attention(leaves[2]), first)
+    for ours, right in zip(found, expected, strict=True):
+        assert relative_error(ours, right) < 3e-6
+
+
+@needs_numba
+def test_inputs_of_any_strides() -> None:
+    case = AttentionCase(2, 2, 9, 11, 12, (5, 3), (1, 2))
+    q, k, v, bias = case.inputs()
+    expected = attend(case, (q, k, v, bias))
+    wide = torch.full((2, 3, 2, 9, 11, 40), torch.nan)
+    wide[:, 1, ..., 5:17] = k
+    assert bias is not None
+    strided = (
+        q.transpose(2, 4).contiguous().transpose(2, 4),
+        wide[:, 1, ..., 5:17],
+        v.contiguous(),
+        bias.mT.contiguous().mT,
+    )
+    assert torch.equal(attend(case, strided), expected)
+
+    scan_case = ScanCase(2, 24, 65)
+    u, delta, A, B, delta_bias = scan_case.inputs()
+    expected = scan(scan_case, (u, delta, A, B, delta_bias))
+    wide = torch.full((2, 65, 50), torch.nan)
+    wide[..., 7:31] = u.transpose(1, 2)
+    strided_u = wide[..., 7:31].transpose(1, 2)
+    assert torch.equal(scan(scan_case, (strided_u, delta.contiguous(), A.repeat(2)[:24], B, delta_bias)), expected)
+    A_apart = torch.stack((A, A), 1)[:, 0]
+    assert torch.equal(scan(scan_case, (strided_u, delta, A_apart, B.mT.contiguous().mT, delta_bias)), expected)
+
+
+@needs_numba
+def test_images_and_heads_do_not_touch_each_other() -> None:
+    case = AttentionCase(3, 2, 9, 13, 8, (5, 5))
+    tensors = case.inputs()
+    expected = attend(case, tensors)
+    for t in tensors[:3]:
+        assert t is not None
+        t[1, 0] = torch.nan
+    found = attend(case, tensors)
+    assert found[1, 0].isnan().all()
+    found[1, 0] = expected[1, 0]
+    assert torch.equal(found, expected)
+
+    scan_case = ScanCase(3, 24, 40)
+    u, *others = scan_case.inputs()
+    expected = scan(scan_case, (u, *others))
+    u[1, 3, 7] = torch.nan
+    found = scan(scan_case, (u, *others))
+    assert found[1, 3, 7:].isnan().all()
+    found[1, 3, 7:] = expected[1, 3, 7:]
+    assert torch.equal(found, expected)
+
+
+@needs_numba
+def test_every_output_is_written_and_no_stale_memory_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = Tensor.new_empty
+
+    def poisoned(self: Tensor, *size: int, **options: object) -> Tensor:
+        return empty(self, *size, **options).fill_(float("nan"))  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Tensor, "new_empty", poisoned)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for case in neighborhood.CASES:
+            assert attend(case, case.inputs()).isfinite().all(), case
+        for scan_case in SCANS:
+            assert scan(scan_case, scan_case.inputs()).isfinite().all(), scan_case
+
+
+def workloads() -> list[Callable[[], Tensor]]:
+    """Return calls that are cut into work items in all ways: one image, few, many."""
+    attentions = [
+        AttentionCase(1, 1, 23, 30, 16, (7, 7), (3, 2)),
+        AttentionCase(1, 3, 3, 20, 8, (3, 3)),
+        AttentionCase(7, 2, 30, 28, 16, (9, 9)),  # takes so long that threads do meet
+    ]
+    scans = [ScanCase(1, 200, 77), ScanCase(5, 24, 50, groups=3)]
+    attention_inputs = [case.inputs() for case in attentions]
+    scan_inputs = [case.inputs() for case in scans]
+    return [
+        *(lambda c=c, t=t: attend(c, t) for c, t in zip(attentions, attention_inputs, strict=True)),
+        *(lambda c=c, t=t: scan(c, t) for c, t in zip(scans, scan_inputs, strict=True)),
+    ]
+
+
+@needs_numba
+@pytest.mark.parametrize("pool", ["of PyTorch", "our own"])
+def test_threads_do_not_change_a_bit(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if pool == "our own":
+        monkeypatch.setattr(numba_threads, "openmp", lambda: None)
+    elif numba_threads.openmp() is None:
+        pytest.skip("no GNU OpenMP here")
+    calls = workloads()
+    expected = [call() for call in calls]
+    used: list[int] = []
+    inner = numba_threads.call
+
+    def counted(kernel: int, argument: int, workers: int) -> None:
+        used.append(workers)
+        inner(kernel, argument, workers)
+
+    monkeypatch.setattr(numba_threads, "call", counted)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        used.clear()
+        assert all(torch.equal(call(), right) for call, right in zip(calls, expected, strict=True))
+        assert set(used) == {threads}
+
+
+@needs_numba
+@pytest.mark.parametrize("pool", ["of PyTorch", "our own"])
+def test_calls_from_several_python_threads(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if pool == "our own":
+        monkeypatch.setattr(numba_threads, "openmp", lambda: None)
+    calls = workloads()
+    expected = [call() for call in calls]
+
+    def repeat(_: int) -> bool:
+        torch.set_num_threads(2)
+        return all(torch.equal(call(), right) for _ in range(20) for call, right in zip(calls, expected, strict=True))
+
+    with ThreadPoolExecutor(max_workers=3) as executor:
+        assert all(executor.map(repeat, range(3)))
+
+
+FORK = """
+import os, signal, sys, torch
+from a2mamba.ops import neighborhood, neighborhood_attention, numba_threads
+if sys.argv[1] == "own":
+    numba_threads.openmp = lambda: None
+torch.set_num_threads(2)
+q, k, v, bias = neighborhood.CASES[6].inputs()
+run = lambda: neighborhood_attention(q, k, v, bias, kernel_size=7, dilation=(3, 4), backend="numba")
+expected = run()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # ends a child that hangs
+    os._exit(0 if torch.equal(run(), expected) else 1)
+_, status = os.waitpid(child, 0)
+assert torch.equal(run(), expected)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@needs_numba
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.parametrize("pool", ["OpenMP", "own"])
+def test_forked_processes_run(pool: str) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, pool], check=True, timeout=120)
+
+
+LAZY = """
+import sys
+import a2mamba, a2mamba.ops.neighborhood.operator, a2mamba.ops.selective_scan.operator
+assert "numba" not in sys.modules and "llvmlite" not in sys.modules
+"""
+
+
+def test_importing_the_package_does_not_import_numba() -> None:
+    subprocess.run([sys.executable, "-c", LAZY], check=True)
+
+
+def mixer(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    attention = NeighborhoodMap(q, k, bias, kernel_size=5, dilation=(1, 2))
+    u = attention(v).permute(0, 1, 4, 2, 3).flatten(1, 2).flatten(2)
+    states = selective_scan_state(u, 0.5 * u, A, B)
+    return attention(states.unflatten(2, v.shape[2:4]).unflatten(1, (v.shape[1], -1)).permute(0, 1, 3, 4, 2))
+
+
+def mixer_inputs() -> tuple[Tensor, ...]:
+    case = AttentionCase(2, 2, 9, 11, 8, (5, 5))
+    tensors = [t for t in case.inputs() if t is not None]
+    return *tensors, -torch.rand(16, generator=torch.Generator().manual_seed(2)), torch.ones(2, 99)
+
+
+@needs_numba
+def test_compiles_without_a_break() -> None:
+    inputs = mixer_inputs()
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    found = gradients(torch.compile(mixer, fullgraph=True, backend="aot_eager")(*leaves), leaves)
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    for ours, right in zip(found, gradients(mixer(*leaves), leaves), strict=True):
+        assert relative_error(ours, right) < 1e-6
+
+
+class Mixer(torch.nn.Module):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        return mixer(q, k, v, bias, A, B)
+
+
+@needs_numba
+def test_an_exported_program_runs_with_numba_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = mixer_inputs()
+    program = torch.export.export(Mixer(), inputs)
+    names = {str(node.target) for node in program.graph.nodes if "a2mamba" in str(node.target)}
+    operators = ("neighborhood_attention_numba", "neighborhood_attention_numba_again", "selective_scan_state_numba")
+    assert names == {f"a2mamba.{name}.default" for name in operators}
+    expected = mixer(*inputs)
+    assert torch.equal(program.module()(*inputs), expected)
+    monkeypatch.setattr(dispatch, "HAS_NUMBA", False)
+    for implementation in (attention_impl, scan_impl):
+        monkeypatch.setattr(implementation, "forward", mock.Mock(side_effect=AssertionError))
+    assert relative_error(program.module()(*inputs), expected) < 3e-6
+
+
+@needs_numba
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
+def test_registration() -> None:
+    case = neighborhood.CASES[9]
+    tensors = [t if t is None else t.requires_grad_() for t in case.inputs()]
+    arguments = (*tensors, [*case.kernel_size], [*case.dilation], 0.3)
+    torch.library.opcheck(torch.ops.a2mamba.neighborhood_attention_numba.default, arguments)
+    torch.library.opcheck(torch.ops.a2mamba.neighborhood_attention_numba_again.default, arguments)
+    scan_case = SCANS[3]
+    scan_arguments = (*(t if t is None else t.requires_grad_() for t in scan_case.inputs()), scan_case.softplus)
+    torch.library.opcheck(torch.ops.a2mamba.selective_scan_state_numba.default, scan_arguments)
+
+
+@needs_numba
+@torch.no_grad()
+def test_the_network_takes_numba_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = a2mamba.create_model("a2mamba_test", num_classes=5, img_size=32).eval()
+    image = torch.randn(1, 3, 32, 40)
+    calls = {implementation: mock.Mock(wraps=implementation.forward) for implementation in (attention_impl, scan_impl)}
+    for implementation, call in calls.items():
+        monkeypatch.setattr(implementation, "forward", call)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(image)
+    found = model(image)
+    assert all(call.call_count for call in calls.values())
+    monkeypatch.setattr(dispatch, "HAS_NUMBA", False)
+    assert relative_error(found, model(image)) < 1e-5
+
+
+@needs_numba
+def test_defaults_of_the_caller_change_nothing() -> None:
+    case = AttentionCase(1, 1, 17, 10, 8, (5, 5))  # of its own: its tables must be made under these defaults
+    tensors, scan_tensors = case.inputs(), SCANS[0].inputs()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        # Not through the operators, which shield what they call from the default device.
+        found = attention_impl.forward(*tensors, case.kernel_size, case.dilation, case.d**-0.5)
+        states = scan_impl.forward(*scan_tensors, SCANS[0].softplus)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    attention_impl.make_plan.cache_clear()
+    assert torch.equal(found, attend(case, tensors))
+    assert torch.equal(states, scan(SCANS[0], scan_tensors))
+
+
+X, U = torch.zeros(1, 2, 6, 6, 8), torch.zeros(1, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "message"),
+    [
+        (attend, (X.double(), X.double(), X, None), "q must be float16, .* got torch.float64"),
+        (attend, (X[..., :6], X[..., :6], X, None), "heads of q and k must be .* got 6"),
+        (attend, (X, X, X[..., :4], None), "heads of v must be .* got 4"),
+        (attend, (X, X, X.to("meta"), None), "v is on meta and q on cpu"),
+        (attend, (X.to("meta"), X.to("meta"), X, None), "run on CPUs, and the tensors are on meta"),
+        (scan, (U.double(), U, U[0, :, 0], U[:, :1], None), "u must be float16, .* got torch.float64"),
+        (scan, (U[:, :6], U[:, :6], U[0, :6, 0], U[:, :1], None), "must have at least 8, got 6"),
+    ],
+)
+def test_what_it_cannot_run_is_named(operator: Any, arguments: tuple[Tensor | None, ...], message: str) -> None:
+    case = neighborhood.CASES[0] if operator is attend else SCANS[0]
+    with mock.patch.object(dispatch, "HAS_NUMBA", True), pytest.raises(ValueError, match=message):
+        operator(case, arguments)
+
+
+def test_where_numba_is_missing_the_reason_says_what_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "HAS_NUMBA", False)
+    for verdicts in (neighborhood.explain_backends(X, X, X), selective_scan.explain_backends(U)):
+        reasons = {verdict.backend: verdict.reason for verdict in verdicts}
+        assert reasons["numba"] == 'numba is not installed: pip install "a2mamba[numba]"'
+        assert reasons["torch"] is None
+    assert torch.equal(neighborhood_attention(X, X, X, kernel_size=3), X)
+
+
+@needs_numba
+def test_a_wrong_kernel_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    self_test.forget()
+    right = attention_impl.forward
+    monkeypatch.setattr(attention_impl, "forward", lambda *arguments: 1.01 * right(*arguments))
+    try:
+        with pytest.warns(RuntimeWarning, match="neighborhood_attention/numba: the Numba kernels are switched off"):
+            reasons = {verdict.backend: verdict.reason for verdict in neighborhood.explain_backends(X, X, X)}
+        assert str(reasons["numba"]).startswith("their output differs from the reference by 1.0e-02")
+        assert self_test.passed("selective_scan_state/numba", torch.device("cpu")) is None
+    finally:
+        self_test.forget()
+    assert os.listdir(tmp_path / "a2mamba") == ["self_test.json"]
