@@ -13,11 +13,11 @@ $(VENV)/.installed: pyproject.toml
 
 .venv: $(VENV)/.installed
 
-# Embedded data, training, evaluation, prediction of a classifier; writes demo/report.json and demo/report.html.
+# Embedded data, a classifier, then SegMAN-V2 on its backbone; writes demo/report.json and demo/report.html.
 demo: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo --overwrite
 
-# The same, then a detector on the classifier's backbone, in demo-detect/.
+# The classifier, then a detector on its backbone, in demo-detect/.
 demo-detect: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo-detect --tasks detection --overwrite
 

@@ -33,7 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     data = arguments.out / "data"
     if not data.is_dir():
-        write_demo(data)
+        write_demo(data, segmentation_scenes=1, train_scenes=1, val_scenes=1)
     run = make_run("digits_full")
     run = replace(run, data=replace(run.data, root=str(data / "imagenet")))
     rows = []

@@ -29,7 +29,7 @@ def write_scenes(out: Path) -> Path:
     root = out / "coco"
     if root.is_dir():
         return root
-    write_demo(out / "demo", train_scenes=2 * SCENES, val_scenes=1)
+    write_demo(out / "demo", segmentation_scenes=1, train_scenes=2 * SCENES, val_scenes=1)
     source = out / "demo" / "coco"
     content = json.loads((source / "annotations" / "instances_train2017.json").read_text(encoding="utf-8"))
     with_objects = {annotation["image_id"] for annotation in content["annotations"]}

@@ -41,7 +41,7 @@ PATIENCE = 60.0
 def digits(folder: Path) -> str:
     """The demo's digits in ImageNet's layout; written where they are missing."""
     if not (folder / "imagenet").is_dir():
-        write_demo(folder, train_scenes=1, val_scenes=1)
+        write_demo(folder, segmentation_scenes=1, train_scenes=1, val_scenes=1)
     return str(folder / "imagenet")
 
 

@@ -17,7 +17,7 @@ EPOCHS = 3
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole embedded data, as `a2mamba data demo` writes it; tests only read it."""
     root = tmp_path_factory.mktemp("cli") / "demo"
-    result = in_process("data", "demo", root, "--json")
+    result = in_process("data", "demo", root, "--small", "--json")
     assert result.status == 0
     assert result.json["imagenet"] == {"train": 1438, "val": 359}
     assert result.json["root"] == str(root)

@@ -213,7 +213,7 @@ def test_a_result_below_the_target_is_a_failure_with_a_report(
     report, target = small.report, tmp_path / "full"
     evaluation = {**report["evaluation"], "top1": 96.5}
 
-    def step(self: demo._Steps, name: str, command: Sequence[str], *, shown: str | None = None) -> str:
+    def step(self: demo._Steps, name: str, command: Sequence[str], **_options: Any) -> str:
         self.done.append({"name": name, "command": f"a2mamba {command[0]}", "seconds": 1.0})
         if name == "data":
             shutil.copytree(small.folder, target, dirs_exist_ok=True)
@@ -251,10 +251,21 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
     result = in_new_process("demo", tmp_path, "--small", "--overwrite")
     assert (result.status, result.out) == (2, "")
     announced, reason = result.err.splitlines()
-    assert announced.startswith("[1/4] a2mamba data demo data")
+    assert announced.startswith("[1/6] a2mamba data demo data")
     assert reason.startswith("a2mamba data: ")
     assert "mine.txt" in reason
     assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no torchrun over gloo")
+def test_two_processes_share_a_step(tmp_path: Path, digits: Path) -> None:
+    steps = demo._Steps(tmp_path, count=1)
+    command = ["train", "digits", f"data.root={digits}", "--small", "--out", "run", "--json", "--device", "cpu"]
+    printed = json.loads(steps("train", command, processes=2))  # one of the two prints
+    assert printed["best"]["metric"] == "ema_top1"
+    (done,) = steps.done
+    assert done["command"].startswith("torchrun --standalone --nproc-per-node 2 -m a2mamba.cli.main train digits ")
+    assert (tmp_path / "run/checkpoints/best.pt").is_file()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
@@ -262,7 +273,7 @@ def test_a_step_that_fails_says_why_once(tmp_path: Path) -> None:
 def test_a_signal_ends_the_step_too(tmp_path: Path, number: signal.Signals) -> None:
     process = start("demo", tmp_path / "demo", "--small")
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("[1/4]")
+    assert process.stderr.readline().startswith("[1/6]")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)  # the step has the same stderr: this waits for its end
     assert process.returncode == 130

@@ -13,7 +13,7 @@ from .helpers import write_image
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo data with few scenes; tests only read it."""
     root = tmp_path_factory.mktemp("demo") / "data"
-    write_demo(root, train_scenes=24, val_scenes=12)
+    write_demo(root, segmentation_scenes=24, train_scenes=24, val_scenes=12)
     return root
 
 

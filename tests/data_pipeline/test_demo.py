@@ -44,9 +44,9 @@ def decode(segmentation: dict[str, Any]) -> np.ndarray:
 
 
 def test_same_seed_same_bytes(demo: Path, tmp_path: Path) -> None:
-    write_demo(tmp_path / "again", train_scenes=24, val_scenes=12)
+    write_demo(tmp_path / "again", segmentation_scenes=24, train_scenes=24, val_scenes=12)
     assert digests(tmp_path / "again") == digests(demo)
-    write_demo(tmp_path / "other", train_scenes=24, val_scenes=12, seed=1)
+    write_demo(tmp_path / "other", segmentation_scenes=24, train_scenes=24, val_scenes=12, seed=1)
     ours, others = digests(demo), digests(tmp_path / "other")
     changed = {name for name in ours if name in others and ours[name] != others[name]}
     assert sum(name.startswith("coco/train2017") for name in changed) == 24
@@ -57,7 +57,11 @@ def test_same_seed_same_bytes(demo: Path, tmp_path: Path) -> None:
 def test_summary_counts_the_files(tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     summary = write_demo(
-        tmp_path / "d", train_scenes=3, val_scenes=2, progress=lambda *arguments: calls.append(arguments)
+        tmp_path / "d",
+        segmentation_scenes=3,
+        train_scenes=3,
+        val_scenes=2,
+        progress=lambda *arguments: calls.append(arguments),
     )
     assert summary.to_dict() == {
         "root": str(tmp_path / "d"),
@@ -123,7 +127,7 @@ def test_scenes_use_only_the_digits_of_their_split(monkeypatch: pytest.MonkeyPat
             seen["train" if scene <= 12 else "val"].update(used)
         used.clear()
 
-    write_demo(tmp_path / "d", train_scenes=12, val_scenes=6, progress=progress)
+    write_demo(tmp_path / "d", segmentation_scenes=12, train_scenes=12, val_scenes=6, progress=progress)
     assert seen["train"]
     assert seen["val"]
     assert seen["train"] <= train
@@ -248,7 +252,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small(root: Path, **changes: Any) -> None:
-    write_demo(root, **{"train_scenes": 1, "val_scenes": 1, **changes})
+    write_demo(root, **{"segmentation_scenes": 1, "train_scenes": 1, "val_scenes": 1, **changes})
 
 
 @pytest.mark.usefixtures("few_digits")

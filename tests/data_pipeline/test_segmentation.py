@@ -20,6 +20,7 @@ from a2mamba.data import (
     SegmentationData,
     SegmentationImage,
     UndecodableImageError,
+    class_shares,
     eval_segmentation_loader,
     seeded,
     segmentation_classes,
@@ -232,6 +233,17 @@ def test_number_of_classes(own: Path) -> None:
     fits = settings(own, layout="folder", num_classes=3)
     error_line(lambda: eval_segmentation_loader(fits, classes=["ground", "leaf"]), "unexpected stem", str(own))
     assert len(eval_segmentation_loader(fits, classes=["ground", "leaf", "stem"])) == 3
+
+
+def test_shares_of_the_classes(own: Path) -> None:
+    """Four stripes of seven columns: classes 0, 2, ignored, 1; one picture of five differs."""
+    assert class_shares(settings(own, layout="folder")) == pytest.approx([1 / 3] * 3)
+    write_labels(own / "masks" / "train" / "0.png", labels(2))
+    assert class_shares(settings(own, layout="folder")) == pytest.approx(
+        [4 * 7 / (4 * 21 + 28), 4 * 7 / (4 * 21 + 28), (4 * 7 + 28) / (4 * 21 + 28)]
+    )
+    # Every third picture: 0 and 3.
+    assert class_shares(settings(own, layout="folder"), pictures=2) == pytest.approx([1 / 7, 1 / 7, 5 / 7])
 
 
 def test_evaluation_sees_whole_pictures_once(demo: Path) -> None:

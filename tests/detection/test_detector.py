@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import a2mamba
 from a2mamba.detection import Detector, DetectorConfig, create_detector, detector_config, iter_masks
 from a2mamba.detection.preprocess import resized
+from a2mamba.engine.sync_norm import SyncBatchNorm2d, synchronize_norms
 
 KINDS = ("mask_rcnn", "cascade_mask_rcnn")
 both = pytest.mark.parametrize("kind", KINDS)
@@ -277,6 +278,14 @@ def test_norms_of_box_heads_can_be_synchronised() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with torch.inference_mode():
         assert len(model.eval()(scene()[0])) == 2
+
+
+def test_the_engine_synchronises_them_too() -> None:
+    """As it does in a run of several processes, whose box heads may see no boxes."""
+    model = synchronize_norms(convolutional("cascade_mask_rcnn"))
+    kinds = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {SyncBatchNorm2d}
+    check_training(model, scene()[0], without_objects())
 
 
 def test_frozen_norms() -> None:

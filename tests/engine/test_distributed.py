@@ -80,11 +80,11 @@ def _norm() -> nn.BatchNorm2d:
     return norm
 
 
-def _normalise(dtype: torch.dtype) -> dict[str, Any]:
+def _normalise(dtype: torch.dtype, sizes: tuple[int, int] = SIZES) -> dict[str, Any]:
     with process_group("cpu"):
         norm = synchronize_norms(_norm())
         assert isinstance(norm, SyncBatchNorm2d)
-        x, grad = (value.split(SIZES)[rank()].to(dtype) for value in _inputs())
+        x, grad = (value.split(sizes)[rank()].to(dtype) for value in _inputs())
         x.requires_grad_()
         y = norm(x)
         y.backward(grad)
@@ -94,9 +94,14 @@ def _normalise(dtype: torch.dtype) -> dict[str, Any]:
         return {name: value.float().numpy() for name, value in (found | norm.state_dict()).items()}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
-def test_batch_norm_over_processes_is_that_over_the_whole_batch(dtype: torch.dtype, tolerance: float) -> None:
-    parts = [{k: torch.from_numpy(v) for k, v in part.items()} for part in run_together(_normalise, 2, dtype)]
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "sizes"),
+    [(torch.float32, 1e-5, SIZES), (torch.bfloat16, 4e-2, SIZES), (torch.float32, 1e-5, (4, 0))],
+)
+def test_batch_norm_over_processes_is_that_over_the_whole_batch(
+    dtype: torch.dtype, tolerance: float, sizes: tuple[int, int]
+) -> None:
+    parts = [{k: torch.from_numpy(v) for k, v in part.items()} for part in run_together(_normalise, 2, dtype, sizes)]
     norm = _norm()
     x, grad = _inputs()
     x.requires_grad_()
@@ -140,6 +145,15 @@ def test_conversion_keeps_objects_names_and_modes() -> None:
     x = torch.randn(2, 3, 4, 4)
     expected = nn.BatchNorm2d(4)(model[0](x))
     torch.testing.assert_close(synchronize_norms(nn.BatchNorm2d(4))(model[0](x)), expected)
+
+
+def test_an_empty_batch_passes_alone_and_in_eval_mode() -> None:
+    norm = synchronize_norms(_norm())
+    assert isinstance(norm, SyncBatchNorm2d)
+    for module in (norm, norm.eval()):
+        y = module(torch.zeros(0, 5, 4, 3, requires_grad=True))
+        assert y.shape == (0, 5, 4, 3)
+        assert torch.equal(torch.autograd.grad(y.sum(), norm.weight)[0], torch.zeros(5))
 
 
 def test_a_batch_norm_that_cannot_be_synchronised_is_refused() -> None:

@@ -56,7 +56,7 @@ def _one_thread() -> Iterator[None]:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ninety training and six validation pictures a digit, in ImageNet's layout."""
     root = tmp_path_factory.mktemp("recipes")
-    write_demo(root / "demo", train_scenes=1, val_scenes=1)
+    write_demo(root / "demo", segmentation_scenes=1, train_scenes=1, val_scenes=1)
     for split, count in (("train", PICTURES), ("val", 6)):
         for folder in (root / "demo" / "imagenet" / split).iterdir():
             (root / "digits" / split / folder.name).mkdir(parents=True)

@@ -144,7 +144,7 @@ def test_parameters_of_the_segformer_protocol() -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small sets in every layout: demo scenes, and the same scenes as Cityscapes and COCO-Stuff call them."""
     root = tmp_path_factory.mktemp("scenes")
-    write_demo(root / "demo", train_scenes=16, val_scenes=4)
+    write_demo(root / "demo", segmentation_scenes=16, train_scenes=16, val_scenes=4)
     ade = root / "demo" / "ADEChallengeData2016"
     roots = {"ade20k": ade, "coco": root / "demo" / "coco"}
     for layout in ("cityscapes", "coco_stuff"):

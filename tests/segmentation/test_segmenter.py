@@ -28,7 +28,7 @@ from a2mamba.segmentation import (
     segman_v2,
     upernet,
 )
-from a2mamba.segmentation.conv import ConvNormReLU, PooledConv, pad_to_multiple, pixel_unshuffle
+from a2mamba.segmentation.conv import Classifier, ConvNormReLU, PooledConv, pad_to_multiple, pixel_unshuffle
 from a2mamba.segmentation.rep_conv import RepConv
 from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import GlobalMASS, MMRefine, SegMANV2Decoder
@@ -417,6 +417,22 @@ def test_initial_values() -> None:
     conv = decoder.fuse.conv.weight
     assert conv.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert decoder.classifier.drop.p == 0.1
+
+
+@pytest.mark.parametrize("name", ["segman_v2_test", "upernet_a2mamba_test"])
+def test_classifiers_start_from_shares(name: str) -> None:
+    """A map of nothing has the shares as its probabilities, in every head."""
+    model = create.create_segmenter(name, num_classes=3)
+    model.start_from_shares([0.9, 0.1, 0.0])
+    for _, head in model.heads():
+        assert isinstance(head.classifier, Classifier)
+        conv = head.classifier.conv
+        logits = head.classifier.eval()(torch.zeros(1, conv.in_channels, 2, 2))
+        torch.testing.assert_close(logits.softmax(1)[0, :, 0, 0], torch.tensor([0.9, 0.1, 1e-4]) / 1.0001)
+        assert conv.weight.abs().max() <= conv.in_channels**-0.5  # PyTorch's own initialisation
+        assert conv.weight.std() > 0.02
+    with pytest.raises(ValueError, match="2 shares for 3 classes"):
+        model.start_from_shares([0.5, 0.5])
 
 
 def test_folding_keeps_every_number() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from a2mamba.cli.output import print_json, say
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument("dir", type=Path, help="folder to make")
     demo.add_argument("--overwrite", action="store_true", help="replace demo data that is there already")
     demo.add_argument("--seed", type=int, default=0, help="of split and scenes (default 0)")
+    demo.add_argument("--small", action="store_true", help="100 instead of 2,000 scenes to train segmentation on")
     check = actions.add_parser(
         "check", help="find what would spoil a run: undecodable files, empty classes, duplicates"
     )
@@ -40,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.data import check_dataset, convert_labels, write_demo
 
     if arguments.action == "demo":
-        written = write_demo(arguments.dir, seed=arguments.seed, overwrite=arguments.overwrite)
+        write = partial(write_demo, segmentation_scenes=100) if arguments.small else write_demo
+        written = write(arguments.dir, seed=arguments.seed, overwrite=arguments.overwrite)
         print_json(written.to_dict()) if arguments.json else print(written.summary())
         return 0
     if arguments.action == "convert":

@@ -59,12 +59,14 @@ class System:
     data: folder of its data set.
     targets: metric -> percent that the full form has to reach.
     pictures: files that the evaluation writes, and what they show.
+    distributed: whether two processes train it where there are two cores, as its numbers were measured.
     """
 
     recipe: str
     data: str
     targets: dict[str, float]
     pictures: dict[str, str]
+    distributed: bool = False
 
 
 SYSTEMS = {
@@ -73,6 +75,7 @@ SYSTEMS = {
         "ADEChallengeData2016",
         {"miou": 70.0},
         {"segmentation.png": "Held-out scenes: image, truth, prediction, and the prediction laid over the image"},
+        distributed=True,
     ),
     "detection": System(
         "objects",
@@ -91,16 +94,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Trains on scikit-learn's handwritten digits, in minutes on two CPU cores; nothing is downloaded.\n"
         f"Exit status 1 if top-1 stays below {TARGET:g} %, or a system on scenes below its target.\n"
-        "Examples: a2mamba demo demo\n          a2mamba demo demo --tasks detection"
+        "Examples: a2mamba demo demo\n          a2mamba demo demo --tasks segmentation detection"
     )
     parser.add_argument(
         "--tasks",
         nargs="*",
         choices=tuple(SYSTEMS),
-        default=[],
+        default=["segmentation"],
         metavar="TASK",
-        help="what to train after the classifier, on its backbone: detection, and segmentation,\n"
-        "which does not reach its target yet (default: nothing)",
+        help="what to train after the classifier, on its backbone: segmentation, detection\n"
+        "(default: segmentation; --tasks alone: nothing)",
     )
     parser.add_argument("dir", type=Path, help="folder for data, run, predictions, report.json and report.html")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier demo wrote there")
@@ -123,8 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with step.stopping_on_signals():
             overwrite = ["--overwrite"] if arguments.overwrite else []
-            data = json.loads(step("data", ["data", "demo", DATA, *overwrite, "--json"]))
             form = ["--small"] if arguments.small else []
+            data = json.loads(step("data", ["data", "demo", DATA, *form, *overwrite, "--json"]))
             train = ["train", "digits", f"data.root={DATA}/imagenet", *form, "--out", "run", "--json", *on_device]
             trained = json.loads(step("train", train))
             evaluate = ["eval", "digits", "--checkpoint", CHECKPOINT, "--confusion", "confusion.json", "--json"]
@@ -134,7 +137,12 @@ def run(arguments: argparse.Namespace) -> int:
             predict = ["predict", settings["config"]["model"]["name"], "--checkpoint", CHECKPOINT, *on_device]
             predict += ["--out", "predictions"]
             step("predict", [*predict, *pictures], shown=f"{shlex.join(predict)} {HELD_OUT}/*/*.png")
-            scenes = {task: _scenes(step, task, system, form, on_device) for task, system in systems.items()}
+            # Two processes of one thread share a batch of pictures better than two threads share small operations.
+            processes = 1 if arguments.small or device != "cpu" else min(2, _cpus())
+            scenes = {
+                task: _scenes(step, task, system, form, on_device, processes if system.distributed else 1)
+                for task, system in systems.items()
+            }
     except _StepError as error:
         return error.status
     passed = evaluation["top1"] >= TARGET and all(scene["passed"] for scene in scenes.values())
@@ -174,13 +182,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _scenes(step: _Steps, task: str, system: System, form: list[str], on_device: list[str]) -> dict[str, Any]:
+def _scenes(
+    step: _Steps, task: str, system: System, form: list[str], on_device: list[str], processes: int
+) -> dict[str, Any]:
     """Train and evaluate one system on the embedded scenes; return what the report tells of it."""
     best = f"{system.recipe}/checkpoints/best.pt"
     start = [f"data.root={DATA}/{system.data}", f"model.backbone_checkpoint={CHECKPOINT}"]
-    trained = json.loads(
-        step(f"train {task}", ["train", system.recipe, *start, *form, "--out", system.recipe, "--json", *on_device])
-    )
+    train = ["train", system.recipe, *start, *form, "--out", system.recipe, "--json", *on_device]
+    trained = json.loads(step(f"train {task}", train, processes=processes))
     pictures = f"{system.recipe}-pictures"
     evaluate = ["eval", system.recipe, "--checkpoint", best, "--pictures", pictures, "--per-class", "--json"]
     evaluation = json.loads(step(f"evaluate {task}", [*evaluate, *on_device]))
@@ -221,23 +230,31 @@ class _Steps:
         self._child: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def __call__(self, name: str, command: Sequence[str], *, shown: str | None = None) -> str:
+    def __call__(self, name: str, command: Sequence[str], *, shown: str | None = None, processes: int = 1) -> str:
         """Run a command and return its stdout; stderr, with its progress, goes where ours goes.
 
         Args:
             name: of the step, in the report.
             command: words after `a2mamba`.
             shown: a short form for people, which a shell expands to ``command``.
+            processes: that share the work, under torchrun.
 
         Raises:
             _StepError: the command failed.
             KeyboardInterrupt: a signal ended it.
         """
-        display = f"a2mamba {shlex.join(command) if shown is None else shown}"
+        words = shlex.join(command) if shown is None else shown
+        module = ["-m", "a2mamba.cli.main"]
+        if processes > 1:
+            launch = ["--standalone", "--nproc-per-node", str(processes), *module]
+            display = f"torchrun {shlex.join(launch)} {words}"
+            module = ["-m", "torch.distributed.run", *launch]
+        else:
+            display = f"a2mamba {words}"
         say(f"[{len(self.done) + 1}/{self.count}] {display}")
         began = time.monotonic()
         with subprocess.Popen(
-            [sys.executable, "-m", "a2mamba.cli.main", *command],
+            [sys.executable, *module, *command],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

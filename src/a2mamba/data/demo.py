@@ -91,6 +91,7 @@ def write_demo(
     root: Path | str,
     *,
     seed: int = 0,
+    segmentation_scenes: int = 2000,
     train_scenes: int = 400,
     val_scenes: int = 50,
     scene_size: tuple[int, int] = (128, 160),
@@ -104,8 +105,9 @@ def write_demo(
     Args:
         root: folder to create; it may exist if it is empty.
         seed: of the split and of all scenes; not negative.
-        train_scenes: training scenes in the ADE20K set, and as many in the COCO set.
-        val_scenes: validation scenes, likewise.
+        segmentation_scenes: training scenes in the ADE20K set; more than in the other, for boxes teach more than maps.
+        train_scenes: training scenes in the COCO set.
+        val_scenes: validation scenes, of each.
         scene_size: height and width of a scene in pixels, at least 64.
         overwrite: replace demo data that `root` holds already; a folder that holds anything else is refused even so.
         progress: called with (files done, files in all, what is being written).
@@ -114,8 +116,11 @@ def write_demo(
         ValueError: `root` is not empty or is a file, or a size is out of range.
         ImportError: scikit-learn is not installed.
     """
-    if min(train_scenes, val_scenes) < 1:
-        raise ValueError(f"train_scenes={train_scenes}, val_scenes={val_scenes}: expected 1 or more of each")
+    if min(segmentation_scenes, train_scenes, val_scenes) < 1:
+        raise ValueError(
+            f"segmentation_scenes={segmentation_scenes}, train_scenes={train_scenes}, val_scenes={val_scenes}: "
+            "expected 1 or more of each"
+        )
     if min(scene_size) < 64:
         raise ValueError(f"scene_size={scene_size}: expected height and width of 64 pixels or more")
     if seed < 0:
@@ -128,17 +133,17 @@ def write_demo(
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         work.chmod(0o755)  # mkdtemp's 0700 would stay with the data
-        total = sum(len(digits.labels) for digits in splits.values()) + 2 * (train_scenes + val_scenes)
+        total = sum(len(digits.labels) for digits in splits.values())
+        total += segmentation_scenes + train_scenes + 2 * val_scenes
         report = _Counter(total, progress)
-        scenes = {"train": train_scenes, "val": val_scenes}
         names = ("train", "val")
         ade = {
-            name: _scenes(splits[name], scenes[name], scene_size, entropy=(seed, _ADE, i))
-            for i, name in enumerate(names)
+            name: _scenes(splits[name], count, scene_size, entropy=(seed, _ADE, i))
+            for i, (name, count) in enumerate(zip(names, (segmentation_scenes, val_scenes), strict=True))
         }
         coco = {
-            name: _scenes(splits[name], scenes[name], scene_size, entropy=(seed, _COCO, i))
-            for i, name in enumerate(names)
+            name: _scenes(splits[name], count, scene_size, entropy=(seed, _COCO, i))
+            for i, (name, count) in enumerate(zip(names, (train_scenes, val_scenes), strict=True))
         }
         summary = DemoSummary(
             root=str(root),

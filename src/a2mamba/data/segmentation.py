@@ -321,6 +321,26 @@ def segmentation_folder(
     return SegmentationFolder(files.pairs, layout=data.layout, classes=names, transform=transform)
 
 
+def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None, pictures: int = 200) -> list[float]:
+    """The share of the labelled training pixels that each class has, 0 to 1, counted in evenly spaced label files.
+
+    Args:
+        data: what to look at.
+        classes: class names in index order; None: `segmentation_classes`.
+        pictures: label files to read at most.
+
+    Raises:
+        ValueError: as `segmentation_folder`, or a label file cannot be read; one line that names it.
+    """
+    folder = segmentation_folder(data, train_split(data), classes=classes)
+    step = -(-len(folder) // pictures)
+    counts = torch.zeros(256, dtype=torch.int64)
+    for index in range(0, len(folder), step):
+        counts += torch.bincount(folder[index].target.flatten(), minlength=256)
+    labelled = counts[: len(folder.classes)].double()
+    return (labelled / labelled.sum().clamp(min=1)).tolist()
+
+
 def segmentation_train_transform(data: SegmentationData) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The training pipeline: image uint8 (3, H, W), labels uint8 (H, W) -> float32 (3, *crop_size), uint8 crop_size."""
     return partial(_train_transform, data=data)

@@ -49,6 +49,9 @@ def pool_boxes(
 class BoxNorm(nn.BatchNorm2d):
     """Batch norm that lets a batch without boxes pass, which has no statistics."""
 
+    synchronizable = True
+    """the engine's norm over several processes lets it pass too, see `engine.synchronize_norms`"""
+
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> the same shape; N may be 0."""
         if len(input) == 0:

@@ -29,7 +29,7 @@ class _Normalise(torch.autograd.Function):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         sums = torch.cat((wide.sum(axes), wide.new_tensor([wide.numel() // wide.shape[1]])))
         dist.all_reduce(sums)
-        count = sums[-1]
+        count = sums[-1].clamp(min=1)  # where no process has anything, there is nothing to normalise either
         mean = sums[:-1] / count
         centred = wide - _channel(mean, x)
         # A second exchange rather than E[x^2] - E[x]^2, which cancels where the mean is large.
@@ -68,7 +68,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     kernels of torch's SyncBatchNorm are used, which exist there only; elsewhere plain operations, which exchange two
     vectors of C numbers in the forward and one of 2 C in the backward.
 
-    It is a BatchNorm2d to whoever asks, as gradient checkpointing does; torch's own class is not.
+    It is a BatchNorm2d to whoever asks, as gradient checkpointing does; torch's own class is not. An empty batch passes
+    through: a process without boxes takes part in the exchanges of the others.
     """
 
     process_group = None  # torch's forward asks for it; None: all processes of the run
@@ -78,6 +79,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) -> (B, C, H, W). Raises ValueError for an input that is not 4-D."""
         together = dist.is_initialized() and dist.get_world_size() > 1
         if not (self.training and together):
+            if len(input) == 0 and self.affine:
+                return input * _channel(self.weight, input) + _channel(self.bias, input)
             return super().forward(input)
         if input.device.type == "cuda":
             return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
@@ -103,6 +106,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 def synchronize_norms(model: nn.Module) -> nn.Module:
     """Replaces every BatchNorm2d inside `model`, in place; parameters and buffers stay the same objects.
 
+    A subclass that differs for empty batches alone says so by an attribute ``synchronizable = True``, and is replaced
+    too.
+
     Raises:
         ValueError: for a batch norm of another class: left alone it would silently see its own samples only.
     """
@@ -118,7 +124,7 @@ def synchronize_norms(model: nn.Module) -> nn.Module:
 def _synchronized(norm: _BatchNorm, path: str) -> _BatchNorm:
     if isinstance(norm, SyncBatchNorm2d):
         return norm
-    if type(norm) is not nn.BatchNorm2d:
+    if type(norm) is not nn.BatchNorm2d and not getattr(norm, "synchronizable", False):
         raise ValueError(
             f"{path or 'the model'} is a {type(norm).__name__}, and only BatchNorm2d can be synchronised over "
             "processes; set sync_batch_norm=false"

@@ -14,6 +14,7 @@ from a2mamba.data import (
     SegmentationBatch,
     SegmentationData,
     SegmentationImage,
+    class_shares,
     eval_segmentation_loader,
     scan_segmentation,
     segmentation_classes,
@@ -69,6 +70,9 @@ class SegmentationRun(TrainingRun):
     """weight of the auxiliary head's loss; without effect for systems that have none"""
     average: Literal["all", "valid"] = "all"
     """mean of the loss over all pixels, ignored ones in the denominator, or over the labelled ones"""
+    class_prior: bool = False
+    """start the classifiers at the classes' shares of the training pixels instead of at zero, as the protocols do: for
+    backbones that begin from little, and data of which one class has nearly everything"""
 
 
 # ---------------------------------------------------------------------------------------------------------- protocols
@@ -170,31 +174,37 @@ def upernet(size: str) -> SegmentationRun:
 def scenes(root: str = "demo/data") -> SegmentationRun:
     """Train SegMAN-V2-nano with a narrow decoder on the embedded scenes of digits: the demonstration.
 
-    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes. The decoder is 64 channels wide.
-    Command: a2mamba train scenes data.root=demo/data/ADEChallengeData2016
-    Hardware and time: one CPU core (OMP_NUM_THREADS=1): 1,100 steps, about twelve minutes.
-    Expected: a mean IoU of 70 % is the aim, and not reached yet.
-    Measured: with crops of 96 x 96 in batches of 16, 9.3 % after 525 steps from the classifier of `digits`, and 8.1 %
-    (everything background) after 500 steps of these crops: digits are told from the ground, and not from each other.
+    Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes. The decoder is 64 channels wide. Scenes
+    are looked at 0.57 times as large, through windows of the size of the training crops, at three scales: the network
+    has seen nothing else, and whole scenes cost 9 points. The classifiers begin with the classes' shares, and AdamW
+    forgets faster than usual (`optimizer.betas`): without both, hundreds of steps learn nothing but the shares.
+    Command: a2mamba train scenes model.backbone_checkpoint=demo/run/checkpoints/best.pt
+    Hardware and time: two processes of one thread on two cores, under torchrun, twelve minutes.
+    Expected: a mean IoU of at least 70 % on the held-out scenes; `make demo` measures it.
+    Measured: seed 42, with scale jitter of 0.95 to 1.05 instead of 0.9 to 1.1 and 1,350 steps, 732 s: 71.3 %; with one
+    scale 67.4 %; whole scenes 58.7 %.
     """
     return SegmentationRun(
         model=SegmenterConfig(name="segman_v2_nano", width=64),
         data=SegmentationData(
             root=f"{root}/ADEChallengeData2016",
             crop_size=(64, 64),
-            resize=(160, 128),
-            ratio=(0.75, 1.25),
-            category_limit=0.85,
+            resize=(91, 73),
+            ratio=(0.9, 1.1),
+            category_limit=0.8,
             hflip=0.0,
             photometric=False,
             batch_size=32,
             workers=0,
         ),
-        optimizer=OptimizerConfig(lr=1e-3, weight_decay=0.05, clip_grad_norm=5.0),
-        schedule=PolynomialScheduleConfig(iterations=1100, interval=550, warmup_iterations=50, warmup_factor=0.01),
-        test=TestMode(mode="slide", crop=64, stride=32),
+        optimizer=OptimizerConfig(lr=1.2e-3, weight_decay=0.05, betas=(0.9, 0.98), clip_grad_norm=5.0),
+        schedule=PolynomialScheduleConfig(iterations=1300, interval=650, warmup_iterations=50, warmup_factor=0.01),
+        test=TestMode(mode="slide", box=(91, 73), crop=64, stride=16, scales=(0.87, 1.0, 1.15)),
+        decoder_lr_scale=3.3,
         ema_decay=0.98,
         average="valid",
+        class_prior=True,
+        sync_batch_norm=False,
     )
 
 
@@ -202,9 +212,9 @@ def scenes_upernet(root: str = "demo/data") -> SegmentationRun:
     """Train UperNet with a narrow head on the embedded scenes of digits.
 
     Source: our own, as `scenes`.
-    Command: a2mamba train scenes_upernet data.root=demo/data/ADEChallengeData2016
+    Command: a2mamba train scenes_upernet model.backbone_checkpoint=demo/run/checkpoints/best.pt
     Hardware and time: as `scenes`.
-    Expected: as `scenes`; not measured.
+    Expected: as `scenes`; not measured to the end.
     """
     run = scenes(root)
     return replace(run, model=replace(run.model, name="upernet_a2mamba_nano", width=64))
@@ -310,6 +320,8 @@ def prepare(run: SegmentationRun, *, device: str) -> Prepared:
     classes = segmentation_classes(run.data)
     data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
     parts = build_parts(run, classes, device=device)
+    if run.class_prior and run.model.checkpoint is None:
+        parts.model.start_from_shares(class_shares(data, classes=classes))
     shared = plan(run, parts, len(classes), device=device)
     loader = train_segmentation_loader(
         replace(data, batch_size=shared.micro_batch),

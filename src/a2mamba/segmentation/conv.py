@@ -83,6 +83,18 @@ class Classifier(nn.Module):
         assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
+    @torch.no_grad()
+    def start_from(self, shares: Tensor) -> None:
+        """Set the biases to the logarithms of the classes' shares (num_classes,), and draw larger weights.
+
+        With biases of zero and small weights, the first hundreds of steps learn the shares, and little else where one
+        class has nearly all pixels: the gradients for the rest are small beside those that AdamW remembers. Networks
+        that begin with the features of ImageNet do not need this; those that begin from little do.
+        """
+        assert self.conv.bias is not None
+        self.conv.reset_parameters()
+        self.conv.bias.copy_(shares.clamp(min=1e-4).log())
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, num_classes, H, W)."""
         return self.conv(self.drop(x))

@@ -14,7 +14,7 @@ from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
 from a2mamba.backbone import CheckpointError, Layout, Pyramid
-from a2mamba.segmentation.conv import resize
+from a2mamba.segmentation.conv import Classifier, resize
 
 STRIDES = (4, 8, 16, 32)
 
@@ -87,6 +87,22 @@ class Segmenter(nn.Module):
         yield "decoder", self.decoder
         if self.auxiliary is not None:
             yield "auxiliary", self.auxiliary
+
+    def start_from_shares(self, shares: Sequence[float]) -> None:
+        """Let the classifiers of all heads begin with what is known of the data: each class's share of the pixels.
+
+        Args:
+            shares: one number a class, 0 to 1.
+
+        Raises:
+            ValueError: for another number of classes.
+        """
+        for _, head in self.heads():
+            classifier = head.classifier
+            assert isinstance(classifier, Classifier)
+            if len(shares) != classifier.conv.out_channels:
+                raise ValueError(f"{len(shares)} shares for {classifier.conv.out_channels} classes")
+            classifier.start_from(torch.tensor(shares, device=classifier.conv.weight.device))
 
     def parameter_sets(self) -> dict[str, set[str]]:
         """Return the sets of parameter names that the papers' optimizers treat apart.
