@@ -247,6 +247,23 @@ def test_a_stopped_run_goes_on_exactly(name: str, train: Train, data: dict[str, 
         assert torch.equal(value, again.task.model.state_dict()[key]), key
 
 
+def test_classifiers_begin_with_the_shares_of_the_data(data: dict[str, Path]) -> None:
+    """Drawn from the run's seed, whatever was drawn before; not where a whole network is given."""
+    run = small("scenes", data)
+    assert run.class_prior
+    weights = []
+    for other in (1, 2):
+        torch.manual_seed(other)
+        model = segmentation.prepare(run, device="cpu").parts.model
+        weights.append(model.decoder.classifier.conv.weight)
+        shares = model.decoder.classifier.conv.bias.softmax(0)
+        assert shares[0] > 0.7  # the ground
+        assert shares[1:].max() < 0.1
+    assert torch.equal(*weights)
+    plain = segmentation.prepare(replace(run, class_prior=False), device="cpu").parts.model
+    assert torch.equal(plain.decoder.classifier.conv.bias, torch.zeros(11))
+
+
 def test_a_classifier_gives_its_backbone(tmp_path: Path, data: dict[str, Path]) -> None:
     from safetensors.torch import save_file
 

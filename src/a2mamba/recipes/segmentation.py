@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -268,15 +269,21 @@ def debug(run: SegmentationRun) -> SegmentationRun:
 # ----------------------------------------------------------------------------------------------------------- assembly
 
 
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """Draw parameters from the run's seed alone, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def build_model(run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
     """Return the model of a run, with the weights that it starts from.
 
     Raises:
         ValueError: where names or weights do not fit; one line.
     """
-    # Parameters are drawn from the run's seed alone, whatever was drawn before.
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
+    with _drawn_from(run.seed):
         return create_segmenter(
             run.model.name,
             num_classes=len(classes),
@@ -321,7 +328,8 @@ def prepare(run: SegmentationRun, *, device: str) -> Prepared:
     data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
     parts = build_parts(run, classes, device=device)
     if run.class_prior and run.model.checkpoint is None:
-        parts.model.start_from_shares(class_shares(data, classes=classes))
+        with _drawn_from(run.seed):
+            parts.model.start_from_shares(class_shares(data, classes=classes))
     shared = plan(run, parts, len(classes), device=device)
     loader = train_segmentation_loader(
         replace(data, batch_size=shared.micro_batch),
