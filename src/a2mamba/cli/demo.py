@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
             predict = ["predict", settings["config"]["model"]["name"], "--checkpoint", CHECKPOINT, *on_device]
             predict += ["--out", "predictions"]
             step("predict", [*predict, *pictures], shown=f"{shlex.join(predict)} {HELD_OUT}/*/*.png")
-            # Two processes of one thread share a batch of pictures better than two threads share small operations.
+            # Processes of one thread, for the reason of `_environment`.
             processes = 1 if arguments.small or device != "cpu" else min(2, _cpus())
             scenes = {
                 task: _scenes(step, task, system, form, on_device, processes if system.distributed else 1)

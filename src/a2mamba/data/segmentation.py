@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from a2mamba.data.imagenet import IMAGENET_MEAN, IMAGENET_STD, describe_class_difference, some
-from a2mamba.data.images import decode_image
+from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.label_maps import (
     IGNORE_LABEL,
     LabelFileError,
@@ -324,19 +325,22 @@ def segmentation_folder(
 def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None, pictures: int = 200) -> list[float]:
     """The share of the labelled training pixels that each class has, 0 to 1, counted in evenly spaced label files.
 
+    What cannot be read is left out: it is training that replaces and names it.
+
     Args:
         data: what to look at.
         classes: class names in index order; None: `segmentation_classes`.
         pictures: label files to read at most.
 
     Raises:
-        ValueError: as `segmentation_folder`, or a label file cannot be read; one line that names it.
+        ValueError: as `segmentation_folder`.
     """
     folder = segmentation_folder(data, train_split(data), classes=classes)
     step = -(-len(folder) // pictures)
     counts = torch.zeros(256, dtype=torch.int64)
     for index in range(0, len(folder), step):
-        counts += torch.bincount(folder[index].target.flatten(), minlength=256)
+        with suppress(UndecodableImageError, LabelFileError):
+            counts += torch.bincount(folder[index].target.flatten(), minlength=256)
     labelled = counts[: len(folder.classes)].double()
     return (labelled / labelled.sum().clamp(min=1)).tolist()
 

@@ -177,8 +177,8 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
 
     Source: our own; scenes of 128 x 160 pixels with 0 to 6 digits, 11 classes. The decoder is 64 channels wide. Scenes
     are looked at 0.57 times as large, through windows of the size of the training crops, at three scales: the network
-    has seen nothing else, and whole scenes cost 9 points. The classifiers begin with the classes' shares, and AdamW
-    forgets faster than usual (`optimizer.betas`): without both, hundreds of steps learn nothing but the shares.
+    has seen nothing else, and whole scenes cost 9 points. The classifiers begin with the classes' shares: from zero,
+    hundreds of steps learn these and nothing else.
     Command: a2mamba train scenes model.backbone_checkpoint=demo/run/checkpoints/best.pt
     Hardware and time: two processes of one thread on two cores, under torchrun, twelve minutes.
     Expected: a mean IoU of at least 70 % on the held-out scenes; `make demo` measures it.

@@ -87,9 +87,8 @@ class Classifier(nn.Module):
     def start_from(self, shares: Tensor) -> None:
         """Set the biases to the logarithms of the classes' shares (num_classes,), and draw larger weights.
 
-        With biases of zero and small weights, the first hundreds of steps learn the shares, and little else where one
-        class has nearly all pixels: the gradients for the rest are small beside those that AdamW remembers. Networks
-        that begin with the features of ImageNet do not need this; those that begin from little do.
+        From the protocols' biases of zero and weights of 0.01, networks that have no features yet learn the shares
+        first, and for hundreds of steps nothing else, where one class has nearly all pixels.
         """
         assert self.conv.bias is not None
         self.conv.reset_parameters()
