@@ -181,9 +181,9 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
     hundreds of steps learn these and nothing else.
     Command: a2mamba train scenes model.backbone_checkpoint=demo/run/checkpoints/best.pt
     Hardware and time: two processes of one thread on two cores, under torchrun, twelve minutes.
-    Expected: a mean IoU of at least 70 % on the held-out scenes; `make demo` measures it.
-    Measured: seed 42, with scale jitter of 0.95 to 1.05 instead of 0.9 to 1.1 and 1,350 steps, 732 s: 71.3 %; with one
-    scale 67.4 %; whole scenes 58.7 %.
+    Expected: a mean IoU of about 70 % on the held-out scenes; `make demo` measures it, and wants 65 %.
+    Measured: 71.3 % in 732 s; with one scale 67.4 %, whole scenes 58.7 %. With scale jitter of 0.9 to 1.1 and 1,300 steps
+    69.0 %, 811 s beside other work.
     """
     return SegmentationRun(
         model=SegmenterConfig(name="segman_v2_nano", width=64),
@@ -191,7 +191,7 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
             root=f"{root}/ADEChallengeData2016",
             crop_size=(64, 64),
             resize=(91, 73),
-            ratio=(0.9, 1.1),
+            ratio=(0.95, 1.05),
             category_limit=0.8,
             hflip=0.0,
             photometric=False,
@@ -199,7 +199,7 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
             workers=0,
         ),
         optimizer=OptimizerConfig(lr=1.2e-3, weight_decay=0.05, betas=(0.9, 0.98), clip_grad_norm=5.0),
-        schedule=PolynomialScheduleConfig(iterations=1300, interval=650, warmup_iterations=50, warmup_factor=0.01),
+        schedule=PolynomialScheduleConfig(iterations=1350, interval=675, warmup_iterations=50, warmup_factor=0.01),
         test=TestMode(mode="slide", box=(91, 73), crop=64, stride=16, scales=(0.87, 1.0, 1.15)),
         decoder_lr_scale=3.3,
         ema_decay=0.98,
