@@ -182,8 +182,8 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
     Command: a2mamba train scenes model.backbone_checkpoint=demo/run/checkpoints/best.pt
     Hardware and time: two processes of one thread on two cores, under torchrun, twelve minutes.
     Expected: a mean IoU of about 70 % on the held-out scenes; `make demo` measures it, and wants 65 %.
-    Measured: 71.3 % in 732 s; with one scale 67.4 %, whole scenes 58.7 %. With scale jitter of 0.9 to 1.1 and 1,300 steps
-    69.0 %, 811 s beside other work.
+    Measured: 71.3 % in 732 s; with one scale 67.4 %, whole scenes 58.7 %. With scale jitter of 0.9 to 1.1 and 1,300
+    steps 69.0 %, 811 s beside other work.
     """
     return SegmentationRun(
         model=SegmenterConfig(name="segman_v2_nano", width=64),
