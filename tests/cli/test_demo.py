@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from a2mamba.cli import demo
+from a2mamba.cli.page import duration
 from a2mamba.cli.report import render
 
 from .helpers import Result, in_new_process, in_process, start
@@ -192,6 +193,18 @@ def test_the_page_shows_the_numbers(small: Demo) -> None:
     for step in report["steps"]:
         assert step["command"] in small.page
     assert small.page.count("✗ says") == min(6, sum(not p["right"] for p in report["predictions"]))
+
+
+def test_the_page_of_scenes_that_two_processes_trained(small: Demo) -> None:
+    """As the full form's: the command that took the time begins with torchrun."""
+    launch = "torchrun --standalone --nproc-per-node 2 -m a2mamba.cli.main train "
+    steps = [
+        {**step, "command": step["command"].replace("a2mamba train ", launch), "seconds": 3661.0}
+        for step in small.report["steps"]
+    ]
+    assert sum(step["command"].startswith("torchrun") for step in steps) == 3
+    page = render(small.folder, {**small.report, "steps": steps})
+    assert page.count(duration(3661.0)) >= len(demo.SYSTEMS)
 
 
 @pytest.mark.parametrize("passed", [True, False])

@@ -250,9 +250,8 @@ _METRIC_NAMES = {
 def _scene(folder: Path, scene: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return what one system reached, its curves, its classes and its pictures."""
     recipe, config = scene["recipe"], scene["run"]["config"]
-    seconds = next(
-        step["seconds"] for step in report["steps"] if step["command"].startswith(f"a2mamba train {recipe} ")
-    )
+    # Under torchrun the command begins with the launcher's words.
+    seconds = next(step["seconds"] for step in report["steps"] if f" train {recipe} " in step["command"])
     cards = [
         (f"{scene['metrics'][name]:.2f} %", label) for name, label in _METRIC_NAMES.items() if name in scene["metrics"]
     ]

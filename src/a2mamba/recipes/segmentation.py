@@ -262,6 +262,7 @@ def debug(run: SegmentationRun) -> SegmentationRun:
         ),
         data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
         schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
+        test=replace(run.test, stride=run.test.crop, scales=(1.0,)),
         micro_batch=None,
     )
 
