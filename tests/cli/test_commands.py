@@ -13,6 +13,7 @@ import pytest
 import a2mamba
 from a2mamba.cli.main import COMMANDS
 from a2mamba.cli.output import print_table
+from a2mamba.ops.dispatch import HAS_NUMBA
 
 from .helpers import content, in_new_process, in_process
 
@@ -101,7 +102,7 @@ def test_doctor_as_json() -> None:
     assert found["devices"][0]["device"] == "cpu"
     for operator in ("neighborhood_attention", "selective_scan_state"):
         rows = [row for row in found["operators"] if row["operator"] == operator and row["device"] == "cpu"]
-        assert [row["backend"] for row in rows if row["chosen"]] == ["torch"]
+        assert [row["backend"] for row in rows if row["chosen"]] == ["numba" if HAS_NUMBA else "torch"]
         assert {row["backend"] for row in rows} >= {"torch", "reference"}
         for row in rows:
             assert row["self_test"] == ("passed" if row["reason"] is None else "not run")
@@ -120,7 +121,7 @@ def test_doctor_fails_where_an_operator_is_wrong(monkeypatch: pytest.MonkeyPatch
     def wrong(*arguments: object) -> object:
         return operator._forward(*arguments) * 1.01
 
-    spoilt = tuple(replace(b, run=wrong) if b.name == "torch" else b for b in operator.BACKENDS)
+    spoilt = tuple(replace(b, run=wrong) if b.name in ("numba", "torch") else b for b in operator.BACKENDS)
     monkeypatch.setattr(operator, "BACKENDS", spoilt)
     result = in_process("doctor", "--json")
     assert result.status == 1

@@ -72,7 +72,8 @@ def _operators(device: str) -> list[dict[str, Any]]:
 
     from a2mamba.ops import neighborhood, neighborhood_attention, selective_scan, selective_scan_state
 
-    attention_case, scan_case = neighborhood.CASES[4], selective_scan.CASES[3]
+    # Wide enough for every backend.
+    attention_case, scan_case = neighborhood.CASES[4], selective_scan.CASES[2]
     q, k, v, bias = attention_case.inputs(torch.float32, device)
     u, delta, A, B, delta_bias = scan_case.inputs(torch.float32, device)
 
