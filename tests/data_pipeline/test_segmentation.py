@@ -244,8 +244,8 @@ def test_shares_of_the_classes(own: Path) -> None:
     )
     # Every third picture: 0 and 3.
     assert class_shares(settings(own, layout="folder"), pictures=2) == pytest.approx([1 / 7, 1 / 7, 5 / 7])
-    # What cannot be read is left out.
-    (own / "images" / "train" / "0.jpg").write_text("no picture")
+    # Labels that cannot be read are left out.
+    (own / "masks" / "train" / "0.png").write_text("no picture")
     write_labels(own / "masks" / "train" / "1.png", labels(77))
     assert class_shares(settings(own, layout="folder")) == pytest.approx([1 / 3] * 3)
 

@@ -55,6 +55,7 @@ def test_adamw_has_torchs_defaults_and_the_groups_decay() -> None:
         (2e-3, 0.05, (0.9, 0.999), 1e-8),
         (2e-3, 0.0, (0.9, 0.999), 1e-8),
     ]
+    assert optimizer.defaults["fused"]
 
 
 def test_numbers_reach_the_optimizer_or_are_refused() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a2mamba.backbone.facts import FACTS
+from a2mamba.files import replace_file
 
 if TYPE_CHECKING:
     from a2mamba.analysis.throughput import Row
@@ -58,7 +59,4 @@ def accuracy_against_speed(rows: Sequence[Row], path: Path) -> None:
         f"images per second, {first.mode} at {first.size}, batch {first.batch}, {first.dtype}, {first.device}"
     )
     axes.set_ylabel("published top-1 on ImageNet-1K, %")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    replace_file(path, partial(figure.savefig, format="png", dpi=150))

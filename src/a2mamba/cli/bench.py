@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, result: dict, rows: list[Row]) -> None:
-    from a2mamba.engine import replace_text
+    from a2mamba.files import replace_text
 
     if path.suffix == ".json":
         replace_text(path, json.dumps(result, indent=2))

@@ -202,6 +202,6 @@ def _detection(config: DetectionRun, arguments: argparse.Namespace, classes: lis
 
 def _write_confusion(arguments: argparse.Namespace, classes: Iterable[str], matrix: list[list[int]]) -> None:
     if arguments.confusion is not None:
-        from a2mamba.engine import replace_text
+        from a2mamba.files import replace_text
 
         replace_text(arguments.confusion, json.dumps({"classes": list(classes), "matrix": matrix}))

@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Say what was chosen and why, and train."""
     from a2mamba.cli.device import choose_device
     from a2mamba.recipes.batches import override
-    from a2mamba.recipes.choosing import Wishes, choose_run
+    from a2mamba.recipes.choice import Wishes
+    from a2mamba.recipes.choosing import choose_run
 
     if arguments.scratch and arguments.checkpoint is not None:
         raise ValueError("--scratch and --checkpoint exclude each other; give one of them")

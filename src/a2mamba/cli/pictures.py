@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+from a2mamba.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +66,7 @@ def annotate(prediction: dict[str, Any], target: Path) -> None:
 
 def write_png(picture: Image.Image, target: Path) -> None:
     """Write a PNG completely or not at all; its folder is made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, target)
+    replace_file(target, partial(picture.save, format="PNG"))
 
 
 def write_segmentation_grid(

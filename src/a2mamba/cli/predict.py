@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict; results on stdout, pictures and predictions.json in the folder."""
-    from a2mamba.engine import replace_text
+    from a2mamba.files import replace_text
 
     task = task_of(arguments.name)
     if arguments.top < 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from a2mamba.cli.page import STYLE, Line, duration, nice, plot
-from a2mamba.engine.files import replace_text
+from a2mamba.files import replace_text
 
 MISTAKES_SHOWN = 6
 SHOWN = 15

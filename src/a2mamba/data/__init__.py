@@ -1,6 +1,7 @@
 """Data sets, transforms, samplers, the embedded demo data and the data set checker; knows no model."""
 
 from a2mamba.data.check import DatasetReport, SplitReport, check_dataset
+from a2mamba.data.class_folders import ImageFolder, ImageSample, class_names, image_folder
 from a2mamba.data.coco import (
     CocoDataset,
     DetectionBatch,
@@ -19,12 +20,8 @@ from a2mamba.data.imagenet import (
     IMAGENET_STD,
     ClassificationBatch,
     ClassificationData,
-    ImageFolder,
-    ImageSample,
-    class_names,
     eval_loader,
     eval_transform,
-    image_folder,
     load_image,
     open_split,
     split_classes,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2mamba.data.imagenet import ClassTree, describe_class_difference, scan_classes, some
+from a2mamba.data.class_folders import ClassTree, scan_classes
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
+from a2mamba.data.names import describe_class_difference, some
 
 Progress = Callable[[int, int, str], None]
 

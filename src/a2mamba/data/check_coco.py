@@ -16,8 +16,8 @@ import numpy as np
 from a2mamba.data.check import DatasetReport, Layout, Progress, SplitReport
 from a2mamba.data.coco import missing_files
 from a2mamba.data.coco_annotations import CocoAnnotations, load_content, parse_annotations
-from a2mamba.data.imagenet import describe_class_difference, some
 from a2mamba.data.images import UndecodableImageError, decode_image
+from a2mamba.data.names import describe_class_difference, some
 
 _BLOCK = 256
 _PREFIX = "instances_"

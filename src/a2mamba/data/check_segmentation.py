@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from a2mamba.data.check import DatasetReport, Layout, Progress, SplitReport
-from a2mamba.data.imagenet import some
 from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.label_maps import IGNORE_LABEL, LabelFileError, read_labels
+from a2mamba.data.names import some
 from a2mamba.data.segmentation import (
     SegmentationData,
     classes_by_count,

@@ -22,10 +22,10 @@ from torch.utils.data import Dataset
 
 from a2mamba.data.coco_annotations import Category, CocoAnnotations, load_content, parse_annotations, read_annotations
 from a2mamba.data.detection_transforms import DetectionView, MultiScale, original_view
-from a2mamba.data.imagenet import some
 from a2mamba.data.images import UndecodableImageError, decode_image
-from a2mamba.data.loader import BatchLoader
-from a2mamba.data.samplers import EpochSampler, GroupedSampler
+from a2mamba.data.loader import BatchLoader, evaluation_batches
+from a2mamba.data.names import some
+from a2mamba.data.samplers import GroupedSampler
 from a2mamba.data.seeded import SeededDataset
 
 
@@ -344,14 +344,13 @@ def eval_detection_loader(
     """
     folder, file = data.val_paths()
     dataset = CocoDataset(folder, read_annotations(file, masks=False, categories=categories))
-    sampler = EpochSampler(len(dataset), shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
-    return BatchLoader(
-        SeededDataset(dataset, 0),
-        sampler,
+    return evaluation_batches(
+        dataset,
         batch_size=data.eval_batch_size,
         collate=collate_detection,
-        drop_last=False,
         workers=data.workers,
+        rank=rank,
+        world_size=world_size,
         pin_memory=pin_memory,
     )
 

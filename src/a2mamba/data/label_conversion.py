@@ -5,7 +5,6 @@ Loading converts the original files just as well; converted ones save that work,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from PIL import Image
 
 from a2mamba.data.label_maps import LabelMap, cityscapes_labels, coco_stuff_labels, read_labels
 from a2mamba.data.segmentation_files import SEGMENTATION_LAYOUTS, list_files
+from a2mamba.files import replace_file
 
 Progress = Callable[[int, int, str], None]
 
@@ -88,9 +88,4 @@ def convert_labels(
 def _convert(job: tuple[Path, Path], label_map: LabelMap) -> None:
     source, target = job
     picture = Image.fromarray(label_map.to_classes(read_labels(source), path=str(source)))
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        picture.save(temporary, format="PNG")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(target, partial(picture.save, format="PNG"))

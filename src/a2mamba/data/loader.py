@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.samplers import EpochSampler, SampleKey
+from a2mamba.data.seeded import SeededDataset
 
 T = TypeVar("T")
 Batch = TypeVar("Batch")
@@ -158,3 +159,27 @@ class BatchLoader(DataLoader[Any], Generic[Batch]):
                 raise error
             finally:
                 del error, loaded  # this frame is in the traceback, too: without references it makes no cycle
+
+
+def evaluation_batches(
+    dataset: Dataset[T],
+    *,
+    batch_size: int,
+    collate: Callable[[Sequence[T]], Batch],
+    workers: int,
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+) -> BatchLoader[Batch]:
+    """The batches of a data set in a fixed order, every sample exactly once over all processes."""
+    samples = len(dataset)  # type: ignore[arg-type]  # torch's Dataset type declares no length
+    sampler = EpochSampler(samples, shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
+    return BatchLoader(
+        SeededDataset(dataset, 0),
+        sampler,
+        batch_size=batch_size,
+        collate=collate,
+        drop_last=False,
+        workers=workers,
+        pin_memory=pin_memory,
+    )

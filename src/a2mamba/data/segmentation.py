@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from a2mamba.data.imagenet import IMAGENET_MEAN, IMAGENET_STD, describe_class_difference, some
+from a2mamba.data.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.label_maps import (
     IGNORE_LABEL,
@@ -40,7 +40,8 @@ from a2mamba.data.label_names import (
     Palette,
     distinct_palette,
 )
-from a2mamba.data.loader import BatchLoader
+from a2mamba.data.loader import BatchLoader, evaluation_batches
+from a2mamba.data.names import describe_class_difference, some
 from a2mamba.data.samplers import EpochSampler, RepeatedSampler
 from a2mamba.data.seeded import SeededDataset
 from a2mamba.data.segmentation_files import (
@@ -325,7 +326,7 @@ def segmentation_folder(
 def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None, pictures: int = 200) -> list[float]:
     """The share of the labelled training pixels that each class has, 0 to 1, counted in evenly spaced label files.
 
-    What cannot be read is left out: it is training that replaces and names it.
+    Label files that cannot be read are left out: it is training that replaces and names them.
 
     Args:
         data: what to look at.
@@ -336,13 +337,13 @@ def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None
         ValueError: as `segmentation_folder`.
     """
     folder = segmentation_folder(data, train_split(data), classes=classes)
-    step = -(-len(folder) // pictures)
-    counts = torch.zeros(256, dtype=torch.int64)
-    for index in range(0, len(folder), step):
+    counts = np.zeros(256, dtype=np.int64)
+    for pair in folder.pairs[:: -(-len(folder) // pictures)]:
         with suppress(UndecodableImageError, LabelFileError):
-            counts += torch.bincount(folder[index].target.flatten(), minlength=256)
-    labelled = counts[: len(folder.classes)].double()
-    return (labelled / labelled.sum().clamp(min=1)).tolist()
+            labels = folder.label_maps[pair.converted].to_classes(read_labels(pair.label), path=pair.label)
+            counts += np.bincount(labels.ravel(), minlength=256)
+    labelled = counts[: len(folder.classes)]
+    return (labelled / max(1, labelled.sum())).tolist()
 
 
 def segmentation_train_transform(data: SegmentationData) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -424,14 +425,13 @@ def eval_segmentation_loader(
         difference = describe_class_difference(list(classes), dataset.classes)
         if difference:
             raise ValueError(f"{data.root} has other classes than training: {difference}; both need the same classes")
-    sampler = EpochSampler(len(dataset), shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
-    return BatchLoader(
-        SeededDataset(dataset, 0),
-        sampler,
+    return evaluation_batches(
+        dataset,
         batch_size=1,
         collate=_only,
-        drop_last=False,
         workers=data.workers,
+        rank=rank,
+        world_size=world_size,
         pin_memory=pin_memory,
     )
 

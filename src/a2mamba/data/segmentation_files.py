@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.data.imagenet import some
 from a2mamba.data.images import IMAGE_EXTENSIONS
+from a2mamba.data.names import some
 
 
 class SegmentationLayout(NamedTuple):

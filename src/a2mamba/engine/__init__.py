@@ -13,7 +13,6 @@ from a2mamba.engine.distributed import (
 from a2mamba.engine.ema import Ema
 from a2mamba.engine.errors import Interrupted, TrainingError
 from a2mamba.engine.faults import FaultPolicy
-from a2mamba.engine.files import replace_text
 from a2mamba.engine.hooks import (
     CheckpointHook,
     CsvLogger,
@@ -68,7 +67,6 @@ __all__ = [
     "parameter_groups",
     "process_group",
     "rank",
-    "replace_text",
     "resolve_precision",
     "save_checkpoint",
     "unwrap",

@@ -30,13 +30,13 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
 from a2mamba.engine.distributed import from_main_process, is_main_process
+from a2mamba.files import replace_file
 
 FORMAT = "a2mamba-checkpoint-1"
 KEYS = ("model", "ema", "optimizer", "schedule", "scaler", "rng", "progress", "faults", "best", "run", "versions")
@@ -58,11 +58,9 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             torch.save(state, cast(BinaryIO, _Remembering(file, refused)))
-            file.flush()
-            os.fsync(file.fileno())
 
     try:
-        _replace_atomically(path, write)
+        replace_file(path, write, durable=True)
     except (OSError, RuntimeError) as error:
         cause = refused[0] if refused else error
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
@@ -228,24 +226,5 @@ def _point(name: Path, target: Path) -> None:
             os.link(target, temporary)
         except OSError:  # a file system without hard links, such as FAT and some network mounts
             shutil.copyfile(target, temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
 
-    _replace_atomically(name, write)
-
-
-def _replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a temporary file beside `path`, then renames it to `path` and makes the rename durable."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    replace_file(name, write, durable=True)

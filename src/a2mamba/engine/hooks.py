@@ -27,8 +27,8 @@ from torch import nn
 from a2mamba.engine.checkpoint import CheckpointManager
 from a2mamba.engine.distributed import from_main_process, is_main_process, unwrap
 from a2mamba.engine.errors import INTERRUPTED, OUT_OF_TIME, TERMINATED
-from a2mamba.engine.files import replace_text
 from a2mamba.engine.sharding import whole
+from a2mamba.files import replace_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,8 @@ def build_optimizer(
     for key in numbers:
         if not accepted[key]:
             raise ValueError(f"optimizer {config.name!r} has no {key}; leave optimizer.{key} at none")
+    if _can_fuse(info.opt_class, model):
+        numbers["fused"] = True
     groups = parameter_groups(
         model, weight_decay=config.weight_decay, no_decay=no_decay, vectors_decay=vectors_decay, lr_scale=lr_scale
     )
@@ -98,3 +101,13 @@ def build_optimizer(
     return create_optimizer_v2(
         groups, opt=config.name.lower(), lr=config.lr, weight_decay=config.weight_decay, **numbers
     )
+
+
+def _can_fuse(optimizer: type[torch.optim.Optimizer] | str, model: nn.Module) -> bool:
+    """Whether one pass over every parameter is to be had where the plain form of an optimizer makes ten.
+
+    Some of torch's own have it. ``optimizer`` is a name where another package has the class.
+    """
+    if isinstance(optimizer, str) or "fused" not in inspect.signature(optimizer).parameters:
+        return False
+    return {parameter.device.type for parameter in model.parameters()} <= {"cpu", "cuda"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2mamba.engine.distributed import gather_objects, is_main_process
-from a2mamba.engine.files import replace_text
 from a2mamba.engine.hooks import Hook
+from a2mamba.files import replace_text
 
 if TYPE_CHECKING:
     from a2mamba.engine.trainer import Trainer

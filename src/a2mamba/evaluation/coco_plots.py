@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from a2mamba.evaluation.coco import CocoMetric, IouType
+from a2mamba.files import replace_file
 
 _IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 
@@ -42,8 +43,4 @@ def precision_recall_plot(metric: CocoMetric, path: Path | str, *, iou_type: Iou
     axes.set_ylabel("precision")
     axes.set_title(f"{'boxes' if iou_type == 'bbox' else 'masks'}, {len(metric.image_ids)} images")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    replace_file(path, partial(figure.savefig, format="png", dpi=150))

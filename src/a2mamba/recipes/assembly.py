@@ -1,13 +1,13 @@
 """Training, rehearsing and loading a run of any task.
 
 What differs between tasks is in the module of the run's task, which has `prepare`, `data_size`, `build_model`,
-`build_parts`, `plan`, `random_batch`, `samples_on_cpu`, `without_weights` and `debug`.
+`build_parts`, `plan`, `samples_on_cpu` and `debug`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +42,8 @@ def train(
 
     Args:
         run: the resolved configuration; it is stored with every checkpoint.
-        output: folder for checkpoints/, metrics.csv and run.json.
+        output: folder for checkpoints/, metrics.csv and run.json, and where there was need for them for
+            quarantine.json (samples that could not be decoded) and faults/ (batches of steps that were not finite).
         recipe: name that the run came from, stored too.
         resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
         max_minutes: save and stop after so many minutes.
@@ -72,7 +73,7 @@ def rehearse(run: TrainingRun, *, device: torch.device | str, measure: bool = Tr
     module = module_of(run)
     size = module.data_size(run)
     parts = module.build_parts(run, size.classes, device=device)
-    plan = module.plan(run, parts, len(size.classes), device=device)
+    plan = module.plan(run, parts, device=device)
     length = Length(size.samples, size.steps_per_epoch, run.schedule.total_epochs)
     groups = describe_groups(parts.optimizer)
     if not measure:
@@ -82,9 +83,7 @@ def rehearse(run: TrainingRun, *, device: torch.device | str, measure: bool = Tr
         parts.task.learn_from(average.module)
     cost = measure_cost(
         run,
-        parts.task,
-        parts.optimizer,
-        partial(module.random_batch, run, len(size.classes)),
+        parts,
         plan,
         device=device,
         epochs=length.epochs,
@@ -102,7 +101,7 @@ def load_trained(
         ValueError: if the file does not fit; heads of another number of classes do not either.
     """
     module = module_of(run)
-    model = module.build_model(module.without_weights(run), classes)
+    model = module.build_model(replace(run, model=run.model.without_weights()), classes)
     report = load_checkpoint(model, checkpoint)
     if report.loaded < report.total:
         raise ValueError(f"{checkpoint} does not fit these {len(classes)} classes: {'; '.join(report.notes)}")

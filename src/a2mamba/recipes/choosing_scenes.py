@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from a2mamba.data import SEGMENTATION_LAYOUTS, read_annotations, scan_segmentation
 from a2mamba.data.check_coco import annotation_files
 from a2mamba.data.segmentation_files import expected_layout
+from a2mamba.recipes.choice import Choice, Layout, Wishes
 from a2mamba.recipes.detection import coco_1x
 from a2mamba.recipes.pictures import middle_short_side
 from a2mamba.recipes.segmentation import DATASETS, segman_v2
-
-if TYPE_CHECKING:
-    from a2mamba.recipes.choosing import Choice, Wishes
 
 _SMALL = 5000  # pictures; published sets have more, and are trained by their protocols
 _VISITS = 60  # how often a small set's pictures are seen
@@ -51,8 +48,6 @@ def is_segmentation(root: Path, *, layout: str) -> bool:
 
 def choose_segmentation(root: Path, wishes: Wishes, device: str, *, layout: str) -> Choice:
     """SegMAN-V2 by the SegFormer protocol; small sets get smaller crops where their pictures are, and fewer steps."""
-    from a2mamba.recipes.choosing import Choice
-
     pairs = scan_segmentation(root, layout, SEGMENTATION_LAYOUTS[layout].train_split).pairs
     reasons = [f"layout {layout}: {len(pairs):,} training pictures with class maps"]
     size, why = _size(device, wishes, "segman_v2_")
@@ -90,8 +85,6 @@ def is_detection(root: Path) -> bool:
 
 def choose_detection(root: Path, wishes: Wishes, device: str) -> Choice:
     """Mask R-CNN by the short schedule; small pictures are not enlarged."""
-    from a2mamba.recipes.choosing import Choice
-
     files = annotation_files(root)
     train, *others = files
     val = next((name for name in others if name.startswith("val")), others[0] if others else train)
@@ -133,16 +126,20 @@ def choose_detection(root: Path, wishes: Wishes, device: str) -> Choice:
     return Choice(f"mask_rcnn_{size}_1x", run, reasons)
 
 
-ROWS: tuple[tuple[str, str, Callable[[Path], bool], Callable[..., Any]], ...] = (
+SCENES: tuple[Layout, ...] = (
     *(
-        (name, expected_layout(name), partial(is_segmentation, layout=name), partial(choose_segmentation, layout=name))
+        Layout(
+            name=name,
+            expected=expected_layout(name),
+            recognise=partial(is_segmentation, layout=name),
+            choose=partial(choose_segmentation, layout=name),
+        )
         for name in SEGMENTATION_LAYOUTS
     ),
-    (
-        "COCO annotations",
-        "<root>/annotations/instances_<split>.json and <root>/<split>/<image>",
-        is_detection,
-        choose_detection,
+    Layout(
+        name="COCO annotations",
+        expected="<root>/annotations/instances_<split>.json and <root>/<split>/<image>",
+        recognise=is_detection,
+        choose=choose_detection,
     ),
 )
-"""(name, expected, recognise, choose) of each further layout."""

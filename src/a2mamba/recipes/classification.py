@@ -25,7 +25,7 @@ from a2mamba.engine import (
 from a2mamba.evaluation import ConfusionMatrix, TopK
 from a2mamba.recipes.batches import BatchPlan
 from a2mamba.recipes.rehearsal import DataSize, plan_for_device
-from a2mamba.recipes.training import Parts, Prepared, TrainingRun
+from a2mamba.recipes.training import NetworkConfig, Parts, Prepared, TrainingRun, drawn_from
 from a2mamba.tasks import ClassificationTask
 
 _STAGES = 4
@@ -34,17 +34,11 @@ _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(NetworkConfig):
     """Which backbone, and what of it the run decides."""
 
-    name: str
-    """one of `a2mamba models`"""
-    checkpoint: Path | None = None
-    """weights to start from: a released, native or training checkpoint; comes before `pretrained`"""
     pretrained: bool = False
-    """start from the released weights, downloaded once"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the last block; grows linearly from 0"""
+    """start from the released weights, downloaded once; `checkpoint` comes before it"""
     drop_rate: float = 0.0
     """dropout before the classifier"""
     checkpointed_blocks: tuple[int, ...] | None = None
@@ -57,6 +51,10 @@ class ModelConfig:
             raise ValueError(
                 f"model.checkpointed_blocks={blocks}: expected {_STAGES} numbers of 0 or more, one a stage"
             )
+
+    def without_weights(self) -> ModelConfig:
+        """The same backbone from random weights, for those of a file to be put in."""
+        return replace(self, checkpoint=None, pretrained=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +110,7 @@ def build_model(run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
     Raises:
         ValueError: where names or weights do not fit; one line.
     """
-    # Parameters are drawn from the run's seed alone, whatever was drawn before.
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
+    with drawn_from(run.seed):
         model = create_model(
             run.model.name,
             pretrained=run.model.pretrained and run.model.checkpoint is None,
@@ -152,7 +148,7 @@ def build_parts(
     )
     task = ClassificationTask(model, prepare=prepare, mesa_ratio=run.mesa_ratio, mesa_start=run.mesa_start)
     optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=run.original_weight_decay)
-    return Parts(task, model, optimizer)
+    return Parts(task, model, optimizer, partial(random_batch, run, len(classes)))
 
 
 def random_batch(run: ClassificationRun, classes: int, size: int) -> ClassificationBatch:
@@ -162,23 +158,12 @@ def random_batch(run: ClassificationRun, classes: int, size: int) -> Classificat
     return ClassificationBatch(images, torch.randint(0, classes, (size,)), [f"noise {i}" for i in range(size)])
 
 
-def plan(
-    run: ClassificationRun,
-    parts: Parts[ClassificationTask, Pyramid],
-    classes: int,
-    *,
-    device: torch.device | str,
-) -> BatchPlan:
-    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
-
-    Raises:
-        ValueError: it cannot be shared out; one line.
-    """
+def plan(run: ClassificationRun, parts: Parts[ClassificationTask, Pyramid], *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out as `plan_for_device`, in even parts where pictures are mixed in pairs."""
     total = run.data.batch_size
     trial = ClassificationTask(parts.model, prepare=parts.task.prepare, mesa_ratio=run.mesa_ratio)
     trial.learn_from(parts.model)  # takes as much memory as the averaged model would
-    batch = partial(random_batch, run, classes)
-    planned = plan_for_device(run, trial, batch, device=device, total=total)
+    planned = plan_for_device(run, replace(parts, task=trial), device=device, total=total)
     if planned.micro_batch % 2 and (run.data.mixup > 0 or run.data.cutmix > 0):
         raise ValueError(
             f"mixup and cutmix need an even number of pictures in a forward pass, and data.batch_size={total} gives "
@@ -190,11 +175,6 @@ def plan(
 def samples_on_cpu(run: ClassificationRun) -> int:
     """Return the most samples that a measured step has on a CPU."""
     return round(max(_CPU_SAMPLES, _CPU_SAMPLES * (224 / run.data.image_size) ** 2))
-
-
-def without_weights(run: ClassificationRun) -> ClassificationRun:
-    """Return the same run from random weights, for those of a file to be put in."""
-    return replace(run, model=replace(run.model, checkpoint=None, pretrained=False))
 
 
 def evaluate(
@@ -232,7 +212,7 @@ def prepare(run: ClassificationRun, *, device: str) -> Prepared:
     """
     classes = split_classes(run.data, run.data.train_split)
     parts = build_parts(run, classes, device=device)
-    planned = plan(run, parts, len(classes), device=device)
+    planned = plan(run, parts, device=device)
     loader = train_loader(
         run.data, seed=run.seed, rank=rank(), world_size=world_size(), micro_batch=planned.micro_batch
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +30,7 @@ from a2mamba.evaluation import CocoMetric
 from a2mamba.evaluation.coco import IouType
 from a2mamba.recipes.batches import BatchPlan
 from a2mamba.recipes.rehearsal import DataSize, plan_for_device
-from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun
+from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun, drawn_from
 from a2mamba.tasks import DetectionTask
 
 
@@ -214,9 +213,7 @@ def build_model(run: DetectionRun, classes: Sequence[str]) -> Detector:
     Raises:
         ValueError: where names or weights do not fit; one line.
     """
-    # Parameters are drawn from the run's seed alone, whatever was drawn before.
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
+    with drawn_from(run.seed):
         model = create_detector(
             run.model.name,
             num_classes=len(classes),
@@ -260,7 +257,7 @@ def prepare(run: DetectionRun, *, device: str) -> Prepared:
     annotations = read_annotations(run.data.train_paths()[1], masks=run.data.masks)
     classes = [category.name for category in annotations.categories]
     parts = build_parts(run, classes, device=device)
-    shared = plan(run, parts, len(classes), device=device)
+    shared = plan(run, parts, device=device)
     loader = train_detection_loader(
         run.data,
         annotations=annotations,
@@ -306,28 +303,17 @@ def build_parts(
     model = build_model(run, classes).to(device)
     spared = model.no_weight_decay()
     optimizer = build_optimizer(model, run.optimizer, no_decay=spared, vectors_decay=True)
-    return Parts(DetectionTask(model), model, optimizer)
+    return Parts(DetectionTask(model), model, optimizer, partial(random_batch, run, len(classes)))
 
 
-def plan(run: DetectionRun, parts: Parts[Any, Any], classes: int, *, device: torch.device | str) -> BatchPlan:
-    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
-
-    Raises:
-        ValueError: it cannot be shared out; one line.
-    """
-    batch = partial(random_batch, run, classes)
-    return plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+def plan(run: DetectionRun, parts: Parts[DetectionTask, Detector], *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out as `plan_for_device`."""
+    return plan_for_device(run, parts, device=device, total=run.data.batch_size)
 
 
 def samples_on_cpu(run: DetectionRun) -> int:
     """Return the most samples that a measured step has on a CPU."""
     return 1
-
-
-def without_weights(run: DetectionRun) -> DetectionRun:
-    """Return the same run from random weights, for those of a file to be put in."""
-    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
-    return replace(run, model=plain)
 
 
 def random_batch(run: DetectionRun, classes: int, size: int) -> DetectionBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from a2mamba.data.imagenet import some
+from a2mamba.data.names import some
 
 _READ = 64  # headers are cheap, and folders may hold a million files
 

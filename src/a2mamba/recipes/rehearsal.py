@@ -17,7 +17,7 @@ from torch import nn
 
 from a2mamba.engine import Progress, Task, move_to, resolve_precision, world_size
 from a2mamba.recipes.batches import BatchPlan, largest_micro_batch, plan_batches
-from a2mamba.recipes.training import TrainingRun
+from a2mamba.recipes.training import Parts, TrainingRun
 
 _STEPS, _WARM_UP = 3, 1
 
@@ -109,15 +109,12 @@ class Rehearsal:
         }
 
 
-def plan_for_device(
-    run: TrainingRun, task: Task, batch: Callable[[int], Any], *, device: torch.device | str, total: int
-) -> BatchPlan:
+def plan_for_device(run: TrainingRun, parts: Parts[Any, Any], *, device: torch.device | str, total: int) -> BatchPlan:
     """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
 
     Args:
         run: micro_batch, precision, memory format, averaged model.
-        task: on the device; it is left as it was.
-        batch: makes a training batch of so many samples of the largest size.
+        parts: on the device; left as they were.
         device: where.
         total: samples of one optimizer step.
 
@@ -127,8 +124,8 @@ def plan_for_device(
     limit = run.micro_batch
     if limit is None and torch.device(device).type == "cuda":
         share = plan_batches(total, world_size=world_size()).micro_batch
-        attempt = partial(_attempt, run, task, batch, torch.device(device))
-        limit = largest_micro_batch(share, attempt, device=device, reserve=_training_bytes(run, task.model))
+        attempt = partial(_attempt, run, parts.task, parts.noise, torch.device(device))
+        limit = largest_micro_batch(share, attempt, device=device, reserve=_training_bytes(run, parts.model))
     return plan_batches(total, world_size=world_size(), micro_batch=limit)
 
 
@@ -174,44 +171,40 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
 
 def measure_cost(
     run: TrainingRun,
-    task: Task,
-    optimizer: torch.optim.Optimizer,
-    batch: Callable[[int], Any],
+    parts: Parts[Any, Any],
     plan: BatchPlan,
     *,
     device: torch.device | str,
     epochs: int,
     samples_on_cpu: int,
 ) -> Cost:
-    """Make a few optimizer steps on noise. Model and optimizer are changed: use them for nothing else.
+    """Make a few optimizer steps on noise. The parts are changed: use them for nothing else.
 
     On a CPU a step of a large batch would take minutes: it is made of fewer samples, in one pass, and scaled up.
 
     Args:
         run: precision, memory format, clipping.
-        task: on the device.
-        optimizer: over the task's model.
-        batch: makes a training batch of so many samples.
+        parts: on the device.
         plan: how large a step is.
         device: where.
         epochs: of the run; the steps are made as if in the last one, when every term of the loss is there.
         samples_on_cpu: the most that a step is made of on a CPU.
     """
-    device = torch.device(device)
+    device, task, optimizer = torch.device(device), parts.task, parts.optimizer
     size, passes = plan
     if device.type == "cpu" and size * passes > samples_on_cpu:
         size, passes = min(size, samples_on_cpu), 1
     precision = resolve_precision(run.precision, device)
     scaler = precision.grad_scaler()
     memory_format = torch.channels_last if run.channels_last else torch.preserve_format
-    task.model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    task.model.to(device, memory_format=memory_format)
     task.model.train()
     progress = Progress(epoch=max(epochs - 1, 0), step=0, steps_per_epoch=1, epochs=epochs)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     for step in range(_WARM_UP + _STEPS):
-        batches = [batch(size) for _ in range(passes)]
+        batches = [parts.noise(size) for _ in range(passes)]
         _wait(device)
         began = time.perf_counter()
         for one in batches:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -33,7 +32,7 @@ from a2mamba.engine import (
 from a2mamba.evaluation import MeanIoU
 from a2mamba.recipes.batches import BatchPlan
 from a2mamba.recipes.rehearsal import DataSize, plan_for_device
-from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun
+from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun, drawn_from
 from a2mamba.segmentation import Segmenter, create_segmenter, list_segmenters
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
 from a2mamba.tasks import SegmentationTask
@@ -270,21 +269,13 @@ def debug(run: SegmentationRun) -> SegmentationRun:
 # ----------------------------------------------------------------------------------------------------------- assembly
 
 
-@contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """Draw parameters from the run's seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
 def build_model(run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
     """Return the model of a run, with the weights that it starts from.
 
     Raises:
         ValueError: where names or weights do not fit; one line.
     """
-    with _drawn_from(run.seed):
+    with drawn_from(run.seed):
         return create_segmenter(
             run.model.name,
             num_classes=len(classes),
@@ -329,9 +320,9 @@ def prepare(run: SegmentationRun, *, device: str) -> Prepared:
     data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
     parts = build_parts(run, classes, device=device)
     if run.class_prior and run.model.checkpoint is None:
-        with _drawn_from(run.seed):
+        with drawn_from(run.seed):
             parts.model.start_from_shares(class_shares(data, classes=classes))
-    shared = plan(run, parts, len(classes), device=device)
+    shared = plan(run, parts, device=device)
     loader = train_segmentation_loader(
         replace(data, batch_size=shared.micro_batch),
         seed=run.seed,
@@ -375,28 +366,17 @@ def build_parts(
     """
     model = build_model(run, classes).to(device)
     task = SegmentationTask(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
-    return Parts(task, model, optimizer(run, model))
+    return Parts(task, model, optimizer(run, model), partial(random_batch, run, len(classes)))
 
 
-def plan(run: SegmentationRun, parts: Parts[Any, Any], classes: int, *, device: torch.device | str) -> BatchPlan:
-    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
-
-    Raises:
-        ValueError: it cannot be shared out; one line.
-    """
-    batch = partial(random_batch, run, classes)
-    return plan_for_device(run, parts.task, batch, device=device, total=run.data.batch_size)
+def plan(run: SegmentationRun, parts: Parts[SegmentationTask, Segmenter], *, device: torch.device | str) -> BatchPlan:
+    """Share the total batch out as `plan_for_device`."""
+    return plan_for_device(run, parts, device=device, total=run.data.batch_size)
 
 
 def samples_on_cpu(run: SegmentationRun) -> int:
     """Return the most samples that a measured step has on a CPU."""
     return 2
-
-
-def without_weights(run: SegmentationRun) -> SegmentationRun:
-    """Return the same run from random weights, for those of a file to be put in."""
-    plain = replace(run.model, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
-    return replace(run, model=plain)
 
 
 def random_batch(run: SegmentationRun, classes: int, size: int) -> SegmentationBatch:

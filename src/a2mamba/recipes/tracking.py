@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2mamba.engine import Hook, is_main_process, replace_text
+from a2mamba.engine import Hook, is_main_process
+from a2mamba.files import replace_text
 
 if TYPE_CHECKING:
     from a2mamba.engine import Trainer

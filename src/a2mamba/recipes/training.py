@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -32,10 +34,10 @@ from a2mamba.engine import (
     TimeLimitHook,
     Trainer,
     is_main_process,
-    replace_text,
     resolve_precision,
 )
 from a2mamba.engine.schedule import AnyScheduleConfig
+from a2mamba.files import replace_text
 from a2mamba.recipes.overrides import to_json
 from a2mamba.recipes.tracking import WandbLogger
 
@@ -44,14 +46,45 @@ Resume = Literal["never", "require", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkConfig(ABC):
+    """Which network, and the weights that it starts from."""
+
+    name: str
+    """one of `a2mamba models`"""
+    checkpoint: Path | None = None
+    """weights of the whole network to start from: a released, native or training checkpoint"""
+    drop_path_rate: float = 0.0
+    """stochastic depth of the backbone's last block; grows linearly from 0"""
+
+    @abstractmethod
+    def without_weights(self) -> NetworkConfig:
+        """The same network from random weights, for those of a file to be put in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig(NetworkConfig):
+    """Which network on a backbone, and the weights that it starts from."""
+
+    backbone_checkpoint: Path | None = None
+    """weights of the backbone to start from: those of a classifier, whose head is left out"""
+    pretrained_backbone: bool = False
+    """start from the released weights of the backbone, downloaded once"""
+
+    def without_weights(self) -> SystemConfig:
+        """The same network from random weights, for those of a file to be put in."""
+        return replace(self, checkpoint=None, backbone_checkpoint=None, pretrained_backbone=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What decides a run of any task, beside its model, its data and its schedule."""
+    """What decides a run of any task, beside its data and its schedule."""
 
     task: ClassVar[str]
     """classification, segmentation or detection; stored with every checkpoint"""
     metric: ClassVar[str]
     """the metric that chooses the best checkpoint, without the prefix of the averaged model"""
 
+    model: NetworkConfig
     optimizer: OptimizerConfig
     schedule: AnyScheduleConfig
     ema_decay: float | None = None
@@ -110,22 +143,6 @@ class ReplacesUndecodable(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class SystemConfig:
-    """Which network on a backbone, and the weights that it starts from."""
-
-    name: str
-    """one of `a2mamba models`"""
-    backbone_checkpoint: Path | None = None
-    """weights of the backbone to start from: those of a classifier, whose head is left out"""
-    pretrained_backbone: bool = False
-    """start from the released weights of the backbone, downloaded once"""
-    checkpoint: Path | None = None
-    """weights of the whole network to start from"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the backbone's last block; grows linearly from 0"""
-
-
 class RunFile(Hook):
     """Writes run.json, the resolved run, when training begins or continues."""
 
@@ -150,6 +167,8 @@ class Parts(Generic[TaskT, ModelT]):
     task: TaskT
     model: ModelT
     optimizer: torch.optim.Optimizer
+    noise: Callable[[int], Any]
+    """makes a training batch of so many random samples of the largest size: for measuring memory and time"""
 
 
 class Prepared(NamedTuple):
@@ -170,6 +189,14 @@ class Prepared(NamedTuple):
     measure: Callable[[nn.Module], Iterator[tuple[str, float]]]
 
 
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Draw parameters from the run's seed alone, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def fit(
     run: TrainingRun,
     output: Path,
@@ -181,24 +208,7 @@ def fit(
     device: str,
     quiet: bool,
 ) -> Trainer:
-    """Train, evaluate and save a run into a folder; return the trainer, with its history.
-
-    Args:
-        run: the resolved configuration.
-        output: folder for checkpoints/, metrics.csv and run.json, and where there was need for them for
-            quarantine.json (samples that could not be decoded) and faults/ (batches of steps that were not finite).
-        prepared: model, losses, optimizer and data.
-        recipe: name that the run came from; stored with every checkpoint, as the run is.
-        resume: whether to go on from the newest checkpoint in ``output``; see `Resume`.
-        max_minutes: save and stop after so many minutes.
-        device: "cpu", "cuda", "mps", ...
-        quiet: no progress display.
-
-    Raises:
-        ValueError: where configuration, data or a checkpoint do not fit; one line.
-        TrainingError: where training cannot go on, a non-finite loss above all.
-        Interrupted: after a request to stop, when everything was saved.
-    """
+    """Join what was prepared to the engine and its hooks, and train: the second half of `assembly.train`."""
     task, optimizer, loader = prepared.parts.task, prepared.parts.optimizer, prepared.loader
     description = describe(run, recipe, prepared.classes)
     manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)

@@ -1,0 +1,26 @@
+"""Phrases about class names and files, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def describe_class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
+    """One phrase about what differs between two lists of class names, names included; empty when nothing does."""
+    missing = [name for name in expected if name not in set(found)]
+    extra = [name for name in found if name not in set(expected)]
+    parts = []
+    if missing:
+        parts.append(f"missing {some(missing)}")
+    if extra:
+        parts.append(f"unexpected {some(extra)}")
+    if not parts and list(expected) != list(found):
+        parts.append(f"the same names in another order, {some(expected)} against {some(found)}")
+    return ", ".join(parts)
+
+
+def some(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    text = ", ".join(names[:limit])
+    return f"{text} and {len(names) - limit} more" if len(names) > limit else text

@@ -1,0 +1,46 @@
+"""Writing files so that a reader, or a crash, never finds half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace_file(path: str | Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """Let `write` make a temporary file beside `path`, and rename it there; a missing folder is made.
+
+    Args:
+        path: the file; an older one stays as it is until the new one is whole.
+        write: takes the path of the temporary file, which does not exist yet.
+        durable: come back only when the file would survive a power failure.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left beside it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write(temporary)
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def replace_text(path: str | Path, text: str) -> None:
+    """Write `text` (UTF-8, line ends as they are) as `replace_file` does, durably."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""), durable=True)
+
+
+__all__ = ["replace_file", "replace_text"]
