@@ -167,7 +167,7 @@ class _Call:
     """What both kernels are told alike."""
 
     def __init__(self, v: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int], scale: float) -> None:
-        _, heads, height, width, _ = v.shape
+        height, width = v.shape[2:4]
         self.plan = make_plan(height, width, kernel_size, dilation)
         self.kernel_size = kernel_size
         self.factors = _factors(scale)

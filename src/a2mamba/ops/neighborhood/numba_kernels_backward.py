@@ -108,9 +108,10 @@ def _gather(  # type: ignore[no-untyped-def]
             x, dx, count = read(tile), read(tile + 24), read(tile + 32)
             at = 4 * (MARGIN + x) - dx * step
             w = weights + line * j + dx * channel + at
+            sums = out + out_row * j + 4 * (MARGIN + x)
             add_values(
-                rows, out + out_row * j + 4 * (MARGIN + x), out_row, channel, width, values + at, values_second, channel,
-                -step, w, w + line, second, channel - step, queries, count
+                rows, sums, out_row, channel, width, values + at, values_second, channel, -step,
+                w, w + line, second, channel - step, queries, count
             )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def _define_backward(name: str, compute: Callable[..., Gradients]) -> torch.libr
         kernel_size: Sequence[int],
         dilation: Sequence[int],
         scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> Gradients:
         # The operator decides its own precision; autocast must not change it from outside.
         with without_autocast(v):
             return compute(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
@@ -55,7 +55,7 @@ def _define_backward(name: str, compute: Callable[..., Gradients]) -> torch.libr
         kernel_size: Sequence[int],
         dilation: Sequence[int],
         scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> Gradients:
         shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
         grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
         return _heads_innermost(q), _heads_innermost(k), _heads_innermost(v), grad_bias
