@@ -1,6 +1,6 @@
-"""Neighborhood attention on CPUs through Numba: tables, memory, the call. The kernel is ``numba_kernels.py``.
+"""Neighborhood attention on CPUs through Numba: tables, memory, the calls of the kernels in ``numba_kernels*.py``.
 
-Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run.
+Numba is imported, and a kernel compiled or read from Numba's cache on disk, at its first run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def why_not(
     dilation: tuple[int, int],
     scale: float,
 ) -> str | None:
-    """Return why the kernel cannot run the arguments of ``reference.neighborhood_attention``, or None."""
+    """Return why the kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
     missing = numba_missing(q)
     if missing is not None:
         return missing
@@ -117,11 +117,11 @@ def forward(
     whole = images % threads == 0 or images >= 4 * threads
     pieces = 1 if whole else min(height, 4 * threads)
     workers = min(threads, images * pieces)
-    call = _Call(v, kernel_size, dilation, scale)
+    call = _Call(q, k, v, bias, kernel_size, dilation, scale)
     packed = out.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
     scratch = out.new_empty(workers, LANES * (3 + 2 * q_width + 2 * v_width) + 2 * call.weights)
     for phase in (0,) if whole else (1, 2):
-        call.run(numba_kernels.KERNEL, workers, images * pieces, (q, k, v, out), bias, packed, scratch, (phase, pieces))
+        call.run(numba_kernels.KERNEL, workers, images * pieces, packed, scratch, (out,), (phase, pieces))
     return out.to(v.dtype)
 
 
@@ -143,18 +143,19 @@ def backward(
     if maps[2].numel():
         from a2mamba.ops.neighborhood import numba_kernels_backward
 
-        workers = min(numba_threads.threads(), batch * heads)
-        call = _Call(v, kernel_size, dilation, scale)
-        width = q.shape[-1] + v_width
+        images = batch * heads
+        workers = min(numba_threads.threads(), images)
+        call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+        q_width, entries = q.shape[-1], table[0] * table[1]
+        width = q_width + v_width
         packed = grad_bias.new_empty(workers, height, call.columns, 2 * width)
-        kept = 4 * call.plan.window * table[1]  # rows of columns: P and dS of two rows of queries
-        tile = LANES * (3 + 2 * q.shape[-1] + call.plan.masks.shape[1] + table[0] * table[1]) + 4 * call.weights
-        scratch = grad_bias.new_empty(workers, tile + call.columns * (2 * width + kept))
+        tile = LANES * (3 + 2 * q_width + call.plan.masks.shape[1] + entries) + 4 * call.weights
+        # Of two rows of queries: they and their gradients, and all weights and theirs.
+        rows = call.columns * (2 * width + 4 * call.plan.window * table[1])
+        scratch = grad_bias.new_empty(workers, tile + rows)
         tables = grad_bias.new_empty(batch, heads, *table)
-        call.run(
-            *(numba_kernels_backward.KERNEL, workers, batch * heads, (q, k, v, grad, *maps), bias, packed, scratch),
-            (tables.data_ptr(),),
-        )
+        others = _rows(grad), *maps
+        call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, (tables.data_ptr(),))
         # One after the other: how a sum over all would be cut may depend on the number of threads.
         for image in tables:
             grad_bias += image
@@ -166,46 +167,54 @@ def backward(
 class _Call:
     """What both kernels are told alike."""
 
-    def __init__(self, v: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int], scale: float) -> None:
-        height, width = v.shape[2:4]
-        self.plan = make_plan(height, width, kernel_size, dilation)
-        self.kernel_size = kernel_size
-        self.factors = _factors(scale)
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: tuple[int, int],
+        dilation: tuple[int, int],
+        scale: float,
+    ) -> None:
+        _, heads, height, width, v_width = v.shape
+        self.inputs = _rows(q), _rows(k), _rows(v)
+        if bias is None:
+            self.bias = v.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
+        else:
+            self.bias = bias.to(torch.float32).contiguous()
+        self.plan = plan = make_plan(height, width, kernel_size, dilation)
         self.columns = (width + LANES - 1) // LANES * LANES + 2 * LANES
-        self.weights = (self.plan.window * self.plan.masks.shape[1] + 4) * LANES
+        self.weights = (plan.window * plan.masks.shape[1] + 4) * LANES
+        self.factors = _factors(scale)
+        self.numbers = [
+            *(heads, height, width, q.shape[-1], v_width),
+            *(*kernel_size, plan.window, *plan.steps),
+            *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
+            *(plan.masks.data_ptr(), plan.masks.shape[1], self.factors.data_ptr(), self.bias.data_ptr()),
+        ]
 
     def run(
         self,
         kernel: int,
         workers: int,
         items: int,
-        maps: tuple[Tensor, ...],
-        bias: Tensor | None,
         packed: Tensor,
         scratch: Tensor,
+        maps: tuple[Tensor, ...],
         others: tuple[int, ...],
     ) -> None:
-        """Call a kernel with ``maps``, the first three of which are q, k and v, and ``others``."""
-        plan, (_, heads, height, width, v_width) = self.plan, maps[2].shape
-        if bias is None:
-            table = packed.new_zeros(heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1)
-        else:
-            table = bias.to(torch.float32).contiguous()
-        rows = [_rows(x) for x in maps]
+        """Call a kernel that takes these ``maps`` and ``others`` after the inputs, with memory for each worker."""
+        # The first two are the counters that threads take numbers from, the third says where they are.
         numbers = [
-            *(0, 0, 0, items, heads, height, width, maps[0].shape[-1], v_width),
-            *(*self.kernel_size, plan.window, *plan.steps),
-            *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
-            *(plan.masks.data_ptr(), plan.masks.shape[1]),
-            *(self.factors.data_ptr(), table.data_ptr()),
+            *(0, 0, 0, items, *self.numbers),
             *(packed.data_ptr(), 4 * packed.stride(0), self.columns),
             *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.weights),
         ]
-        for x in rows:
+        for x in (*self.inputs, *maps):
             batch_step, head_step, row_step, column_step, _ = x.stride()
             numbers += [x.data_ptr(), 4 * batch_step, 4 * head_step, 4 * row_step, 4 * column_step]
         numbers += others
-        # The first two are the counters that threads take numbers from, the third says where they are.
         arguments = (ctypes.c_int64 * len(numbers))(*numbers)
         address = ctypes.addressof(arguments)
         arguments[2] = address
