@@ -217,27 +217,32 @@ def _score_row(  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def score_tile(  # type: ignore[no-untyped-def]
-    window, shift, rows, q, q_row, q_channel, width, k, k_row, k_channel, k_offset, bias, bias_row, mask, a, b, count
-):
-    """Write scores of the rows of queries of a strip, ``window`` x ``count`` vectors each, to ``a`` and ``b``.
+def strip_part(part, window, shift, rows):  # type: ignore[no-untyped-def]
+    """Return, of a strip's three parts, the first row of keys, how many, and how many rows of queries from which.
 
     The first ``shift`` rows of keys are seen by the first row of queries only, the last by the second only.
     """
+    if part == 0:
+        return 0, shift, 1, 0
+    if part == 1:
+        return window, shift, 1, 1
+    return shift, window - shift, rows, 0
+
+
+@njit(error_model="numpy")
+def score_tile(  # type: ignore[no-untyped-def]
+    window, shift, rows, q, q_row, q_channel, width, k, k_row, k_channel, offset, bias, bias_row, mask, out, size, count
+):
+    """Write scores of the rows of queries of a strip, ``window`` x ``count`` vectors each, ``size`` bytes apart."""
     line = BYTES * count
-    b -= line * shift
-    for j in range(window + shift):
-        below = bias - bias_row
-        if rows == 1 or j < shift:
-            _score_row(1, q, 0, q_channel, width, k, k_channel, k_offset, bias, 0, mask, a, 0, count)
-        elif j >= window:
-            _score_row(1, q + q_row, 0, q_channel, width, k, k_channel, k_offset, below, 0, mask, b, 0, count)
-        else:
-            _score_row(2, q, q_row, q_channel, width, k, k_channel, k_offset, bias, below, mask, a, b, count)
-        k += k_row
-        bias += bias_row
-        a += line
-        b += line
+    between = size - line * shift
+    for part in range(3):
+        first, lines, n, r = strip_part(part, window, shift, rows)
+        for j in range(first, first + lines):
+            bias_b, out_b = bias + bias_row * (j - 1), out + line * j + between
+            bias_a, out_a = bias + bias_row * (j - r), out + line * j + between * r
+            a, b = q + q_row * r, k + k_row * j
+            _score_row(n, a, q_row, q_channel, width, b, k_channel, offset, bias_a, bias_b, mask, out_a, out_b, count)
 
 
 @njit(error_model="numpy")
@@ -252,21 +257,7 @@ def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-de
 
 @njit(error_model="numpy")
 def add_values(  # type: ignore[no-untyped-def]
-    rows,
-    out,
-    out_row,
-    out_channel,
-    width,
-    v,
-    v_line,
-    v_channel,
-    v_offset,
-    w_a,
-    w_b,
-    w_line,
-    w_offset,
-    lines,
-    offsets,
+    rows, out, out_row, out_channel, width, v, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
 ):
     """Add the weighted values of ``lines`` rows of keys to one or two rows of outputs, all ``width`` channels."""
     c = 0
@@ -295,21 +286,20 @@ def add_values(  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy")
 def value_tile(  # type: ignore[no-untyped-def]
-    window, shift, rows, out, width, v, v_row, v_channel, v_offset, a, b, w_line, w_offset, count
+    window, shift, rows, out, width, v, v_row, v_channel, v_offset, weights, size, w_line, w_offset, count
 ):
-    """Write, for the rows of queries of a strip, the sums of values with the weights ``a`` and ``b`` as (width, 8)."""
+    """Write, for the rows of queries of a strip, the weighted sums of values as (width, 8)."""
     out_row = BYTES * width
+    between = size - w_line * shift
     fill(out, 2 * width)
-    if shift:
-        add_values(1, out, 0, BYTES, width, v, v_row, v_channel, v_offset, a, 0, w_line, w_offset, shift, count)
-        last = b + w_line * (window - shift)
-        out_b, v_b = out + out_row, v + v_row * window
-        add_values(1, out_b, 0, BYTES, width, v_b, v_row, v_channel, v_offset, last, 0, w_line, w_offset, shift, count)
-    if window > shift:
-        v += v_row * shift
-        a += w_line * shift
-        n = window - shift
-        add_values(rows, out, out_row, BYTES, width, v, v_row, v_channel, v_offset, a, b, w_line, w_offset, n, count)
+    for part in range(3):
+        first, lines, n, r = strip_part(part, window, shift, rows)
+        if lines > 0:
+            w_b, v_a = weights + w_line * first + between, v + v_row * first
+            w_a, a = weights + w_line * first + between * r, out + out_row * r
+            add_values(
+                n, a, out_row, BYTES, width, v_a, v_row, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, count
+            )
 
 
 @njit(error_model="numpy")
@@ -377,8 +367,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     inverses = spare + BYTES
     queries = inverses + 2 * BYTES
     sums = queries + 2 * BYTES * q_width
-    weights_a = sums + 2 * BYTES * v_width
-    weights_b = weights_a + weights_size
+    weights = sums + 2 * BYTES * v_width
     ones, scale = factors, factors + BYTES
     # Bytes: between channels of packed rows, between offsets, between the two rows of queries and of outputs.
     channel, offset, q_second, v_second = 4 * packed_columns, 4 * step_w, BYTES * q_width, BYTES * v_width
@@ -419,14 +408,14 @@ def _work(p):  # type: ignore[no-untyped-def]
                 first_bias = bias_head + 4 * ((dy + kernel_h - 1) * span + dx + kernel_w - 1)
                 score_tile(
                     window_h, shift, rows, queries, q_second, BYTES, q_width, a, k_step, channel, offset,
-                    first_bias, 4 * span, mask, weights_a, weights_b, count
+                    first_bias, 4 * span, mask, weights, weights_size, count
                 )  # fmt: skip
                 for r in range(rows):
-                    softmax_tile(weights_a + r * weights_size, window_h, count, inverses + r * BYTES)
+                    softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
                 a, line = v_packed + channel * v_width * first_key + at, BYTES * count
                 value_tile(
                     window_h, shift, rows, sums, v_width, a, v_step, channel, offset,
-                    weights_a, weights_b, line, BYTES, count
+                    weights, weights_size, line, BYTES, count
                 )  # fmt: skip
                 for r in range(rows):
                     a = out_image + (y_b if r else y_a) * out_row + x * out_column

@@ -27,6 +27,7 @@ from a2mamba.ops.neighborhood.numba_kernels import (
     score_tile,
     softmax_tile,
     store_outputs,
+    strip_part,
     value_tile,
 )
 from a2mamba.ops.numba_vectors import (
@@ -120,19 +121,11 @@ def _gather_strip(  # type: ignore[no-untyped-def]
     window, shift, rows, out, out_row, channel, width, values, weights, size, line, step, tiles, tile_count
 ):
     """Add what the rows of queries of a strip send to all rows of keys that they see; ``size`` bytes between both's."""
-    second = channel * width
-    if shift:
-        last, w, v = out + out_row * window, weights + size + line * (window - shift), values + second
-        _gather(shift, 1, out, out_row, channel, width, values, 0, weights, line, 0, step, tiles, tile_count)
-        _gather(shift, 1, last, out_row, channel, width, v, 0, w, line, 0, step, tiles, tile_count)
-    if window > shift:
-        out += out_row * shift
-        weights += line * shift
-        between = size - line * shift
-        _gather(
-            window - shift, rows, out, out_row, channel, width, values, second, weights, line, between, step, tiles,
-            tile_count
-        )  # fmt: skip
+    second, between = channel * width, size - line * shift
+    for part in range(3):
+        first, lines, n, r = strip_part(part, window, shift, rows)
+        sums, w, v = out + out_row * first, weights + line * first + between * r, values + second * r
+        _gather(lines, n, sums, out_row, channel, width, v, second, w, line, between, step, tiles, tile_count)
 
 
 @njit(error_model="numpy")
@@ -172,11 +165,9 @@ def _work(p):  # type: ignore[no-untyped-def]
     spare = scratch + scratch_size * number
     inverses = spare + BYTES
     sums = inverses + 2 * BYTES
-    weights_a = sums + 2 * BYTES * q_width
-    weights_b = weights_a + weights_size
-    grads_a = weights_b + weights_size
-    grads_b = grads_a + weights_size
-    zeros = grads_b + weights_size
+    weights = sums + 2 * BYTES * q_width
+    grads = weights + 2 * weights_size
+    zeros = grads + 2 * weights_size
     table = zeros + BYTES * mask_offsets
     queries = table + BYTES * entries
     outputs = queries + 2 * q_line
@@ -240,30 +231,26 @@ def _work(p):  # type: ignore[no-untyped-def]
                 k_tile, v_tile = k_packed + q_line * first_key + at, v_packed + v_line * first_key + at
                 score_tile(
                     window_h, shift, rows, queries + here, q_line, channel, q_width, k_tile, q_line * step_h, channel,
-                    offset, bias_head + 4 * entry, 4 * span, mask, weights_a, weights_b, count
+                    offset, bias_head + 4 * entry, 4 * span, mask, weights, weights_size, count
                 )  # fmt: skip
                 score_tile(
                     window_h, shift, rows, outputs + here, v_line, channel, v_width, v_tile, v_line * step_h, channel,
-                    offset, zeros, 0, zeros, grads_a, grads_b, count
+                    offset, zeros, 0, zeros, grads, weights_size, count
                 )  # fmt: skip
                 vectors = window_h * count
                 in_row = channel * (dx + kernel_w - 1) + here
+                groups = (vectors + UNROLLED - 1) // UNROLLED
                 for r in range(rows):
-                    weights, grads, inverse = (
-                        weights_a + r * weights_size,
-                        grads_a + r * weights_size,
-                        inverses + r * BYTES,
-                    )
-                    softmax_tile(weights, window_h, count, inverse)
-                    fill(grads + BYTES * vectors, UNROLLED)
+                    w, dp, inverse = weights + r * weights_size, grads + r * weights_size, inverses + r * BYTES
+                    softmax_tile(w, window_h, count, inverse)
+                    fill(dp + BYTES * vectors, UNROLLED)
                     _differentiate(
-                        weights, grads, (vectors + UNROLLED - 1) // UNROLLED, inverse, window_h, count,
-                        row_p + r * kept + in_row, row_s + r * kept + in_row, line, channel,
-                        table + BYTES * (entry + r * (shift - 1) * span), BYTES * span
+                        w, dp, groups, inverse, window_h, count, row_p + r * kept + in_row, row_s + r * kept + in_row,
+                        line, channel, table + BYTES * (entry + r * (shift - 1) * span), BYTES * span
                     )  # fmt: skip
                 value_tile(
                     window_h, shift, rows, sums, q_width, k_tile, q_line * step_h, channel, offset,
-                    row_s + in_row, row_s + kept + in_row, line, channel, count
+                    row_s + in_row, kept, line, channel, count
                 )  # fmt: skip
                 for r in range(rows):
                     a = dq + batch * dq_batch + head * dq_head + (y_b if r else y_a) * dq_row + x * dq_column
