@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,13 +63,14 @@ def timed(operator: str, arguments: tuple[Any, ...], forward_only: bool, rounds:
     functions = [getattr(torch.ops.a2mamba, operator + suffix) for suffix in ("", "_numba")]
     weights = torch.randn_like(functions[0](*arguments))
 
-    def run(function: Callable[..., Tensor]) -> None:
-        out = function(*arguments)
-        if not forward_only:
-            torch.autograd.grad(out, leaves, weights)
+    def run(function: Callable[..., Tensor], times: int = 1) -> None:
+        for _ in range(times):
+            out = function(*arguments)
+            if not forward_only:
+                torch.autograd.grad(out, leaves, weights)
 
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    calls = [lambda f=f: run(f) for f in functions]
+    calls = [partial(run, function) for function in functions]
     for call in calls:
         call()
     # Short calls are repeated, for a clock's sake.
@@ -76,7 +78,7 @@ def timed(operator: str, arguments: tuple[Any, ...], forward_only: bool, rounds:
     times: list[list[float]] = [[], []]
     for _ in range(rounds):
         for call, found in zip(calls, times, strict=True):
-            found.append(seconds(lambda c=call: [c() for _ in range(repeats)], clock) / repeats)
+            found.append(seconds(partial(call, repeats), clock) / repeats)
     return [1e3 * statistics.median(found) for found in times]
 
 

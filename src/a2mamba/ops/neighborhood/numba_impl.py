@@ -156,9 +156,8 @@ def backward(
         tables = grad_bias.new_empty(batch, heads, *table)
         others = _rows(grad), *maps
         call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, (tables.data_ptr(),))
-        # One after the other: how a sum over all would be cut may depend on the number of threads.
-        for image in tables:
-            grad_bias += image
+        # A running sum adds in order; how a plain one is cut may depend on the number of threads.
+        grad_bias = tables.cumsum(0)[-1].clone()
     bias_dtype = torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype
     grad_q, grad_k, grad_v = (x.to(like.dtype) for x, like in zip(maps, (q, k, v), strict=True))
     return grad_q, grad_k, grad_v, grad_bias.to(bias_dtype)
