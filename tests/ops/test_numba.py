@@ -7,8 +7,9 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,6 +31,7 @@ from a2mamba.ops import (
     self_test,
 )
 from a2mamba.ops.neighborhood import numba_impl as attention_impl
+from a2mamba.ops.neighborhood import torch_impl
 from a2mamba.ops.neighborhood.cases import Case as AttentionCase
 from a2mamba.ops.selective_scan import numba_impl as scan_impl
 from a2mamba.ops.selective_scan.cases import Case as ScanCase
@@ -82,6 +84,16 @@ def attention_results(case: AttentionCase, dtype: torch.dtype, backend: str) -> 
     return gradients(attend(case, tensors, backend), [t for t in tensors if t is not None])
 
 
+def attention_gradients(case: AttentionCase, tensors: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor, ...]:
+    settings = [*case.kernel_size], [*case.dilation], case.d**-0.5
+    return torch.ops.a2mamba.neighborhood_attention_numba_backward(grad, *tensors, *settings)
+
+
+def outer_gradient(case: AttentionCase) -> Tensor:
+    """Return a gradient of the output, laid out as that."""
+    return replace(case, d=case.d if case.e is None else case.e).inputs(seed=1)[0]
+
+
 def scan_results(case: ScanCase, dtype: torch.dtype, backend: str) -> list[Tensor]:
     tensors = tuple(t if t is None else t.requires_grad_() for t in case.inputs(dtype))
     return gradients(scan(case, tensors, backend), [t for t in tensors if t is not None])
@@ -107,9 +119,15 @@ def test_attention_on_maps_of_every_kind() -> None:
         dilation = draw.randint(1, 6), draw.randint(1, 6)
         size = draw.randint(1, 40), draw.randint(1, 40)
         case = AttentionCase(1, 1, *size, draw.choice((8, 12, 20)), window, dilation, draw.choice((None, 28)))
-        q, k, v, bias = case.inputs(seed=seed)
-        expected = attend(case, (q, k, v, bias), "torch")
-        assert relative_error(attend(case, (q, k, v, bias)), expected) < 3e-6, case
+        results = []
+        for backend in ("numba", "torch"):
+            leaves = [t for t in case.inputs(seed=seed) if t is not None]
+            for leaf in leaves:
+                leaf.requires_grad_()
+            results.append(gradients(attend(case, tuple(leaves), backend), leaves))
+        for found, right in zip(*results, strict=True):
+            # Where a window is one key, the gradients of queries, keys and bias are exactly zero.
+            assert relative_error(found, right) < 3e-6 or (found - right).abs().max() < 1e-5, case
 
 
 @needs_numba
@@ -190,6 +208,11 @@ def test_inputs_of_any_strides() -> None:
         bias.mT.contiguous().mT,
     )
     assert torch.equal(attend(case, strided), expected)
+    grad = outer_gradient(case)
+    for apart in (grad.transpose(2, 4).contiguous().transpose(2, 4), grad[:1, :, :1, :1, :1].expand(grad.shape)):
+        straight = attention_gradients(case, (q, k, v, bias), apart.contiguous())
+        found = attention_gradients(case, strided, apart)
+        assert all(torch.equal(ours, right) for ours, right in zip(found, straight, strict=True))
 
     scan_case = ScanCase(2, 24, 65)
     u, delta, A, B, delta_bias = scan_case.inputs()
@@ -205,15 +228,19 @@ def test_inputs_of_any_strides() -> None:
 @needs_numba
 def test_images_and_heads_do_not_touch_each_other() -> None:
     case = AttentionCase(3, 2, 9, 13, 8, (5, 5))
-    tensors = case.inputs()
+    tensors, grad = case.inputs(), outer_gradient(case)
     expected = attend(case, tensors)
+    *expected_maps, expected_table = attention_gradients(case, tensors, grad)
     for t in tensors[:3]:
         assert t is not None
         t[1, 0] = torch.nan
-    found = attend(case, tensors)
-    assert found[1, 0].isnan().all()
-    found[1, 0] = expected[1, 0]
-    assert torch.equal(found, expected)
+    *maps, table = attention_gradients(case, tensors, grad)
+    for found, right in zip([attend(case, tensors), *maps], [expected, *expected_maps], strict=True):
+        assert found[1, 0].isnan().all()
+        found[1, 0] = right[1, 0]
+        assert torch.equal(found, right)
+    assert table[0].isnan().any()
+    assert torch.equal(table[1], expected_table[1])
 
     scan_case = ScanCase(3, 24, 40)
     u, *others = scan_case.inputs()
@@ -237,6 +264,8 @@ def test_every_output_is_written_and_no_stale_memory_read(monkeypatch: pytest.Mo
         torch.set_num_threads(threads)
         for case in neighborhood.CASES:
             assert attend(case, case.inputs()).isfinite().all(), case
+            found = attention_gradients(case, case.inputs(), outer_gradient(case))
+            assert all(t.isfinite().all() for t in found), case
         for scan_case in SCANS:
             assert scan(scan_case, scan_case.inputs()).isfinite().all(), scan_case
 
@@ -251,8 +280,14 @@ def workloads() -> list[Callable[[], Tensor]]:
     scans = [ScanCase(1, 200, 77), ScanCase(5, 24, 50, groups=3)]
     attention_inputs = [case.inputs() for case in attentions]
     scan_inputs = [case.inputs() for case in scans]
+
+    def joined(case: AttentionCase, tensors: Sequence[Tensor | None]) -> Tensor:
+        return torch.cat([t.flatten() for t in attention_gradients(case, tensors, outer_gradient(case))])
+
     return [
         *(lambda c=c, t=t: attend(c, t) for c, t in zip(attentions, attention_inputs, strict=True)),
+        # A gradient's item is an image, and the first case has but one.
+        *(lambda c=c, t=t: joined(c, t) for c, t in zip(attentions[1:], attention_inputs[1:], strict=True)),
         *(lambda c=c, t=t: scan(c, t) for c, t in zip(scans, scan_inputs, strict=True)),
     ]
 
@@ -385,9 +420,43 @@ def test_registration() -> None:
     arguments = (*tensors, [*case.kernel_size], [*case.dilation], 0.3)
     torch.library.opcheck(torch.ops.a2mamba.neighborhood_attention_numba.default, arguments)
     torch.library.opcheck(torch.ops.a2mamba.neighborhood_attention_numba_again.default, arguments)
+    plain = [t if t is None else t.detach() for t in tensors]
+    backward = torch.ops.a2mamba.neighborhood_attention_numba_backward.default
+    torch.library.opcheck(backward, (outer_gradient(case), *plain, *arguments[4:]))
+    halves = [t if t is None else t.bfloat16() for t in plain[:3]]
+    torch.library.opcheck(backward, (outer_gradient(case).bfloat16(), *halves, None, *arguments[4:]))
     scan_case = SCANS[3]
     scan_arguments = (*(t if t is None else t.requires_grad_() for t in scan_case.inputs()), scan_case.softplus)
     torch.library.opcheck(torch.ops.a2mamba.selective_scan_state_numba.default, scan_arguments)
+
+
+@needs_numba
+def test_gradients_are_numba_s_where_it_is_and_torch_s_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = neighborhood.CASES[6]
+    leaves = [t.requires_grad_() for t in case.inputs() if t is not None]
+    out = attend(case, tuple(leaves))
+    calls = {
+        implementation: mock.Mock(wraps=implementation.backward) for implementation in (attention_impl, torch_impl)
+    }
+    for implementation, call in calls.items():
+        monkeypatch.setattr(implementation, "backward", call)
+    results = []
+    for present in (True, False):
+        monkeypatch.setattr(dispatch, "HAS_NUMBA", present)
+        results.append(torch.autograd.grad(out.square().sum(), leaves, retain_graph=True))
+        assert [call.call_count for call in calls.values()] == [1, 1 - present]
+    for found, right in zip(*results, strict=True):
+        assert relative_error(found, right) < 3e-6
+
+
+@needs_numba
+def test_gradients_of_some_inputs_alone() -> None:
+    case = neighborhood.CASES[6]
+    expected = attention_results(case, torch.float32, "numba")[1:]
+    for i, right in enumerate(expected):
+        tensors = [t for t in case.inputs() if t is not None]
+        tensors[i].requires_grad_()
+        assert torch.equal(gradients(attend(case, tuple(tensors)), [tensors[i]])[1], right)
 
 
 @needs_numba
@@ -410,17 +479,21 @@ def test_the_network_takes_numba_and_agrees(monkeypatch: pytest.MonkeyPatch) -> 
 @needs_numba
 def test_defaults_of_the_caller_change_nothing() -> None:
     case = AttentionCase(1, 1, 17, 10, 8, (5, 5))  # of its own: its tables must be made under these defaults
-    tensors, scan_tensors = case.inputs(), SCANS[0].inputs()
+    tensors, grad, scan_tensors = case.inputs(), outer_gradient(case), SCANS[0].inputs()
     torch.set_default_dtype(torch.float64)
     torch.set_default_device("meta")
     try:
         # Not through the operators, which shield what they call from the default device.
         found = attention_impl.forward(*tensors, case.kernel_size, case.dilation, case.d**-0.5)
+        found_gradients = attention_impl.backward(grad, *tensors, case.kernel_size, case.dilation, case.d**-0.5)
         states = scan_impl.forward(*scan_tensors, SCANS[0].softplus)
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
     attention_impl.make_plan.cache_clear()
+    attention_impl._factors.cache_clear()
+    expected = attention_gradients(case, tensors, grad)
+    assert all(torch.equal(ours, right) for ours, right in zip(found_gradients, expected, strict=True))
     assert torch.equal(found, attend(case, tensors))
     assert torch.equal(states, scan(SCANS[0], scan_tensors))
 
@@ -456,15 +529,24 @@ def test_where_numba_is_missing_the_reason_says_what_would_do(monkeypatch: pytes
 
 
 @needs_numba
-def test_a_wrong_kernel_is_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "spoil", "what"),
+    [
+        ("forward", lambda out: 1.01 * out, "output"),
+        ("backward", lambda found: (found[0], 1.01 * found[1], *found[2:]), "gradient of k"),
+    ],
+)
+def test_a_wrong_kernel_is_switched_off(
+    name: str, spoil: Callable[[Any], Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     self_test.forget()
-    right = attention_impl.forward
-    monkeypatch.setattr(attention_impl, "forward", lambda *arguments: 1.01 * right(*arguments))
+    right = getattr(attention_impl, name)
+    monkeypatch.setattr(attention_impl, name, lambda *arguments: spoil(right(*arguments)))
     try:
         with pytest.warns(RuntimeWarning, match="neighborhood_attention/numba: the Numba kernels are switched off"):
             reasons = {verdict.backend: verdict.reason for verdict in neighborhood.explain_backends(X, X, X)}
-        assert str(reasons["numba"]).startswith("their output differs from the reference by 1.0e-02")
+        assert str(reasons["numba"]).startswith(f"their {what} differs from the reference by 1.0e-02")
         assert self_test.passed("selective_scan_state/numba", torch.device("cpu")) is None
     finally:
         self_test.forget()

@@ -30,8 +30,15 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
 
-FINGERPRINT = int(hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:15], 16)
-"""Of this file. Numba's cache on disk looks at a kernel's own file and closure; kernels have this in the latter."""
+
+def fingerprint(*files: str) -> int:
+    """Return a number that changes with this file and ``files``.
+
+    Numba's cache on disk looks at a kernel's own file and closure; kernels have in the latter what else they are of.
+    """
+    content = b"".join(Path(file).read_bytes() for file in (__file__, *files))
+    return int(hashlib.sha256(content).hexdigest()[:15], 16)
+
 
 intrinsic: Any = extending.intrinsic
 """Numba's decorator. It has no type here, for what it returns is not called as it is declared."""
@@ -234,6 +241,24 @@ def fill(typing, address, count):  # type: ignore[no-untyped-def]
         loop = Loop(b, count, [address])
         store(b, constant(0.0), loop.values[0])
         loop.close([ahead(b, loop.values[0], BYTES)])
+
+    return signature, wrap(emit)
+
+
+@intrinsic
+def add_lanes(typing, source, count, target):  # type: ignore[no-untyped-def]
+    """Write the sums of the lanes of each of ``count`` >= 1 vectors, always added in the same order."""
+    signature, wrap = procedure(3)
+
+    def emit(b, source, count, target):  # type: ignore[no-untyped-def]
+        loop = Loop(b, count, [source, target])
+        source, target = loop.values
+        total = load(b, source)
+        for step in (4, 2, 1):
+            lanes = [(lane + step) % LANES for lane in range(LANES)]
+            total = b.fadd(total, b.shuffle_vector(total, _UNDEFINED, ir.Constant(_INTS, lanes)))
+        b.store(b.extract_element(total, ir.Constant(ir.IntType(32), 0)), _pointer(b, target, FLOAT), align=4)
+        loop.close([ahead(b, source, BYTES), ahead(b, target, 4)])
 
     return signature, wrap(emit)
 

@@ -1,10 +1,11 @@
-"""Neighborhood attention on CPUs through Numba: tables, memory, the call. The kernel is ``numba_kernels.py``.
+"""Neighborhood attention on CPUs through Numba: tables, memory, the calls of the kernels in ``numba_kernels*.py``.
 
-Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run.
+Numba is imported, and a kernel compiled or read from Numba's cache on disk, at its first run.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ def why_not(
     dilation: tuple[int, int],
     scale: float,
 ) -> str | None:
-    """Return why the kernel cannot run the arguments of ``reference.neighborhood_attention``, or None."""
+    """Return why the kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
     missing = numba_missing(q)
     if missing is not None:
         return missing
@@ -52,7 +53,7 @@ class Plan:
     window: int  # keys a column, that is, rows of keys that a query sees
     steps: tuple[int, int]  # effective dilations
     strips: Tensor  # (strips, 5) int64: row, second row or -1, place of the first in its class, first keys of both
-    tiles: Tensor  # (tiles, 3) int64: first column, first offset, offsets
+    tiles: Tensor  # (tiles, 5) int64: first column; of its queries first offset, offsets; of its keys the same
     masks: Tensor  # (tiles, most offsets, 8): 0 where an offset lies in a query's window, otherwise -inf
 
 
@@ -76,13 +77,17 @@ def make_plan(height: int, width: int, kernel_size: tuple[int, int], dilation: t
 
     window_w, step_w, place, start = _windows(width, kernel_size[1], dilation[1])
     first = start - place
+    offsets = first[:, None] + torch.arange(window_w, device="cpu")
+    key = torch.arange(width, device="cpu")[:, None] + offsets * step_w
     tiles = []
     for x in range(0, width, LANES):
         lowest, highest = int(first[x : x + LANES].min()), int(first[x : x + LANES].max())
-        tiles.append([x, lowest, highest + window_w - lowest])
-    most = max(count for _, _, count in tiles)
+        seen_at = offsets[(key >= x) & (key < x + LANES)]
+        reach = int(seen_at.max() - seen_at.min()) + 1
+        tiles.append([x, lowest, highest + window_w - lowest, int(seen_at.min()), reach])
+    most = max(tile[2] for tile in tiles)
     masks = torch.zeros(len(tiles), most, LANES, dtype=torch.float32, device="cpu")
-    for mask, (x, lowest, _) in zip(masks, tiles, strict=True):
+    for mask, (x, lowest, *_) in zip(masks, tiles, strict=True):
         for lane, own in enumerate((first[x : x + LANES] - lowest).tolist()):
             mask[:own, lane] = mask[own + window_w :, lane] = -torch.inf
     # A default device that the caller has set is not meant for tables.
@@ -100,62 +105,135 @@ def forward(
     scale: float,
 ) -> Tensor:
     """Return neighborhood attention; arguments as in ``reference.neighborhood_attention``."""
-    batch, heads, height, width, v_width = v.shape
-    out = v.new_empty(batch, height, width, heads, v_width, dtype=torch.float32).permute(0, 3, 1, 2, 4)
+    out = _empty(v)
     if not out.numel():
         return out.to(v.dtype)
     from a2mamba.ops.neighborhood import numba_kernels
 
-    q, k, v_float = (_rows(x) for x in (q, k, v))
+    batch, heads, height, _, v_width = v.shape
     q_width = q.shape[-1]
-    plan = make_plan(height, width, kernel_size, dilation)
-    if bias is None:
-        table = out.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
-    else:
-        table = bias.detach().to(torch.float32).contiguous()
-    factors = out.new_tensor([1.0] * LANES + [scale] * LANES)
-
     images, threads = batch * heads, numba_threads.threads()
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
     whole = images % threads == 0 or images >= 4 * threads
     pieces = 1 if whole else min(height, 4 * threads)
     workers = min(threads, images * pieces)
-    columns = (width + LANES - 1) // LANES * LANES + 2 * LANES
-    packed_size = height * columns * (q_width + v_width)
-    packed = out.new_empty((workers if whole else images) * packed_size)
-    weights_size = (plan.window * plan.masks.shape[1] + 4) * LANES
-    scratch_size = LANES * (3 + 2 * q_width + 2 * v_width) + 2 * weights_size
-    scratch = out.new_empty(workers * scratch_size)
-
+    call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+    packed = out.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
+    scratch = out.new_empty(workers, LANES * (3 + 2 * q_width + 2 * v_width) + 2 * call.weights)
     for phase in (0,) if whole else (1, 2):
-        counters = out.new_zeros(2, dtype=torch.int64)
-        arguments = torch.tensor(
-            [
-                *(counters.data_ptr(), images * pieces, phase, pieces),
-                *(heads, height, width, q_width, v_width),
-                *_addresses(q),
-                *_addresses(k),
-                *_addresses(v_float),
-                *_addresses(out),
-                *(table.data_ptr(), *kernel_size, plan.window, *plan.steps),
-                *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
-                *(plan.masks.data_ptr(), plan.masks.shape[1]),
-                *(factors.data_ptr(), packed.data_ptr(), 4 * packed_size, columns),
-                *(scratch.data_ptr(), 4 * scratch_size, 4 * weights_size),
-            ],
-            dtype=torch.int64,
-            device="cpu",
-        )
-        numba_threads.call(numba_kernels.KERNEL, arguments.data_ptr(), workers)
+        call.run(numba_kernels.KERNEL, workers, images * pieces, packed, scratch, (out,), (phase, pieces))
     return out.to(v.dtype)
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: tuple[int, int],
+    dilation: tuple[int, int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k, v and of the bias table (zeros of shape (G, 2 K_h - 1, 2 K_w - 1) without one)."""
+    maps = _empty(q), _empty(k), _empty(v)
+    batch, heads, height, _, v_width = v.shape
+    table = (2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
+    grad_bias = maps[0].new_zeros(heads, *table)
+    if maps[2].numel():
+        from a2mamba.ops.neighborhood import numba_kernels_backward
+
+        images = batch * heads
+        workers = min(numba_threads.threads(), images)
+        call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+        q_width, entries = q.shape[-1], table[0] * table[1]
+        width = q_width + v_width
+        packed = grad_bias.new_empty(workers, height, call.columns, 2 * width)
+        tile = LANES * (3 + 2 * q_width + call.plan.masks.shape[1] + entries) + 4 * call.weights
+        # Of two rows of queries: they and their gradients, and all weights and theirs.
+        rows = call.columns * (2 * width + 4 * call.plan.window * table[1])
+        scratch = grad_bias.new_empty(workers, tile + rows)
+        tables = grad_bias.new_empty(batch, heads, *table)
+        others = _rows(grad), *maps
+        call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, (tables.data_ptr(),))
+        # A running sum adds in order; how a plain one is cut may depend on the number of threads.
+        grad_bias = tables.cumsum(0)[-1].clone()
+    bias_dtype = torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype
+    grad_q, grad_k, grad_v = (x.to(like.dtype) for x, like in zip(maps, (q, k, v), strict=True))
+    return grad_q, grad_k, grad_v, grad_bias.to(bias_dtype)
+
+
+class _Call:
+    """What both kernels are told alike."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: tuple[int, int],
+        dilation: tuple[int, int],
+        scale: float,
+    ) -> None:
+        _, heads, height, width, v_width = v.shape
+        self.inputs = _rows(q), _rows(k), _rows(v)
+        if bias is None:
+            self.bias = v.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
+        else:
+            self.bias = bias.to(torch.float32).contiguous()
+        self.plan = plan = make_plan(height, width, kernel_size, dilation)
+        self.columns = (width + LANES - 1) // LANES * LANES + 2 * LANES
+        self.weights = (plan.window * plan.masks.shape[1] + 4) * LANES
+        self.factors = _factors(scale)
+        self.numbers = [
+            *(heads, height, width, q.shape[-1], v_width),
+            *(*kernel_size, plan.window, *plan.steps),
+            *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
+            *(plan.masks.data_ptr(), plan.masks.shape[1], self.factors.data_ptr(), self.bias.data_ptr()),
+        ]
+
+    def run(
+        self,
+        kernel: int,
+        workers: int,
+        items: int,
+        packed: Tensor,
+        scratch: Tensor,
+        maps: tuple[Tensor, ...],
+        others: tuple[int, ...],
+    ) -> None:
+        """Call a kernel that takes these ``maps`` and ``others`` after the inputs, with memory for each worker."""
+        # The first two are the counters that threads take numbers from, the third says where they are.
+        numbers = [
+            *(0, 0, 0, items, *self.numbers),
+            *(packed.data_ptr(), 4 * packed.stride(0), self.columns),
+            *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.weights),
+        ]
+        for x in (*self.inputs, *maps):
+            batch_step, head_step, row_step, column_step, _ = x.stride()
+            numbers += [x.data_ptr(), 4 * batch_step, 4 * head_step, 4 * row_step, 4 * column_step]
+        numbers += others
+        arguments = (ctypes.c_int64 * len(numbers))(*numbers)
+        address = ctypes.addressof(arguments)
+        arguments[2] = address
+        numba_threads.call(kernel, address, workers)
+
+
+@lru_cache(maxsize=64)
+def _factors(scale: float) -> Tensor:
+    """Return the two vectors that kernels multiply by."""
+    return torch.tensor([1.0] * LANES + [scale] * LANES, dtype=torch.float32, device="cpu")
+
+
+def _empty(like: Tensor) -> Tensor:
+    """Return an empty float32 map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
+    batch, heads, height, width, channels = like.shape
+    return like.new_empty(batch, height, width, heads, channels, dtype=torch.float32).permute(0, 3, 1, 2, 4)
 
 
 def _rows(x: Tensor) -> Tensor:
     """Return ``x`` in float32, the channels of a position side by side; without a copy where it is so already."""
-    x = x.detach().to(torch.float32)
+    if x.dtype != torch.float32:
+        x = x.to(torch.float32)
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _addresses(x: Tensor) -> list[int]:
-    """Return address and steps in bytes of (B, G, H, W, ...)."""
-    return [x.data_ptr(), *(4 * step for step in x.stride()[:4])]

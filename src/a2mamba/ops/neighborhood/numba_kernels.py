@@ -22,14 +22,15 @@ from numba import cfunc, njit, types
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
-    FINGERPRINT,
     LANES,
     Loop,
     ahead,
     constant,
     exp,
     fill,
+    fingerprint,
     fma,
+    integer,
     intrinsic,
     load,
     load_splat,
@@ -56,10 +57,14 @@ def _scores(rows: int, offsets: int) -> Callable[..., Any]:
     """
 
     @intrinsic
-    def block(typing, q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b):  # type: ignore[no-untyped-def]
-        signature, wrap = procedure(11)
+    def block(  # type: ignore[no-untyped-def]
+        typing, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b
+    ):
+        signature, wrap = procedure(12)
 
-        def emit(b, q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b):  # type: ignore[no-untyped-def]
+        def emit(  # type: ignore[no-untyped-def]
+            b, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b
+        ):
             biases, outs = (bias_a, bias_b)[:rows], (out_a, out_b)[:rows]
             sums = [
                 b.fadd(load_splat(b, ahead(b, bias, 4 * o)), load(b, ahead(b, mask, BYTES * o)))
@@ -75,7 +80,7 @@ def _scores(rows: int, offsets: int) -> Callable[..., Any]:
                 address = b.add(address, k_offset)
                 for r in range(rows):
                     sums[r * offsets + o] = fma(b, queries[r], key, sums[r * offsets + o])
-            _, _, *sums = loop.close([ahead(b, q, BYTES), b.add(k, k_channel), *sums])
+            _, _, *sums = loop.close([b.add(q, q_channel), b.add(k, k_channel), *sums])
             for r in range(rows):
                 for o in range(offsets):
                     store(b, sums[r * offsets + o], ahead(b, outs[r], BYTES * o))
@@ -88,20 +93,26 @@ def _scores(rows: int, offsets: int) -> Callable[..., Any]:
 def _values(rows: int, channels: int) -> Callable[..., Any]:
     """Return an intrinsic that adds the weighted values of ``channels`` channels to ``rows`` rows of outputs.
 
-    out[r][c] += sum over key rows j and offsets o of weight_r[j][o] * v[j][c][o].
+    out[r][c] += sum over ``lines`` lines j and offsets o of weight_r[j][o] * v[j][c][o].
     """
 
     @intrinsic
-    def block(typing, out, out_row, v, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets):  # type: ignore[no-untyped-def]
-        signature, wrap = procedure(11)
+    def block(  # type: ignore[no-untyped-def]
+        typing, out, out_row, out_channel, v, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+    ):
+        signature, wrap = procedure(13)
 
         def emit(  # type: ignore[no-untyped-def]
-            b, out, out_row, v, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets
+            b, out, out_row, out_channel, v, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
         ):
-            weights = [weight_a, weight_b][:rows]
-            targets = [out, b.add(out, out_row)][:rows]
-            sums = [load(b, ahead(b, target, BYTES * c)) for target in targets for c in range(channels)]
-            outer = Loop(b, key_rows, [v, *weights, *sums])
+            weights = [w_a, w_b][:rows]
+            targets = [
+                b.add(row, b.mul(out_channel, integer(c)))
+                for row in [out, b.add(out, out_row)][:rows]
+                for c in range(channels)
+            ]
+            sums = [load(b, target) for target in targets]
+            outer = Loop(b, lines, [v, *weights, *sums])
             inner = Loop(b, offsets, outer.values)
             v, weights, sums = inner.values[0], inner.values[1 : 1 + rows], inner.values[1 + rows :]
             factors = [load(b, weight) for weight in weights]
@@ -111,12 +122,11 @@ def _values(rows: int, channels: int) -> Callable[..., Any]:
                 address = b.add(address, v_channel)
                 for r in range(rows):
                     sums[r * channels + c] = fma(b, factors[r], value, sums[r * channels + c])
-            sums = inner.close([b.add(v, v_offset), *(ahead(b, w, BYTES) for w in weights), *sums])[1 + rows :]
+            sums = inner.close([b.add(v, v_offset), *(b.add(w, w_offset) for w in weights), *sums])[1 + rows :]
             v, weights = outer.values[0], outer.values[1 : 1 + rows]
-            sums = outer.close([b.add(v, v_row), *(b.add(w, weight_row) for w in weights), *sums])[1 + rows :]
-            for r, target in enumerate(targets):
-                for c in range(channels):
-                    store(b, sums[r * channels + c], ahead(b, target, BYTES * c))
+            sums = outer.close([b.add(v, v_line), *(b.add(w, w_line) for w in weights), *sums])[1 + rows :]
+            for total, target in zip(sums, targets, strict=True):
+                store(b, total, target)
 
         return signature, wrap(emit)
 
@@ -164,7 +174,9 @@ _LARGEST = 6
 
 
 @njit(error_model="numpy")
-def _score_row(rows, q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b, count):  # type: ignore[no-untyped-def]
+def _score_row(  # type: ignore[no-untyped-def]
+    rows, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b, count
+):
     """Compute the scores of one row of keys at ``count`` offsets, in blocks of nearly one size."""
     blocks = (count + _LARGEST - 1) // _LARGEST
     size = count // blocks
@@ -173,29 +185,29 @@ def _score_row(rows, q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, ma
         n = size + 1 if i < larger else size
         if rows == 2:
             if n == 6:
-                _two_6(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
             elif n == 5:
-                _two_5(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
             elif n == 4:
-                _two_4(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
             elif n == 3:
-                _two_3(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
             elif n == 2:
-                _two_2(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
             else:
-                _two_1(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+                _two_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         elif n == 6:
-            _one_6(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         elif n == 5:
-            _one_5(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         elif n == 4:
-            _one_4(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         elif n == 3:
-            _one_3(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         elif n == 2:
-            _one_2(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         else:
-            _one_1(q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
+            _one_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
         k += n * k_offset
         bias_a += 4 * n
         bias_b += 4 * n
@@ -205,42 +217,108 @@ def _score_row(rows, q, q_row, width, k, k_channel, k_offset, bias_a, bias_b, ma
 
 
 @njit(error_model="numpy")
-def _add_values(  # type: ignore[no-untyped-def]
-    rows, out, out_row, width, v, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets
-):
-    """Add the weighted values of ``key_rows`` rows of keys to one or two rows of outputs, all ``width`` channels."""
-    c = 0
-    while width - c >= 8:
-        a, v_c = out + BYTES * c, v + v_channel * c
-        if rows == 2:
-            _value_two_8(a, out_row, v_c, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets)
-        else:
-            _value_one_8(a, out_row, v_c, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets)
-        c += 8
-    if c < width:
-        a, v_c = out + BYTES * c, v + v_channel * c
-        if rows == 2:
-            _value_two_4(a, out_row, v_c, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets)
-        else:
-            _value_one_4(a, out_row, v_c, v_row, v_channel, v_offset, weight_a, weight_b, weight_row, key_rows, offsets)
+def strip_part(part, window, shift, rows):  # type: ignore[no-untyped-def]
+    """Return, of a strip's three parts, the first row of keys, how many, and how many rows of queries from which.
+
+    The first ``shift`` rows of keys are seen by the first row of queries only, the last by the second only.
+    """
+    if part == 0:
+        return 0, shift, 1, 0
+    if part == 1:
+        return window, shift, 1, 1
+    return shift, window - shift, rows, 0
 
 
 @njit(error_model="numpy")
-def _pack(source, row_step, column_step, columns, width, target, target_columns, first, last, spare, ones):  # type: ignore[no-untyped-def]
+def score_tile(  # type: ignore[no-untyped-def]
+    window, shift, rows, q, q_row, q_channel, width, k, k_row, k_channel, offset, bias, bias_row, mask, out, size, count
+):
+    """Write scores of the rows of queries of a strip, ``window`` x ``count`` vectors each, ``size`` bytes apart."""
+    line = BYTES * count
+    between = size - line * shift
+    for part in range(3):
+        first, lines, n, r = strip_part(part, window, shift, rows)
+        for j in range(first, first + lines):
+            bias_b, out_b = bias + bias_row * (j - 1), out + line * j + between
+            bias_a, out_a = bias + bias_row * (j - r), out + line * j + between * r
+            a, b = q + q_row * r, k + k_row * j
+            _score_row(n, a, q_row, q_channel, width, b, k_channel, offset, bias_a, bias_b, mask, out_a, out_b, count)
+
+
+@njit(error_model="numpy")
+def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-def]
+    """Turn scores of :func:`score_tile` into weights, which still lack the factor written to ``inverse``."""
+    vectors = count * window
+    groups = (vectors + UNROLLED - 1) // UNROLLED
+    for i in range(vectors, groups * UNROLLED):
+        _exclude(weights + BYTES * i)
+    _softmax(weights, groups, inverse)
+
+
+@njit(error_model="numpy")
+def add_values(  # type: ignore[no-untyped-def]
+    rows, out, out_row, out_channel, width, v, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+):
+    """Add the weighted values of ``lines`` rows of keys to one or two rows of outputs, all ``width`` channels."""
+    c = 0
+    while width - c >= 8:
+        a, x = out + out_channel * c, v + v_channel * c
+        if rows == 2:
+            _value_two_8(
+                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+            )
+        else:
+            _value_one_8(
+                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+            )
+        c += 8
+    if c < width:
+        a, x = out + out_channel * c, v + v_channel * c
+        if rows == 2:
+            _value_two_4(
+                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+            )
+        else:
+            _value_one_4(
+                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+            )
+
+
+@njit(error_model="numpy")
+def value_tile(  # type: ignore[no-untyped-def]
+    window, shift, rows, out, width, v, v_row, v_channel, v_offset, weights, size, w_line, w_offset, count
+):
+    """Write, for the rows of queries of a strip, the weighted sums of values as (width, 8)."""
+    out_row = BYTES * width
+    between = size - w_line * shift
+    fill(out, 2 * width)
+    for part in range(3):
+        first, lines, n, r = strip_part(part, window, shift, rows)
+        if lines > 0:
+            w_b, v_a = weights + w_line * first + between, v + v_row * first
+            w_a, a = weights + w_line * first + between * r, out + out_row * r
+            add_values(
+                n, a, out_row, BYTES, width, v_a, v_row, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, count
+            )
+
+
+@njit(error_model="numpy")
+def pack(source, row_step, column_step, columns, width, target, target_columns, first, last, spare, factor):  # type: ignore[no-untyped-def]
     """Pack rows ``first`` to ``last`` of a map: (H, W, width) of any strides -> (H, width, target_columns)."""
     channel = 4 * target_columns
-    filled = MARGIN + (columns + LANES - 1) // LANES * LANES
     for y in range(first, last):
         row = target + y * width * channel
-        for c in range(width):
-            fill(row + c * channel, MARGIN // LANES)
-            fill(row + c * channel + 4 * filled, (target_columns - filled) // LANES)
         for x in range(0, columns, LANES):
             count = min(LANES, columns - x)
             for block in range(0, width, LANES):
                 c = min(block, width - LANES)
                 a = source + y * row_step + x * column_step + 4 * c
-                transpose(a, column_step, count, row + c * channel + 4 * (MARGIN + x), channel, LANES, spare, ones)
+                transpose(a, column_step, count, row + c * channel + 4 * (MARGIN + x), channel, LANES, spare, factor)
+        # Two vectors after the last column, for its tile is full and a margin follows.
+        for c in range(width):
+            fill(row + c * channel, MARGIN // LANES)
+            fill(row + c * channel + 4 * (MARGIN + columns), 1)
+            fill(row + (c + 1) * channel - BYTES, 1)
 
 
 @njit(error_model="numpy")
@@ -252,26 +330,35 @@ def _load_queries(source, column_step, count, width, target, spare, scale):  # t
 
 
 @njit(error_model="numpy")
-def _store_outputs(source, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
-    """Write (width, 8) sums, multiplied by one over their weights' sums, to the positions of a tile."""
+def store_outputs(source, channel, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
+    """Write eight columns of (width, ...), multiplied by a vector of factors, to the positions of a tile."""
     for block in range(0, width, LANES):
         c = min(block, width - LANES)
-        transpose(source + BYTES * c, BYTES, LANES, target + 4 * c, column_step, count, spare, factor)
+        transpose(source + channel * c, channel, LANES, target + 4 * c, column_step, count, spare, factor)
+
+
+@njit(error_model="numpy")
+def read_strip(strip, step_h):  # type: ignore[no-untyped-def]
+    """Return its rows, how many there are, ``shift``, the first row of keys and its offset from the first row."""
+    y_a, y_b, p_a, start_a, start_b = read(strip), read(strip + 8), read(strip + 16), read(strip + 24), read(strip + 32)
+    rows = 2 if y_b >= 0 else 1
+    shift = start_b - start_a if rows == 2 else 0
+    return y_a, y_b, rows, shift, y_a + (start_a - p_a) * step_h, start_a - p_a
 
 
 @njit(error_model="numpy")
 def _work(p):  # type: ignore[no-untyped-def]
-    """Take items and do them; the order of ``p`` is that of ``numba_impl.forward``."""
-    counters, items, phase, pieces = p[0], p[1], p[2], p[3]
-    heads, height, columns, q_width, v_width = p[4], p[5], p[6], p[7], p[8]
-    q, q_batch, q_head, q_row, q_column = p[9], p[10], p[11], p[12], p[13]
-    k, k_batch, k_head, k_row, k_column = p[14], p[15], p[16], p[17], p[18]
-    v, v_batch, v_head, v_row, v_column = p[19], p[20], p[21], p[22], p[23]
-    out, out_batch, out_head, out_row, out_column = p[24], p[25], p[26], p[27], p[28]
-    bias, kernel_h, kernel_w, window_h, step_h, step_w = p[29], p[30], p[31], p[32], p[33], p[34]
-    strips, strip_count, tiles, tile_count, masks, mask_offsets = p[35], p[36], p[37], p[38], p[39], p[40]
-    factors, packed, packed_size, packed_columns = p[41], p[42], p[43], p[44]
-    scratch, scratch_size, weights_size = p[45], p[46], p[47]
+    """Take items and do them; the order of ``p`` is that of ``numba_impl.py``."""
+    counters, items, heads, height, columns, q_width, v_width = p[2], p[3], p[4], p[5], p[6], p[7], p[8]
+    kernel_h, kernel_w, window_h, step_h, step_w = p[9], p[10], p[11], p[12], p[13]
+    strips, strip_count, tiles, tile_count, masks, mask_offsets = p[14], p[15], p[16], p[17], p[18], p[19]
+    factors, bias, packed, packed_size, packed_columns = p[20], p[21], p[22], p[23], p[24]
+    scratch, scratch_size, weights_size = p[25], p[26], p[27]
+    q, q_batch, q_head, q_row, q_column = p[28], p[29], p[30], p[31], p[32]
+    k, k_batch, k_head, k_row, k_column = p[33], p[34], p[35], p[36], p[37]
+    v, v_batch, v_head, v_row, v_column = p[38], p[39], p[40], p[41], p[42]
+    out, out_batch, out_head, out_row, out_column = p[43], p[44], p[45], p[46], p[47]
+    phase, pieces = p[48], p[49]
 
     # This thread's own memory: a vector that nobody reads; of two rows one over the sums of weights, the queries, the
     # outputs and the weights.
@@ -280,11 +367,11 @@ def _work(p):  # type: ignore[no-untyped-def]
     inverses = spare + BYTES
     queries = inverses + 2 * BYTES
     sums = queries + 2 * BYTES * q_width
-    weights_a = sums + 2 * BYTES * v_width
-    weights_b = weights_a + weights_size
+    weights = sums + 2 * BYTES * v_width
     ones, scale = factors, factors + BYTES
     # Bytes: between channels of packed rows, between offsets, between the two rows of queries and of outputs.
     channel, offset, q_second, v_second = 4 * packed_columns, 4 * step_w, BYTES * q_width, BYTES * v_width
+    k_step, v_step = channel * q_width * step_h, channel * v_width * step_h
     span = 2 * kernel_w - 1
     while True:
         item = take_number(counters)
@@ -298,80 +385,52 @@ def _work(p):  # type: ignore[no-untyped-def]
         if phase != 2:
             first, last = height * piece // pieces, height * (piece + 1) // pieces
             a = k + batch * k_batch + head * k_head
-            _pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, first, last, spare, ones)
+            pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, first, last, spare, ones)
             a = v + batch * v_batch + head * v_head
-            _pack(a, v_row, v_column, columns, v_width, v_packed, packed_columns, first, last, spare, ones)
+            pack(a, v_row, v_column, columns, v_width, v_packed, packed_columns, first, last, spare, ones)
         if phase == 1:
             continue
         q_image = q + batch * q_batch + head * q_head
         out_image = out + batch * out_batch + head * out_head
         bias_head = bias + 4 * head * (2 * kernel_h - 1) * span
         for s in range(strip_count * piece // pieces, strip_count * (piece + 1) // pieces):
-            strip = strips + 40 * s
-            y_a, y_b, p_a = read(strip), read(strip + 8), read(strip + 16)
-            start_a, start_b = read(strip + 24), read(strip + 32)
-            rows = 2 if y_b >= 0 else 1
-            # The first ``shift`` rows of keys are seen by the first row of queries only, the last by the second only.
-            shift = start_b - start_a if rows == 2 else 0
-            shared = window_h - shift
-            first_key = y_a + (start_a - p_a) * step_h
+            y_a, y_b, rows, shift, first_key, dy = read_strip(strips + 40 * s, step_h)
             for t in range(tile_count):
-                tile = tiles + 24 * t
+                tile = tiles + 40 * t
                 x, dx, count = read(tile), read(tile + 8), read(tile + 16)
                 valid = min(LANES, columns - x)
-                mask = masks + BYTES * mask_offsets * t
-                line = BYTES * count
                 at = 4 * (MARGIN + x + dx * step_w)
-
                 for r in range(rows):
                     a = q_image + (y_b if r else y_a) * q_row + x * q_column
                     _load_queries(a, q_column, valid, q_width, queries + r * q_second, spare, scale)
-                for j in range(window_h + shift):
-                    a = k_packed + channel * q_width * (first_key + j * step_h) + at
-                    bias_a = bias_head + 4 * ((start_a + j - p_a + kernel_h - 1) * span + dx + kernel_w - 1)
-                    bias_b = bias_a - 4 * span
-                    w_a, w_b = weights_a + line * j, weights_b + line * (j - shift)
-                    if rows == 1 or j < shift:
-                        _score_row(1, queries, 0, q_width, a, channel, offset, bias_a, 0, mask, w_a, 0, count)
-                    elif j >= window_h:
-                        b = queries + q_second
-                        _score_row(1, b, 0, q_width, a, channel, offset, bias_b, 0, mask, w_b, 0, count)
-                    else:
-                        b = q_second
-                        _score_row(2, queries, b, q_width, a, channel, offset, bias_a, bias_b, mask, w_a, w_b, count)
-
-                vectors = count * window_h
-                groups = (vectors + UNROLLED - 1) // UNROLLED
+                a = k_packed + channel * q_width * first_key + at
+                mask = masks + BYTES * mask_offsets * t
+                first_bias = bias_head + 4 * ((dy + kernel_h - 1) * span + dx + kernel_w - 1)
+                score_tile(
+                    window_h, shift, rows, queries, q_second, BYTES, q_width, a, k_step, channel, offset,
+                    first_bias, 4 * span, mask, weights, weights_size, count
+                )  # fmt: skip
                 for r in range(rows):
-                    w = weights_a + r * weights_size
-                    for i in range(vectors, groups * UNROLLED):
-                        _exclude(w + BYTES * i)
-                    _softmax(w, groups, inverses + r * BYTES)
-
-                fill(sums, 2 * v_width)
-                row = channel * v_width * step_h
-                a = v_packed + channel * v_width * first_key + at
-                if shift:
-                    _add_values(1, sums, 0, v_width, a, row, channel, offset, weights_a, 0, line, shift, count)
-                    b, w_b = a + row * window_h, weights_b + line * shared
-                    _add_values(1, sums + v_second, 0, v_width, b, row, channel, offset, w_b, 0, line, shift, count)
-                if shared:
-                    a, b, w_a = a + row * shift, weights_b, weights_a + line * shift
-                    _add_values(rows, sums, v_second, v_width, a, row, channel, offset, w_a, b, line, shared, count)
+                    softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
+                a, line = v_packed + channel * v_width * first_key + at, BYTES * count
+                value_tile(
+                    window_h, shift, rows, sums, v_width, a, v_step, channel, offset,
+                    weights, weights_size, line, BYTES, count
+                )  # fmt: skip
                 for r in range(rows):
                     a = out_image + (y_b if r else y_a) * out_row + x * out_column
                     inverse = inverses + r * BYTES
-                    _store_outputs(sums + r * v_second, v_width, a, out_column, valid, spare, inverse)
+                    store_outputs(sums + r * v_second, BYTES, v_width, a, out_column, valid, spare, inverse)
 
 
-def _compile(fingerprint: int) -> Any:
+def _compile(version: int) -> Any:
     @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
     def kernel(p):  # type: ignore[no-untyped-def]
-        if fingerprint:  # always; see there
+        if version:  # always; see ``fingerprint``
             _work(p)
 
     return kernel
 
 
-_COMPILED = _compile(FINGERPRINT)
+_COMPILED = _compile(fingerprint())
 KERNEL: int = _COMPILED.address

@@ -14,21 +14,6 @@ from a2mamba.ops.neighborhood import numba_impl, reference, torch_impl
 from a2mamba.ops.precision import without_autocast
 
 
-@torch.library.custom_op("a2mamba::neighborhood_attention_backward", mutates_args=())
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with without_autocast(v):
-        return torch_impl.backward(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
-
-
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
@@ -39,25 +24,43 @@ def _heads_innermost(like: Tensor) -> Tensor:
     return like.new_empty(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
-    grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
-    return (
-        _heads_innermost(q),
-        _heads_innermost(k),
-        _heads_innermost(v),
-        grad_bias,
-    )
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _define_backward(name: str, compute: Callable[..., Gradients]) -> torch.library.CustomOpDef:
+    """Register a backward under a name, with its fake."""
+
+    @torch.library.custom_op(name, mutates_args=())
+    def backward(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: Sequence[int],
+        dilation: Sequence[int],
+        scale: float,
+    ) -> Gradients:
+        # The operator decides its own precision; autocast must not change it from outside.
+        with without_autocast(v):
+            return compute(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+
+    @backward.register_fake
+    def _(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        kernel_size: Sequence[int],
+        dilation: Sequence[int],
+        scale: float,
+    ) -> Gradients:
+        shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
+        grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
+        return _heads_innermost(q), _heads_innermost(k), _heads_innermost(v), grad_bias
+
+    return backward
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -66,13 +69,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.settings = (list(kernel_size), list(dilation), scale)
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, bias = ctx.saved_tensors
-    grad_q, grad_k, grad_v, grad_bias = _backward(grad, q, k, v, bias, *ctx.settings)
-    return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
-
-
-def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOpDef:
+def _define(name: str, compute: Callable[..., Tensor], backward: Callable[..., Gradients]) -> torch.library.CustomOpDef:
     """Register a forward under a name, with its fake and its gradient."""
 
     @torch.library.custom_op(name, mutates_args=())
@@ -85,7 +82,6 @@ def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOp
         dilation: Sequence[int],
         scale: float,
     ) -> Tensor:
-        # The operator decides its own precision; autocast must not change it from outside.
         with without_autocast(v):
             return compute(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
 
@@ -101,7 +97,12 @@ def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOp
     ) -> Tensor:
         return _heads_innermost(v)
 
-    forward.register_autograd(_differentiate, setup_context=_setup_context)
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        grad_q, grad_k, grad_v, grad_bias = backward(grad, q, k, v, bias, *ctx.settings)
+        return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
+
+    forward.register_autograd(differentiate, setup_context=_setup_context)
     return forward
 
 
@@ -109,17 +110,30 @@ def _torch(*arguments: Any) -> Tensor:
     return torch_impl.forward(*arguments)
 
 
-def _numba(*arguments: Any) -> Tensor:
+def _torch_gradients(*arguments: Any) -> Gradients:
+    return torch_impl.backward(*arguments)
+
+
+def _numba_or_torch(x: Tensor) -> Any:
     # A program may be exported here and run on a machine without Numba, or on another device.
-    implementation = torch_impl if numba_missing(arguments[0]) else numba_impl
-    return implementation.forward(*arguments)
+    return torch_impl if numba_missing(x) else numba_impl
 
 
-_forward = _define("a2mamba::neighborhood_attention", _torch)
+def _numba(*arguments: Any) -> Tensor:
+    return _numba_or_torch(arguments[0]).forward(*arguments)
+
+
+def _numba_gradients(*arguments: Any) -> Gradients:
+    return _numba_or_torch(arguments[0]).backward(*arguments)
+
+
+_backward = _define_backward("a2mamba::neighborhood_attention_backward", _torch_gradients)
+_numba_backward = _define_backward("a2mamba::neighborhood_attention_numba_backward", _numba_gradients)
+_forward = _define("a2mamba::neighborhood_attention", _torch, _backward)
 # The same computation under a name of its own: a map that is applied again counts fewer operations in the paper.
-_forward_again = _define("a2mamba::neighborhood_attention_again", _torch)
-_numba_forward = _define("a2mamba::neighborhood_attention_numba", _numba)
-_numba_forward_again = _define("a2mamba::neighborhood_attention_numba_again", _numba)
+_forward_again = _define("a2mamba::neighborhood_attention_again", _torch, _backward)
+_numba_forward = _define("a2mamba::neighborhood_attention_numba", _numba, _numba_backward)
+_numba_forward_again = _define("a2mamba::neighborhood_attention_numba_again", _numba, _numba_backward)
 
 
 Memory = Any

@@ -15,12 +15,12 @@ from numba import cfunc, njit, types
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
-    FINGERPRINT,
     LANES,
     Loop,
     ahead,
     exp,
     fill,
+    fingerprint,
     fma,
     intrinsic,
     load,
@@ -105,14 +105,14 @@ def _work(p):  # type: ignore[no-untyped-def]
                     )
 
 
-def _compile(fingerprint: int) -> Any:
+def _compile(version: int) -> Any:
     @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
     def kernel(p):  # type: ignore[no-untyped-def]
-        if fingerprint:  # always; see there
+        if version:  # always; see ``fingerprint``
             _work(p)
 
     return kernel
 
 
-_COMPILED = _compile(FINGERPRINT)
+_COMPILED = _compile(fingerprint())
 KERNEL: int = _COMPILED.address

@@ -1,0 +1,116 @@
+"""Operators on CPUs: the time of the Numba backend beside PyTorch's, on what a network really passes to them.
+
+    python benchmarks/cpu_operators.py                                      # forward and backward, nano and tiny at 224
+    python benchmarks/cpu_operators.py --threads 2 --sizes 16 --batch 32 --models a2mamba_nano
+    python benchmarks/cpu_operators.py --forward --scan                     # forward alone, both operators
+
+A model runs once on random pictures, and every call of an operator with new sizes is kept. Each is then timed with both
+backends in turn: processor time on one thread, elapsed time on several; medians of the rounds. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import a2mamba
+from a2mamba.analysis.throughput import environment, operators_disagree
+
+OPERATORS = ("neighborhood_attention", "selective_scan_state")
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the arguments of the first call of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, tuple[str, tuple[Any, ...]]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for operator in OPERATORS:
+            if str(func).startswith(f"a2mamba.{operator}"):
+                self.calls.setdefault(label(operator, args), (operator, args))
+        return func(*args, **(kwargs or {}))
+
+
+def label(operator: str, arguments: tuple[Any, ...]) -> str:
+    if operator == "selective_scan_state":
+        return f"scan of {arguments[0].shape[2]} x {arguments[0].shape[1]}"
+    q, _, _, _, kernel_size, dilation, _ = arguments
+    _, heads, height, width, d = q.shape
+    return f"{height}x{width}, {heads} heads of {d}, K={kernel_size[0]}, r={dilation[0]}"
+
+
+def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    begin = clock()
+    call()
+    return clock() - begin
+
+
+def timed(operator: str, arguments: tuple[Any, ...], forward_only: bool, rounds: int) -> list[float]:
+    """Return the median milliseconds of PyTorch's operator and of Numba's."""
+    arguments = tuple(x.detach().requires_grad_(not forward_only) if isinstance(x, Tensor) else x for x in arguments)
+    leaves = [x for x in arguments if isinstance(x, Tensor)]
+    functions = [getattr(torch.ops.a2mamba, operator + suffix) for suffix in ("", "_numba")]
+    weights = torch.randn_like(functions[0](*arguments))
+
+    def run(function: Callable[..., Tensor], times: int = 1) -> None:
+        for _ in range(times):
+            out = function(*arguments)
+            if not forward_only:
+                torch.autograd.grad(out, leaves, weights)
+
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    calls = [partial(run, function) for function in functions]
+    for call in calls:
+        call()
+    # Short calls are repeated, for a clock's sake.
+    repeats = max(1, int(0.005 / max(1e-5, seconds(calls[1], time.perf_counter))))
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for call, found in zip(calls, times, strict=True):
+            found.append(seconds(partial(call, repeats), clock) / repeats)
+    return [1e3 * statistics.median(found) for found in times]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["a2mamba_nano", "a2mamba_tiny"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--forward", action="store_true", help="leave out the backward")
+    parser.add_argument("--scan", action="store_true", help="the selective scan too")
+    arguments = parser.parse_args()
+    wrong = operators_disagree("cpu")
+    if wrong is not None:
+        sys.exit(f"no speed is reported: {wrong}")
+    torch.set_num_threads(arguments.threads)
+    print(", ".join(f"{name} {value}" for name, value in environment("cpu").items() if value is not None))
+    print("\n| network, input | call | torch, ms | numba, ms | quotient |\n|---|---|---|---|---|")
+    for name in arguments.models:
+        for size in arguments.sizes:
+            torch.manual_seed(0)
+            model = a2mamba.create_model(name, img_size=size).eval()
+            with Recorder() as recorder, torch.no_grad():
+                model(torch.randn(arguments.batch, 3, size, size))
+            for what, (operator, tensors) in recorder.calls.items():
+                if operator != OPERATORS[0] and not arguments.scan:
+                    continue
+                plain, compiled = timed(operator, tensors, arguments.forward, arguments.rounds)
+                setting = f"{name.removeprefix('a2mamba_')}, {size}, batch {arguments.batch}"
+                print(f"| {setting} | {what} | {plain:.2f} | {compiled:.2f} | {compiled / plain:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
