@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None
@@ -58,6 +60,34 @@ def numba_missing(x: Tensor) -> str | None:
     if x.device.type != "cpu":
         return f"its kernels run on CPUs, and the tensors are on {x.device.type}"
     return None if HAS_NUMBA else 'numba is not installed: pip install "a2mamba[numba]"'
+
+
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""What hand-written kernels read."""
+
+
+def unfit(**tensors: Tensor | None) -> str | None:
+    """Return which of the named tensors a kernel cannot read, for its dtype or its device, or None.
+
+    All must be where the first is; those that are None are not there.
+    """
+    first, device = next((name, tensor.device) for name, tensor in tensors.items() if tensor is not None)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if tensor.dtype not in KERNEL_DTYPES:
+            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
+        if tensor.device != device:
+            return f"{name} is on {tensor.device} and {first} on {device}"
+    return None
+
+
+def portable(x: Tensor, numba: ModuleType, fallback: ModuleType) -> ModuleType:
+    """Return the implementation that runs on the device of ``x``.
+
+    A program that was exported where Numba is may run on a machine without it, or on another device.
+    """
+    return fallback if numba_missing(x) else numba
 
 
 def select(operator: str, backends: Sequence[Backend], requested: str | None, arguments: tuple[Any, ...]) -> Backend:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.dispatch import numba_missing
+from a2mamba.ops.dispatch import numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
 
 LANES = 8
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def why_not(
@@ -30,16 +29,9 @@ def why_not(
     scale: float,
 ) -> str | None:
     """Return why the kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
-    missing = numba_missing(q)
-    if missing is not None:
-        return missing
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype not in DTYPES:
-            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
-        if tensor.device != q.device:
-            return f"{name} is on {tensor.device} and q on {q.device}"
+    objection = numba_missing(q) or unfit(q=q, k=k, v=v, bias=bias)
+    if objection is not None:
+        return objection
     for name, tensor in (("q and k", q), ("v", v)):
         if tensor.shape[-1] < LANES or tensor.shape[-1] % 4:
             return f"heads of {name} must be a multiple of 4 and at least {LANES} wide, got {tensor.shape[-1]}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, numba_missing, select, triton_missing
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing
 from a2mamba.ops.neighborhood import numba_impl, reference, torch_impl
 from a2mamba.ops.precision import without_autocast
 
@@ -114,17 +114,12 @@ def _torch_gradients(*arguments: Any) -> Gradients:
     return torch_impl.backward(*arguments)
 
 
-def _numba_or_torch(x: Tensor) -> Any:
-    # A program may be exported here and run on a machine without Numba, or on another device.
-    return torch_impl if numba_missing(x) else numba_impl
-
-
 def _numba(*arguments: Any) -> Tensor:
-    return _numba_or_torch(arguments[0]).forward(*arguments)
+    return portable(arguments[0], numba_impl, torch_impl).forward(*arguments)
 
 
 def _numba_gradients(*arguments: Any) -> Gradients:
-    return _numba_or_torch(arguments[0]).backward(*arguments)
+    return portable(arguments[0], numba_impl, torch_impl).backward(*arguments)
 
 
 _backward = _define_backward("a2mamba::neighborhood_attention_backward", _torch_gradients)

@@ -19,10 +19,10 @@ import torch
 import triton
 from torch import Tensor
 
+from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.neighborhood import triton_kernels as kernels
 from a2mamba.ops.neighborhood.reference import effective_window
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_WIDTH = 64
 MAX_WINDOW = 13
 
@@ -52,19 +52,16 @@ def why_not(
     """Return why these kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
     if q.device.type != "cuda" and not (q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {q.device.type}"
+    objection = unfit(q=q, k=k, v=v, bias=bias)
+    if objection is not None:
+        return objection
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.dtype not in DTYPES:
-            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
-        if tensor.device != q.device:
-            return f"{name} is on {tensor.device} and q on {q.device}"
         if tensor.shape[-1] > MAX_WIDTH or tensor.shape[-1] < 1:
             return f"heads of {name} must have 1 to {MAX_WIDTH} channels, got {tensor.shape[-1]}"
         if _span(tensor) >= 2**31:
             return f"an image of {name} spans 2^31 elements or more"
     if k.dtype != q.dtype:
         return f"q and k must share a dtype, got {q.dtype} and {k.dtype}"
-    if bias is not None and (bias.device != q.device or bias.dtype == torch.float64):
-        return f"the bias must be on {q.device} and not float64, got {bias.dtype} on {bias.device}"
     if max(kernel_size) > MAX_WINDOW:
         return f"windows reach to {MAX_WINDOW}, got {kernel_size}"
     return None

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.dispatch import numba_missing
+from a2mamba.ops.dispatch import numba_missing, unfit
 
 LANES = 8
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 ITEM_CHANNELS = 64
 """Most channels of an item of work: few, so that one image occupies several threads, but whole lines of memory."""
@@ -22,16 +21,9 @@ def why_not(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> str | None:
     """Return why the kernel cannot run the arguments of ``reference.selective_scan_state``, or None."""
-    missing = numba_missing(u)
-    if missing is not None:
-        return missing
-    for name, tensor in (("u", u), ("delta", delta), ("A", A), ("B", B), ("delta_bias", delta_bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype not in DTYPES:
-            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
-        if tensor.device != u.device:
-            return f"{name} is on {tensor.device} and u on {u.device}"
+    objection = numba_missing(u) or unfit(u=u, delta=delta, A=A, B=B, delta_bias=delta_bias)
+    if objection is not None:
+        return objection
     channels = u.shape[1] // B.shape[1]
     if channels < LANES:
         return f"a group of channels must have at least {LANES}, got {channels}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, numba_missing, select, triton_missing
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing
 from a2mamba.ops.precision import without_autocast
 from a2mamba.ops.selective_scan import numba_impl, reference, torch_impl
 
@@ -91,9 +91,7 @@ def _torch(*arguments: Any) -> Tensor:
 
 
 def _numba(*arguments: Any) -> Tensor:
-    # A program may be exported here and run on a machine without Numba, or on another device.
-    implementation = torch_impl if numba_missing(arguments[0]) else numba_impl
-    return implementation.forward(*arguments)
+    return portable(arguments[0], numba_impl, torch_impl).forward(*arguments)
 
 
 _forward = _define("a2mamba::selective_scan_state", _torch)

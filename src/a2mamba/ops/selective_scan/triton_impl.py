@@ -18,9 +18,8 @@ import torch
 import triton
 from torch import Tensor
 
+from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.selective_scan import triton_kernels as kernels
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 Launch = tuple[Any, tuple[int, ...], dict[str, Any]]
 
@@ -41,13 +40,12 @@ def why_not(
     """Return why these kernels cannot run the arguments of ``reference.selective_scan_state``, or None."""
     if u.device.type != "cuda" and not (u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {u.device.type}"
+    objection = unfit(u=u, delta=delta, A=A, B=B, delta_bias=delta_bias)
+    if objection is not None:
+        return objection
     for name, tensor in (("u", u), ("delta", delta), ("A", A), ("B", B), ("delta_bias", delta_bias)):
         if tensor is None:
             continue
-        if tensor.dtype not in DTYPES:
-            return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
-        if tensor.device != u.device:
-            return f"{name} is on {tensor.device} and u on {u.device}"
         if (
             sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
             >= 2**31
