@@ -47,7 +47,7 @@ def label(operator: str, arguments: tuple[Any, ...]) -> str:
         return f"scan of {arguments[0].shape[2]} x {arguments[0].shape[1]}"
     q, _, _, _, kernel_size, dilation, _ = arguments
     _, heads, height, width, d = q.shape
-    return f"{height}x{width}, {heads} heads of {d}, K={kernel_size[0]}, r={dilation[0]}"
+    return f"{height}x{width}, {heads} {'head' if heads == 1 else 'heads'} of {d}, K={kernel_size[0]}, r={dilation[0]}"
 
 
 def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
