@@ -3,9 +3,11 @@
     python benchmarks/cpu_operators.py                                      # forward and backward, nano and tiny at 224
     python benchmarks/cpu_operators.py --threads 2 --sizes 16 --batch 32 --models a2mamba_nano
     python benchmarks/cpu_operators.py --forward --scan                     # forward alone, both operators
+    python benchmarks/cpu_operators.py --steps                              # whole training steps
 
 A model runs once on random pictures, and every call of an operator with new sizes is kept. Each is then timed with both
-backends in turn: processor time on one thread, elapsed time on several; medians of the rounds. Prints a Markdown table.
+backends in turn: processor time on one thread, elapsed time on several; medians of the rounds. Of training steps (no
+optimizer) the gradient of attention alone is switched; forwards are Numba's. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import a2mamba
 from a2mamba.analysis.throughput import environment, operators_disagree
+from a2mamba.ops.neighborhood import numba_impl, torch_impl
 
 OPERATORS = ("neighborhood_attention", "selective_scan_state")
 
@@ -47,7 +51,7 @@ def label(operator: str, arguments: tuple[Any, ...]) -> str:
         return f"scan of {arguments[0].shape[2]} x {arguments[0].shape[1]}"
     q, _, _, _, kernel_size, dilation, _ = arguments
     _, heads, height, width, d = q.shape
-    return f"{height}x{width}, {heads} heads of {d}, K={kernel_size[0]}, r={dilation[0]}"
+    return f"{height}x{width}, {heads} {'head' if heads == 1 else 'heads'} of {d}, K={kernel_size[0]}, r={dilation[0]}"
 
 
 def seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -69,16 +73,36 @@ def timed(operator: str, arguments: tuple[Any, ...], forward_only: bool, rounds:
             if not forward_only:
                 torch.autograd.grad(out, leaves, weights)
 
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     calls = [partial(run, function) for function in functions]
     for call in calls:
         call()
     # Short calls are repeated, for a clock's sake.
     repeats = max(1, int(0.005 / max(1e-5, seconds(calls[1], time.perf_counter))))
-    times: list[list[float]] = [[], []]
+    return [found / repeats for found in alternate([partial(call, repeats) for call in calls], rounds)]
+
+
+def steps(name: str, size: int, batch: int, rounds: int) -> list[float]:
+    """Return the median milliseconds of a step with PyTorch's gradient of attention and with Numba's."""
+    model = a2mamba.create_model(name, img_size=size).train()
+    pictures = torch.randn(batch, 3, size, size)
+
+    def step(gradient: Callable[..., Any]) -> None:
+        with mock.patch.object(numba_impl, "backward", gradient):
+            model.zero_grad()
+            model(pictures).square().sum().backward()
+
+    return alternate([partial(step, gradient) for gradient in (torch_impl.backward, numba_impl.backward)], rounds)
+
+
+def alternate(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Return the median milliseconds of calls that take turns."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    for call in calls:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for call, found in zip(calls, times, strict=True):
-            found.append(seconds(partial(call, repeats), clock) / repeats)
+            found.append(seconds(call, clock))
     return [1e3 * statistics.median(found) for found in times]
 
 
@@ -90,6 +114,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--forward", action="store_true", help="leave out the backward")
+    parser.add_argument("--steps", action="store_true", help="training steps instead of operators")
     parser.add_argument("--scan", action="store_true", help="the selective scan too")
     arguments = parser.parse_args()
     wrong = operators_disagree("cpu")
@@ -101,15 +126,21 @@ def main() -> None:
     for name in arguments.models:
         for size in arguments.sizes:
             torch.manual_seed(0)
+            setting = f"{name.removeprefix('a2mamba_')}, {size}, batch {arguments.batch}"
+            if arguments.steps:
+                show(setting, "step", steps(name, size, arguments.batch, arguments.rounds))
+                continue
             model = a2mamba.create_model(name, img_size=size).eval()
             with Recorder() as recorder, torch.no_grad():
                 model(torch.randn(arguments.batch, 3, size, size))
             for what, (operator, tensors) in recorder.calls.items():
-                if operator != OPERATORS[0] and not arguments.scan:
-                    continue
-                plain, compiled = timed(operator, tensors, arguments.forward, arguments.rounds)
-                setting = f"{name.removeprefix('a2mamba_')}, {size}, batch {arguments.batch}"
-                print(f"| {setting} | {what} | {plain:.2f} | {compiled:.2f} | {compiled / plain:.2f} |", flush=True)
+                if operator == OPERATORS[0] or arguments.scan:
+                    show(setting, what, timed(operator, tensors, arguments.forward, arguments.rounds))
+
+
+def show(setting: str, what: str, times: list[float]) -> None:
+    plain, compiled = times
+    print(f"| {setting} | {what} | {plain:.2f} | {compiled:.2f} | {compiled / plain:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
