@@ -13,6 +13,7 @@ first eager use, or by calling :func:`passed` before compiling. Warm up before c
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -120,11 +121,17 @@ def _cache_key(operator: str, device: torch.device) -> str:
     if _is_numba(operator):
         from llvmlite.binding import get_host_cpu_name
 
-        versions = [f"{package} {_version(package)}" for package in ("numba", "llvmlite", "a2mamba")]
-        return " | ".join([operator, f"cpu {get_host_cpu_name()}", *versions])
+        versions = [f"{package} {_version(package)}" for package in ("numba", "llvmlite")]
+        return " | ".join([operator, f"cpu {get_host_cpu_name()}", *versions, _sources()])
     runtime = f"hip {torch.version.hip}" if torch.version.hip else f"cuda {torch.version.cuda} driver {_driver()}"
-    versions = [f"{package} {_version(package)}" for package in ("torch", "triton", "a2mamba")]
-    return " | ".join([operator, hardware, runtime, *versions])
+    versions = [f"{package} {_version(package)}" for package in ("torch", "triton")]
+    return " | ".join([operator, hardware, runtime, *versions, _sources()])
+
+
+def _sources() -> str:
+    """Return a short name of what this package's operators are made of; a version would not change with a checkout."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return f"a2mamba {hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]}"
 
 
 def _driver() -> str:
