@@ -308,7 +308,9 @@ def test_epochs_of_a_fixed_number_of_samples(own: Path) -> None:
     assert sorted(paths[:5]) == sorted(paths[5:10]) == sorted(set(paths))
     for rank in (0, 1):
         loader = train_segmentation_loader(data, seed=0, samples_per_epoch=16, rank=rank, world_size=2)
-        assert len(list(loader)) == 4
+        assert [len(batch.paths) for batch in loader] == [1] * 8, "a share of the total of 2"
+        loader = train_segmentation_loader(data, seed=0, samples_per_epoch=16, rank=rank, world_size=2, micro_batch=2)
+        assert [len(batch.paths) for batch in loader] == [2] * 4
     error_line(lambda: train_segmentation_loader(data, seed=0, samples_per_epoch=1), "batch_size=2 exceeds the 1")
     large = settings(own, layout="folder", batch_size=6)
     error_line(lambda: train_segmentation_loader(large, seed=0), "batch_size=6 exceeds the 5", "at most 5")

@@ -99,7 +99,8 @@ class SegmentationData:
     std: tuple[float, ...] = IMAGENET_STD
     """red, green, blue; divides after that"""
     batch_size: int = 16
-    """training pictures in one batch of one process; evaluation takes one picture at a time"""
+    """training pictures in one optimizer step: the total over all processes and forward passes; evaluation takes one
+    picture at a time"""
     workers: int = 8
     """loader processes of each process; 0 loads in the process itself"""
 
@@ -359,9 +360,10 @@ def train_segmentation_loader(
     samples_per_epoch: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    micro_batch: int | None = None,
     pin_memory: bool = False,
 ) -> BatchLoader[SegmentationBatch]:
-    """Shuffled, augmented batches of exactly `data.batch_size` crops; the incomplete last batch is left out.
+    """Shuffled, augmented batches of crops, all of one size; the incomplete last batch is left out.
 
     Args:
         data: what to load.
@@ -371,6 +373,7 @@ def train_segmentation_loader(
             data set once.
         rank: this process.
         world_size: number of processes; every one gets the same number of batches.
+        micro_batch: crops of one batch; None: this process's share of `data.batch_size`.
         pin_memory: copy batches to page-locked memory.
 
     Raises:
@@ -384,15 +387,17 @@ def train_segmentation_loader(
         sampler = RepeatedSampler(
             len(dataset), samples_per_epoch=samples_per_epoch, seed=seed, rank=rank, world_size=world_size
         )
-    if len(sampler) < data.batch_size:
+    size = micro_batch or data.batch_size // world_size
+    if len(sampler) < size:
+        most = len(sampler) * world_size
         raise ValueError(
-            f"batch_size={data.batch_size} exceeds the {len(sampler)} training images of one process in an epoch; "
-            f"set batch_size to at most {len(sampler)}"
+            f"batch_size={data.batch_size} exceeds the {most} training images of an epoch; "
+            f"set batch_size to at most {most}"
         )
     return BatchLoader(
         SeededDataset(dataset, seed),
         sampler,
-        batch_size=data.batch_size,
+        batch_size=size,
         collate=collate_crops,
         drop_last=True,
         workers=data.workers,

@@ -198,9 +198,10 @@ def scenes(root: str = "demo/data") -> SegmentationRun:
             workers=0,
         ),
         optimizer=OptimizerConfig(lr=1.2e-3, weight_decay=0.05, betas=(0.9, 0.98), clip_grad_norm=5.0),
-        schedule=PolynomialScheduleConfig(iterations=1350, interval=675, warmup_iterations=50, warmup_factor=0.01),
-        test=TestMode(mode="slide", box=(91, 73), crop=64, stride=16, scales=(0.87, 1.0, 1.15)),
+        schedule=PolynomialScheduleConfig(iterations=1500, interval=750, warmup_iterations=50, warmup_factor=0.01),
+        test=TestMode(mode="slide", box=(91, 73), crop=64, stride=32, scales=(0.75, 0.87, 1.0, 1.15, 1.3)),
         decoder_lr_scale=3.3,
+        evaluate_every=2,
         ema_decay=0.98,
         average="valid",
         class_prior=True,
@@ -217,7 +218,11 @@ def scenes_upernet(root: str = "demo/data") -> SegmentationRun:
     Expected: as `scenes`; not measured to the end.
     """
     run = scenes(root)
-    return replace(run, model=replace(run.model, name="upernet_a2mamba_nano", width=64))
+    return replace(
+        run,
+        model=replace(run.model, name="upernet_a2mamba_nano"),
+        schedule=replace(run.schedule, iterations=1250, interval=625),
+    )
 
 
 SIZES = ("nano", "tiny", "small", "base", "large")
@@ -324,12 +329,13 @@ def prepare(run: SegmentationRun, *, device: str) -> Prepared:
             parts.model.start_from_shares(class_shares(data, classes=classes))
     shared = plan(run, parts, device=device)
     loader = train_segmentation_loader(
-        replace(data, batch_size=shared.micro_batch),
+        data,
         seed=run.seed,
         classes=classes,
         samples_per_epoch=run.data.batch_size * run.schedule.interval,
         rank=rank(),
         world_size=world_size(),
+        micro_batch=shared.micro_batch,
     )
     held_out = eval_segmentation_loader(data, classes=classes, rank=rank(), world_size=world_size())
 

@@ -178,6 +178,7 @@ def _score_row(  # type: ignore[no-untyped-def]
     rows, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b, count
 ):
     """Compute the scores of one row of keys at ``count`` offsets, in blocks of nearly one size."""
+    # Numba resolves what is called while it compiles: it has no tables of intrinsics to choose from by number.
     blocks = (count + _LARGEST - 1) // _LARGEST
     size = count // blocks
     larger = count - size * blocks
