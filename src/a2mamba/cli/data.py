@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument("dir", type=Path, help="folder to make")
     demo.add_argument("--overwrite", action="store_true", help="replace demo data that is there already")
     demo.add_argument("--seed", type=int, default=0, help="of split and scenes (default 0)")
-    demo.add_argument("--small", action="store_true", help="100 instead of 2,000 scenes to train segmentation on")
+    demo.add_argument("--small", action="store_true", help="100 instead of 4,000 scenes to train segmentation on")
     check = actions.add_parser(
         "check", help="find what would spoil a run: undecodable files, empty classes, duplicates"
     )

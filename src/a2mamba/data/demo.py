@@ -91,7 +91,7 @@ def write_demo(
     root: Path | str,
     *,
     seed: int = 0,
-    segmentation_scenes: int = 2000,
+    segmentation_scenes: int = 4000,
     train_scenes: int = 400,
     val_scenes: int = 50,
     scene_size: tuple[int, int] = (128, 160),
