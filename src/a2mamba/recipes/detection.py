@@ -113,11 +113,11 @@ def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> Detection
     Command: a2mamba train objects data.root=demo/data/coco model.backbone_checkpoint=demo/run/checkpoints/best.pt
     Hardware and time: one CPU core (OMP_NUM_THREADS=1), ten minutes of its time; the cascade two, under torchrun.
     Expected: at least 50 % box AP50 and 45 % mask AP50 on the held-out scenes; `make demo-detect` measures it.
-    Measured: Mask R-CNN, seed 42: box AP50 78.8 %, mask AP50 73.3 % (box AP 51.2, mask AP 42.4), the averaged model
-    after the last epoch, which is its best; twelve minutes on two cores that had other work. Eight scenes are learnt by
-    heart to box AP 98.7, by the cascade to 92.3 (`benchmarks/overfit.py`). The cascade by two processes, seed 42, norms
-    not synchronised: box AP50 81.4 %, mask AP50 75.7 % (box AP 55.9, mask AP 41.5) in 10 min 27 s from start to end;
-    in twelve epochs 88.0 and 83.8 %.
+    Measured: Mask R-CNN, seed 42, twice: box AP50 78.8 and 76.8 %, mask AP50 73.3 and 69.9 % (box AP 51.2 and 48.9,
+    mask AP 42.4 and 40.9), the averaged model after the last epoch, which is its best; eleven and a half minutes, the
+    evaluations among them. Eight scenes are learnt by heart to box AP 98.7, by the cascade to 92.3
+    (`benchmarks/overfit.py`). The cascade by two processes, seed 42, norms not synchronised: box AP50 81.4 %, mask AP50
+    75.7 % (box AP 55.9, mask AP 41.5) in 10 min 27 s from start to end; in twelve epochs 88.0 and 83.8 %.
     """
     name = f"{kind}_a2mamba_nano"
     # The cascade's steps take longer, and its boxes are sooner good.
