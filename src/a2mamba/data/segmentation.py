@@ -340,7 +340,7 @@ def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None
     folder = segmentation_folder(data, train_split(data), classes=classes)
     counts = np.zeros(256, dtype=np.int64)
     for pair in folder.pairs[:: -(-len(folder) // pictures)]:
-        with suppress(UndecodableImageError, LabelFileError):
+        with suppress(UndecodableImageError):  # LabelFileError is one
             labels = folder.label_maps[pair.converted].to_classes(read_labels(pair.label), path=pair.label)
             counts += np.bincount(labels.ravel(), minlength=256)
     labelled = counts[: len(folder.classes)]

@@ -185,32 +185,10 @@ def _work(p):  # type: ignore[no-untyped-def]
         if image >= images:
             return
         batch, head = image // heads, image % heads
-        pack(
-            k + batch * k_batch + head * k_head,
-            k_row,
-            k_column,
-            columns,
-            q_width,
-            k_packed,
-            packed_columns,
-            0,
-            height,
-            spare,
-            ones,
-        )
-        pack(
-            v + batch * v_batch + head * v_head,
-            v_row,
-            v_column,
-            columns,
-            v_width,
-            v_packed,
-            packed_columns,
-            0,
-            height,
-            spare,
-            ones,
-        )
+        a = k + batch * k_batch + head * k_head
+        pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, 0, height, spare, ones)
+        a = v + batch * v_batch + head * v_head
+        pack(a, v_row, v_column, columns, v_width, v_packed, packed_columns, 0, height, spare, ones)
         fill(k_sums, height * (q_line + v_line) // BYTES)
         fill(table, entries)
         bias_head = bias + 4 * head * entries
