@@ -157,22 +157,14 @@ def test_resizing_a_bias() -> None:
 # The state-space layers
 
 
-def test_head_mixing_is_a_matrix_over_the_heads() -> None:
-    layer = A2SSM(channels=12, heads=4).double()
-    states = torch.randn(2, 4, 3, 5, 3, dtype=torch.float64)
-    nn.init.normal_(layer.head_mix.bias)
-    mixed = torch.einsum("og,bghwd->bohwd", layer.head_mix.weight, states)
-    mixed = mixed + layer.head_mix.bias[None, :, None, None, None]
-    close(layer.mix_heads(states), mixed.permute(0, 1, 4, 2, 3).flatten(1, 2))
-
-
 def test_a2ssm_is_a_scan_then_an_aggregation_then_a_readout() -> None:
     channels, heads, height, width = 20, 2, 3, 4
     layer = randomize(A2SSM(channels, heads))
     y = torch.randn(2, channels, height, width, dtype=torch.float64)
 
-    def aggregate(states: Tensor) -> Tensor:
-        return states.cumsum(2) * 0.3
+    def aggregate(states: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = halves(states)
+        return first.cumsum(2) * 0.3, second.cumsum(3)
 
     u = F.silu(F.conv2d(y, layer.conv.weight, layer.conv.bias, padding=2, groups=channels)).flatten(2)
     rank = math.ceil(channels / 16)
@@ -187,7 +179,9 @@ def test_a2ssm_is_a_scan_then_an_aggregation_then_a_readout() -> None:
         h = torch.exp(A * delta[..., t]) * h + delta[..., t] * B[:, None, t] * u[..., t]
         states[..., t] = h
     by_head = states.view(2, heads, channels // heads, height, width).permute(0, 1, 3, 4, 2)
-    mixed = layer.mix_heads(aggregate(by_head))
+    states = torch.cat(aggregate(by_head), dim=1)
+    mixed = torch.einsum("og,bghwd->bohwd", layer.head_mix.weight, states)
+    mixed = (mixed + layer.head_mix.bias[:, None, None, None]).permute(0, 1, 4, 2, 3).flatten(1, 2)
     expected = mixed * C.view(2, 1, height, width) + layer.D[:, None, None] * u.view_as(mixed)
     close(layer(y, aggregate), expected)
 
@@ -322,7 +316,7 @@ def test_mass_reads_like_the_paper(tokens: int | None) -> None:
     y = torch.cat((y1, y2), dim=1)
     if tokens is None:
         assert mass.ssm is not None
-        mixed = mass.ssm(from_heads(y), lambda s: torch.cat((first(s[:, :1]), second(s[:, 1:])), dim=1))
+        mixed = mass.ssm(from_heads(y), lambda s: (first(s[:, :1]), second(s[:, 1:])))
     else:
         assert mass.global_attention is not None
         bias = resize_pair_bias(mass.global_attention.bias, 42)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import random
@@ -191,6 +192,33 @@ def test_a_map_applied_twice() -> None:
         assert torch.equal(attention(leaves[2]), first)
     for ours, right in zip(found, expected, strict=True):
         assert relative_error(ours, right) < 3e-6
+
+
+@needs_numba
+@pytest.mark.parametrize("limit", [0, 2**30])
+@pytest.mark.parametrize("case", [case for case in neighborhood.CASES if case.batch], ids=str)
+def test_a_map_that_is_stored(case: AttentionCase, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At inference a small map is kept for its next application, and a large one computed once more."""
+    monkeypatch.setattr(attention_impl, "STORED", limit)
+    q, k, v, bias = case.inputs()
+    other = case.inputs(seed=1)[2]
+    options: dict[str, Any] = {"kernel_size": case.kernel_size, "dilation": case.dilation}
+    with torch.no_grad():
+        for again in (True, False):
+            attention = NeighborhoodMap(q, k, bias, **options, again=again, backend="numba")
+            first, second = attention(v), attention(other)
+            stored = isinstance(attention.memory, Tensor)
+            assert stored == (again and limit > 0)
+            for values, found in ((v, first), (other, second)):
+                assert torch.equal(found, attend(case, (q, k, values, bias)))
+            # What is stored is what is read: the scores are not computed again.
+            q_before, attention.q = q, torch.full_like(q, torch.nan)
+            assert attention(v).isnan().any() != stored
+            attention.q = q_before
+    # With gradients nothing is stored.
+    attention = NeighborhoodMap(q.requires_grad_(), k, bias, **options, again=True, backend="numba")
+    attention(v)
+    assert not isinstance(attention.memory, Tensor)
 
 
 @needs_numba
@@ -465,13 +493,18 @@ def test_the_network_takes_numba_and_agrees(monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
     model = a2mamba.create_model("a2mamba_test", num_classes=5, img_size=32).eval()
     image = torch.randn(1, 3, 32, 40)
-    calls = {implementation: mock.Mock(wraps=implementation.forward) for implementation in (attention_impl, scan_impl)}
-    for implementation, call in calls.items():
-        monkeypatch.setattr(implementation, "forward", call)
+    call = mock.Mock(wraps=numba_threads.call)
+    monkeypatch.setattr(numba_threads, "call", call)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(image)
     found = model(image)
-    assert all(call.call_count for call in calls.values())
+
+    packages = ("feed_forward", "neighborhood", "readout", "selective_scan")
+    modules = [importlib.import_module(f"a2mamba.ops.{package}.numba_kernels") for package in packages]
+    names = ("KERNEL", "READ_OUT", "GATED_NORM")
+    kernels = {getattr(module, name) for module in modules for name in names if hasattr(module, name)}
+    assert len(kernels) == 5
+    assert kernels <= {arguments.args[0] for arguments in call.call_args_list}
     monkeypatch.setattr(dispatch, "HAS_NUMBA", False)
     assert relative_error(found, model(image)) < 1e-5
 

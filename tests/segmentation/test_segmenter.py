@@ -547,7 +547,7 @@ def test_global_mass_by_hand() -> None:
     def attend(values: Tensor) -> Tensor:
         return (weights @ values.flatten(2, 3)).view_as(values)
 
-    mixed = module.ssm(from_heads(attend(v)), attend)
+    mixed = module.ssm(from_heads(attend(v)), lambda states: (attend(states),))
     gate = F.silu(module.gate_norm(module.gate(x)))
     mixed = (module.norm(mixed) + module.lepe(module.qkv(x)[:, 48:])) * gate
     assert torch.allclose(module(x, table), module.proj(module.proj_norm(mixed)), atol=1e-10)

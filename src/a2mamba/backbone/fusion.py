@@ -56,6 +56,7 @@ def fuse_for_inference(model: ModuleT) -> ModuleT:
     for module in fused.modules():
         if isinstance(module, Pyramid):
             _fuse(module)
+            module.eval()  # What was put in place of a norm as well.
     return fused
 
 

@@ -19,9 +19,23 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.layers import A2SSM, SS2D, ChannelAffine, ConvFFN, ResidualDepthwise, checkpoint_block, rope_table
+from a2mamba.layers import (
+    A2SSM,
+    SS2D,
+    ChannelAffine,
+    ConvFFN,
+    ResidualDepthwise,
+    checkpoint_block,
+    keep_memory,
+    may_split,
+    over_images,
+    rope_table,
+)
 
 STAGES = 4
+
+PIECE = 3 * 2**19
+"""Numbers of a stage's map that its blocks compute at a time, where a batch may be split."""
 
 ResidualScaling = Literal["none", "layer", "residual"]
 """What a :class:`ChannelAffine` multiplies: nothing, the branch, or the shortcut."""
@@ -169,6 +183,12 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, dtype)
+        image = x.shape[1:].numel()
+        if len(x) * image > PIECE and len(x) > 1 and may_split(self, x):
+            return over_images(lambda piece: self._blocks(piece, rope), x, PIECE // image)
+        return self._blocks(x, rope)
+
+    def _blocks(self, x: Tensor, rope: Tensor) -> Tensor:
         for i, block in enumerate(self.blocks):
             if i < self.checkpointed_blocks and torch.is_grad_enabled():
                 x = checkpoint_block(block, x, rope)
@@ -348,7 +368,7 @@ class Pyramid(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, S, S') -> the last stage's map (B, C, ceil(S / 32), ceil(S' / 32))."""
-        self._check_image(x)
+        self._begin(x)
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -383,7 +403,7 @@ class Pyramid(nn.Module):
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
-        self._check_image(x)
+        self._begin(x)
         take, last = _take(len(self.stages), indices)
         intermediates = []
         x = self.stem(x)
@@ -471,8 +491,9 @@ class Pyramid(nn.Module):
             count = len(stage.blocks) if blocks is None else blocks[i]
             stage.checkpointed_blocks = count if enable else 0
 
-    def _check_image(self, x: Tensor) -> None:
+    def _begin(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_chans or x.shape[2] < 1 or x.shape[3] < 1:
             raise ValueError(
                 f"expected images (B, {self.in_chans}, H, W) with H and W at least 1, got {tuple(x.shape)}"
             )
+        keep_memory(x)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from a2mamba.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from a2mamba.ops.dispatch import Choice
 
 PACKAGES = ("a2mamba", "torch", "torchvision", "timm", "triton", "safetensors", "huggingface_hub", "numpy", "pillow")
 OPTIONAL = ("numba", "scikit-learn", "matplotlib", "tensorboard")
@@ -70,40 +76,60 @@ def _operators(device: str) -> list[dict[str, Any]]:
     """Return a row per operator and backend: can it run small float32 inputs here, and does it agree with reference."""
     import torch
 
-    from a2mamba.ops import neighborhood, neighborhood_attention, selective_scan, selective_scan_state
+    # Some backends have no gradient.
+    with torch.no_grad():
+        return [row for operator, choices, call in _calls(device) for row in _compare(operator, device, choices, call)]
+
+
+def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[[str], Tensor]]]:
+    """Yield every operator's name, what its backends say to small inputs, and a call with a backend."""
+    import torch
+
+    from a2mamba import ops
+    from a2mamba.ops import feed_forward, neighborhood, readout, selective_scan
 
     # Wide enough for every backend.
-    attention_case, scan_case = neighborhood.CASES[4], selective_scan.CASES[2]
-    q, k, v, bias = attention_case.inputs(torch.float32, device)
-    u, delta, A, B, delta_bias = scan_case.inputs(torch.float32, device)
+    attention, scan = neighborhood.CASES[4], selective_scan.CASES[2]
+    q, k, v, bias = attention.inputs(torch.float32, device)
+    options: dict[str, Any] = {"kernel_size": attention.kernel_size, "dilation": attention.dilation}
+    u, delta, A, B, delta_bias = scan.inputs(torch.float32, device)
+    yield (
+        "neighborhood_attention",
+        neighborhood.explain_backends(q, k, v, bias),
+        lambda backend: ops.neighborhood_attention(q, k, v, bias, backend=backend, **options),
+    )
+    yield (
+        "selective_scan_state",
+        selective_scan.explain_backends(u),
+        lambda backend: ops.selective_scan_state(u, delta, A, B, delta_bias, backend=backend),
+    )
+    states = readout.CASES[1].read_out_inputs(torch.float32, device)
+    yield "read_out", readout.explain_read_out(*states), lambda backend: ops.read_out(*states, backend=backend)
+    maps = readout.CASES[1].gated_norm_inputs(torch.float32, device)
+    yield "gated_norm", readout.explain_gated_norm(*maps), lambda backend: ops.gated_norm(*maps, backend=backend)
+    x, weight, x_bias = feed_forward.CASES[1].inputs(torch.float32, device)
+    yield (
+        "gelu_depthwise",
+        feed_forward.explain_backends(x, weight, x_bias),
+        lambda backend: ops.gelu_depthwise(x, weight, x_bias, backend=backend),
+    )
 
-    def attend(backend: str) -> torch.Tensor:
-        options = {"kernel_size": attention_case.kernel_size, "dilation": attention_case.dilation}
-        return neighborhood_attention(q, k, v, bias, backend=backend, **options)  # type: ignore[arg-type]
 
-    def scan(backend: str) -> torch.Tensor:
-        return selective_scan_state(u, delta, A, B, delta_bias, backend=backend)
-
-    rows = []
-    for operator, choices, call in (
-        ("neighborhood_attention", neighborhood.explain_backends(q, k, v, bias), attend),
-        ("selective_scan_state", selective_scan.explain_backends(u), scan),
-    ):
-        expected = call("reference")
-        first = next(choice.backend for choice in choices if choice.reason is None)
-        for choice in choices:
-            verdict = "not run"
-            if choice.reason is None:
-                error = float((call(choice.backend) - expected).abs().max() / expected.abs().max())
-                verdict = "passed" if error < 1e-3 else f"FAILED: relative error {error:.1e}"
-            rows.append(
-                {
-                    "operator": operator,
-                    "device": device,
-                    "backend": choice.backend,
-                    "chosen": choice.backend == first,
-                    "reason": choice.reason,
-                    "self_test": verdict,
-                }
-            )
-    return rows
+def _compare(
+    operator: str, device: str, choices: list[Choice], call: Callable[[str], Tensor]
+) -> Iterator[dict[str, Any]]:
+    expected = call("reference")
+    first = next(choice.backend for choice in choices if choice.reason is None)
+    for choice in choices:
+        verdict = "not run"
+        if choice.reason is None:
+            error = float((call(choice.backend) - expected).abs().max() / expected.abs().max())
+            verdict = "passed" if error < 1e-3 else f"FAILED: relative error {error:.1e}"
+        yield {
+            "operator": operator,
+            "device": device,
+            "backend": choice.backend,
+            "chosen": choice.backend == first,
+            "reason": choice.reason,
+            "self_test": verdict,
+        }

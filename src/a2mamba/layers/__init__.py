@@ -4,9 +4,11 @@ from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.checkpointing import checkpoint_block
 from a2mamba.layers.depthwise import ResidualDepthwise
 from a2mamba.layers.ffn import ConvFFN
+from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention, resize_pair_bias
 from a2mamba.layers.lass import LASS
 from a2mamba.layers.mass import MASS
+from a2mamba.layers.pieces import keep_memory, may_split, over_images
 from a2mamba.layers.rope import rope_frequencies, rope_table
 from a2mamba.layers.scale import ChannelAffine
 from a2mamba.layers.ss2d import SS2D
@@ -21,6 +23,10 @@ __all__ = [
     "GlobalAttention",
     "ResidualDepthwise",
     "checkpoint_block",
+    "gated_projection",
+    "keep_memory",
+    "may_split",
+    "over_images",
     "resize_pair_bias",
     "rope_frequencies",
     "rope_table",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.layers.heads import from_heads, to_heads
+from a2mamba.layers.heads import to_heads
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
-from a2mamba.ops import selective_scan_state
-from a2mamba.ops.precision import without_autocast
+from a2mamba.ops import read_out, selective_scan_state
 
 
 class A2SSM(nn.Module):
@@ -44,12 +43,13 @@ class A2SSM(nn.Module):
         nn.init.zeros_(self.A_log)
         nn.init.ones_(self.D)
 
-    def forward(self, y: Tensor, aggregate: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(self, y: Tensor, aggregate: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """Scan and aggregate.
 
         Args:
             y: (B, C, H, W).
-            aggregate: applies the attention maps to states (B, G, H, W, d) given in the dtype of ``y``; same shape out.
+            aggregate: applies the attention maps to states (B, G, H, W, d) given in the dtype of ``y``; returns the
+                heads in order, as one tensor or several.
 
         Returns:
             (B, C, H, W), float32 at least.
@@ -66,17 +66,6 @@ class A2SSM(nn.Module):
             B.squeeze(-1),
             self.dt_proj.bias,
         )
-        states = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
-        states = self.mix_heads(states)
-        with without_autocast(y):
-            readout = C.transpose(1, 2).unflatten(-1, (height, width))
-            dtype = torch.promote_types(y.dtype, torch.float32)
-            skip = u.to(dtype) * self.D.to(dtype)[:, None, None]
-            return torch.addcmul(skip, states.to(dtype), readout.to(dtype))
-
-    def mix_heads(self, states: Tensor) -> Tensor:
-        """Mix (B, G, H, W, d) over the heads, alike for every position and channel; return (B, C, H, W)."""
-        # One product an image; a product a position would be many tiny ones.
-        weight = self.head_mix.weight.expand(len(states), -1, -1)
-        mixed = torch.baddbmm(self.head_mix.bias[:, None], weight, states.flatten(2))
-        return from_heads(mixed.view(states.shape))
+        aggregated = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
+        readout = C.squeeze(-1).unflatten(-1, (height, width))
+        return read_out(aggregated, self.head_mix.weight, self.head_mix.bias, readout, u, self.D)

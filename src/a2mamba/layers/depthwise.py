@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.ops.feed_forward import with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -37,15 +38,11 @@ class ResidualDepthwise(nn.Conv2d):
 
     def fold_residual(self) -> None:
         """Keep the kernel with its one for good. For inference: it does not follow the weight any more."""
-        self.folded = self._kernel().detach()
-
-    def _kernel(self) -> Tensor:
-        one = F.pad(self.weight.new_ones(1, 1, 1, 1), (self.kernel_size[0] // 2,) * 4)
-        return self.weight + one
+        self.folded = with_residual(self.weight).detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         if in_half_precision(x):
             return x + super().forward(x)
-        kernel = self._kernel() if self.folded is None else self.folded
+        kernel = with_residual(self.weight) if self.folded is None else self.folded
         return F.conv2d(x, kernel, self.bias, padding=self.padding, groups=self.groups)

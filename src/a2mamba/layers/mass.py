@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.layers.a2ssm import A2SSM
+from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention
 from a2mamba.layers.heads import from_heads, halves, join_halves, rotated_qkv
 from a2mamba.ops import NeighborhoodMap
-from a2mamba.ops.precision import without_autocast
 
 
 def adaptive_dilation(height: int, width: int, kernel_size: int) -> tuple[int, int]:
@@ -80,12 +80,13 @@ class MASS(nn.Module):
         (q1, q2), (k1, k2), (v1, v2) = halves(q), halves(k), halves(v)
         dilation = adaptive_dilation(height, width, self.kernel_size)
 
-        sliding = NeighborhoodMap(q1, k1, self.bias, kernel_size=self.kernel_size)
-        dilated = NeighborhoodMap(q2, k2, self.bias, kernel_size=self.kernel_size, dilation=dilation)
+        again = self.ssm is not None
+        sliding = NeighborhoodMap(q1, k1, self.bias, kernel_size=self.kernel_size, again=again)
+        dilated = NeighborhoodMap(q2, k2, self.bias, kernel_size=self.kernel_size, dilation=dilation, again=again)
 
-        def aggregate(states: Tensor) -> Tensor:
+        def aggregate(states: Tensor) -> tuple[Tensor, Tensor]:
             local, distant = halves(states)
-            return torch.cat((sliding(local), dilated(distant)), dim=1)
+            return sliding(local), dilated(distant)
 
         local = sliding(v1)
         y = join_halves(local, dilated(local + v2))
@@ -94,9 +95,4 @@ class MASS(nn.Module):
         else:
             assert self.ssm is not None
             mixed = self.ssm(from_heads(y), aggregate)
-        # The released models leave autocast here: the product, the norm and the projection run in the dtype of the
-        # weights, which is float32 unless the whole model was cast.
-        dtype = self.proj.weight.dtype
-        mixed = self.norm(mixed.to(dtype)) + lepe
-        with without_autocast(x):
-            return self.proj(self.proj_norm(mixed.to(dtype) * gate.to(dtype)))
+        return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)

@@ -1,6 +1,15 @@
-"""The two operators that A2Mamba is made of. Each is a folder: reference, implementations, dispatch."""
+"""The operators that A2Mamba is made of. Each has a folder: reference, implementations, dispatch."""
 
+from a2mamba.ops.feed_forward import gelu_depthwise
 from a2mamba.ops.neighborhood import NeighborhoodMap, neighborhood_attention
+from a2mamba.ops.readout import gated_norm, read_out
 from a2mamba.ops.selective_scan import selective_scan_state
 
-__all__ = ["NeighborhoodMap", "neighborhood_attention", "selective_scan_state"]
+__all__ = [
+    "NeighborhoodMap",
+    "gated_norm",
+    "gelu_depthwise",
+    "neighborhood_attention",
+    "read_out",
+    "selective_scan_state",
+]

@@ -82,6 +82,41 @@ def unfit(**tensors: Tensor | None) -> str | None:
     return None
 
 
+def unwatched(x: Tensor) -> bool:
+    """Whether nothing but the result is wanted of an operation on ``x``, so that any way to it is as good.
+
+    Not where a gradient, a graph or a trace is recorded, where a mode or a transform looks on (counters of operations,
+    fake tensors, vmap), or where a profiler wants names. An operator's implementation may then be called without
+    torch.library, which takes longer than the smallest of them; layers may compute otherwise than they are written.
+    """
+    return (
+        type(x) is Tensor
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.autograd._profiler_enabled()
+    )
+
+
+def unfit_at_inference(width: int, lanes: int, *tensors: Tensor) -> str | None:
+    """Return why a Numba kernel without a gradient cannot run ``tensors``, or None.
+
+    ``width``: of what lies side by side in memory; it must be a multiple of ``lanes``.
+    """
+    first = tensors[0]
+    objection = numba_missing(first)
+    if objection is not None:
+        return objection
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device != first.device:
+            return f"all tensors must be float32 on the cpu, got {tensor.dtype} on {tensor.device}"
+    if width < lanes or width % lanes:
+        return f"the width must be a multiple of {lanes}, got {width}"
+    return None if unwatched(first) else "a gradient, a graph or something that watches needs the operations one by one"
+
+
 def portable(x: Tensor, numba: ModuleType, fallback: ModuleType) -> ModuleType:
     """Return the implementation that runs on the device of ``x``.
 

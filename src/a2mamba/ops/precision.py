@@ -10,12 +10,15 @@ from torch import Tensor
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which autocast is off on the device of ``x``; devices that have none, as meta, are fine."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if _autocast(x) else nullcontext()
 
 
 def in_half_precision(x: Tensor) -> bool:
     """Whether a convolution of ``x`` runs in 16 bits, for its dtype or for autocast."""
+    return x.dtype.itemsize < 4 or _autocast(x)
+
+
+def _autocast(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is."""
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return x.dtype.itemsize < 4 or autocast
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -39,7 +39,8 @@ def passed(operator: str, device: torch.device) -> str | None:
     """Return None if the compiled backend of ``operator`` may be trusted on ``device``, else the reason why not.
 
     Args:
-        operator: "neighborhood_attention" or "selective_scan_state" for Triton's kernels; with "/numba" for Numba's.
+        operator: "neighborhood_attention" or "selective_scan_state" for Triton's kernels; with "/numba" for Numba's,
+            who also has "gelu_depthwise", "read_out" and "gated_norm".
         device: where its tensors are.
 
     Raises:
@@ -254,10 +255,41 @@ def _selective_scan_state_numba(device: torch.device) -> str | None:
     return _scan(torch.ops.a2mamba.selective_scan_state_numba, device, channels=2 * 11)
 
 
+def _pointwise(run: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: tuple, exact: tuple) -> str | None:
+    """Compare the outputs alone: these kernels run where no gradient is wanted, and in float32."""
+    with torch.no_grad():
+        found, expected = run(*inputs), reference(*exact)
+    return compare_outputs(["output"], [found], [expected], TOLERANCES[torch.float32])
+
+
+def _read_out_numba(device: torch.device) -> str | None:
+    from a2mamba.ops.readout import CASES, numba_impl, reference
+
+    inputs, exact = (CASES[1].read_out_inputs(dtype, device) for dtype in (torch.float32, torch.float64))
+    return _pointwise(numba_impl.read_out, reference.read_out, inputs, exact)
+
+
+def _gated_norm_numba(device: torch.device) -> str | None:
+    from a2mamba.ops.readout import CASES, numba_impl, reference
+
+    inputs, exact = (CASES[1].gated_norm_inputs(dtype, device) for dtype in (torch.float32, torch.float64))
+    return _pointwise(numba_impl.gated_norm, reference.gated_norm, inputs, exact)
+
+
+def _gelu_depthwise_numba(device: torch.device) -> str | None:
+    from a2mamba.ops.feed_forward import CASES, numba_impl, reference
+
+    inputs, exact = (CASES[1].inputs(dtype, device) for dtype in (torch.float32, torch.float64))
+    return _pointwise(numba_impl.forward, reference.gelu_depthwise, inputs, exact)
+
+
 COMPARISONS: dict[str, Comparison] = {
     "neighborhood_attention": _neighborhood_attention,
     "selective_scan_state": _selective_scan_state,
     "neighborhood_attention/numba": _neighborhood_attention_numba,
     "selective_scan_state/numba": _selective_scan_state_numba,
+    "read_out/numba": _read_out_numba,
+    "gated_norm/numba": _gated_norm_numba,
+    "gelu_depthwise/numba": _gelu_depthwise_numba,
 }
 """Operator to comparison: a function of a device that returns None or the reason for distrust."""

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.backbone.pyramid import Block, init_plain
-from a2mamba.layers import A2SSM, GlobalAttention, rope_table
+from a2mamba.layers import A2SSM, GlobalAttention, gated_projection, rope_table
 from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
-from a2mamba.ops.precision import without_autocast
 from a2mamba.segmentation.conv import (
     Classifier,
     ConvNormReLU,
@@ -138,16 +137,11 @@ class GlobalMASS(nn.Module):
             out = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), states)
             return out.view_as(values)
 
-        mixed = self.ssm(from_heads(attend(v)), attend if self.state_attention else _as_it_is)
-        # As in MASS: the product, the norm and the projection leave autocast.
-        dtype = self.proj.weight.dtype
-        mixed = self.norm(mixed.to(dtype)) + lepe
-        with without_autocast(x):
-            return self.proj(self.proj_norm(mixed.to(dtype) * gate.to(dtype)))
+        def aggregate(states: Tensor) -> tuple[Tensor]:
+            return (attend(states) if self.state_attention else states,)
 
-
-def _as_it_is(states: Tensor) -> Tensor:
-    return states
+        mixed = self.ssm(from_heads(attend(v)), aggregate)
+        return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)
 
 
 class MMRefine(nn.Module):

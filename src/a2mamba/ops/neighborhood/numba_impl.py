@@ -18,6 +18,9 @@ from a2mamba.ops.neighborhood.reference import effective_window
 
 LANES = 8
 
+STORED = 2**20
+"""Numbers of a map that are stored for its next application, at most: what caches hold."""
+
 
 def why_not(
     q: Tensor,
@@ -97,9 +100,32 @@ def forward(
     scale: float,
 ) -> Tensor:
     """Return neighborhood attention; arguments as in ``reference.neighborhood_attention``."""
+    return apply(None, q, k, v, bias, kernel_size, dilation, scale, again=False)[0]
+
+
+def apply(
+    memory: Tensor | bool | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: tuple[int, int],
+    dilation: tuple[int, int],
+    scale: float,
+    *,
+    again: bool,
+) -> tuple[Tensor, Tensor | bool]:
+    """Return the map applied to ``v``, and what the next application of the same map is to be given as ``memory``.
+
+    Args:
+        memory: None for the first application.
+        q, k, v, bias, kernel_size, dilation, scale: as in ``reference.neighborhood_attention``.
+        again: whether another application will follow. The map is then stored if it is small: reading what the cache
+            still holds is faster than computing it once more, and reading it from memory is not.
+    """
     out = _empty(v)
     if not out.numel():
-        return out.to(v.dtype)
+        return out.to(v.dtype), True
     from a2mamba.ops.neighborhood import numba_kernels
 
     batch, heads, height, _, v_width = v.shape
@@ -110,11 +136,18 @@ def forward(
     pieces = 1 if whole else min(height, 4 * threads)
     workers = min(threads, images * pieces)
     call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+    # Of every tile of two rows, weights and what they are to be divided by.
+    slots = len(call.plan.strips) * len(call.plan.tiles) * 2 * (call.weights + LANES)
+    stored = isinstance(memory, Tensor)
+    if memory is None:
+        memory = out.new_empty(images, slots) if again and images * slots <= STORED else True
+    where = memory.data_ptr() if isinstance(memory, Tensor) else 0
     packed = out.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
     scratch = out.new_empty(workers, LANES * (3 + 2 * q_width + 2 * v_width) + 2 * call.weights)
     for phase in (0,) if whole else (1, 2):
-        call.run(numba_kernels.KERNEL, workers, images * pieces, packed, scratch, (out,), (phase, pieces))
-    return out.to(v.dtype)
+        others = phase, pieces, where, 4 * slots, int(stored)
+        call.run(numba_kernels.KERNEL, workers, images * pieces, packed, scratch, (out,), others)
+    return out.to(v.dtype), memory
 
 
 def backward(

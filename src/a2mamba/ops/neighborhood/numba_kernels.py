@@ -359,7 +359,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     k, k_batch, k_head, k_row, k_column = p[33], p[34], p[35], p[36], p[37]
     v, v_batch, v_head, v_row, v_column = p[38], p[39], p[40], p[41], p[42]
     out, out_batch, out_head, out_row, out_column = p[43], p[44], p[45], p[46], p[47]
-    phase, pieces = p[48], p[49]
+    phase, pieces, stored, stored_size, known = p[48], p[49], p[50], p[51], p[52]
 
     # This thread's own memory: a vector that nobody reads; of two rows one over the sums of weights, the queries, the
     # outputs and the weights.
@@ -385,8 +385,9 @@ def _work(p):  # type: ignore[no-untyped-def]
         v_packed = k_packed + channel * height * q_width
         if phase != 2:
             first, last = height * piece // pieces, height * (piece + 1) // pieces
-            a = k + batch * k_batch + head * k_head
-            pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, first, last, spare, ones)
+            if not known:
+                a = k + batch * k_batch + head * k_head
+                pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, first, last, spare, ones)
             a = v + batch * v_batch + head * v_head
             pack(a, v_row, v_column, columns, v_width, v_packed, packed_columns, first, last, spare, ones)
         if phase == 1:
@@ -401,18 +402,22 @@ def _work(p):  # type: ignore[no-untyped-def]
                 x, dx, count = read(tile), read(tile + 8), read(tile + 16)
                 valid = min(LANES, columns - x)
                 at = 4 * (MARGIN + x + dx * step_w)
-                for r in range(rows):
-                    a = q_image + (y_b if r else y_a) * q_row + x * q_column
-                    _load_queries(a, q_column, valid, q_width, queries + r * q_second, spare, scale)
-                a = k_packed + channel * q_width * first_key + at
-                mask = masks + BYTES * mask_offsets * t
-                first_bias = bias_head + 4 * ((dy + kernel_h - 1) * span + dx + kernel_w - 1)
-                score_tile(
-                    window_h, shift, rows, queries, q_second, BYTES, q_width, a, k_step, channel, offset,
-                    first_bias, 4 * span, mask, weights, weights_size, count
-                )  # fmt: skip
-                for r in range(rows):
-                    softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
+                if stored:
+                    weights = stored + stored_size * image + 2 * (weights_size + BYTES) * (tile_count * s + t)
+                    inverses = weights + 2 * weights_size
+                if not known:
+                    for r in range(rows):
+                        a = q_image + (y_b if r else y_a) * q_row + x * q_column
+                        _load_queries(a, q_column, valid, q_width, queries + r * q_second, spare, scale)
+                    a = k_packed + channel * q_width * first_key + at
+                    mask = masks + BYTES * mask_offsets * t
+                    first_bias = bias_head + 4 * ((dy + kernel_h - 1) * span + dx + kernel_w - 1)
+                    score_tile(
+                        window_h, shift, rows, queries, q_second, BYTES, q_width, a, k_step, channel, offset,
+                        first_bias, 4 * span, mask, weights, weights_size, count
+                    )  # fmt: skip
+                    for r in range(rows):
+                        softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
                 a, line = v_packed + channel * v_width * first_key + at, BYTES * count
                 value_tile(
                     window_h, shift, rows, sums, v_width, a, v_step, channel, offset,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing, unwatched
 from a2mamba.ops.neighborhood import numba_impl, reference, torch_impl
 from a2mamba.ops.precision import without_autocast
 
@@ -135,11 +135,14 @@ Memory = Any
 """What a backend keeps of a map between its applications; None before the first."""
 
 
-def _torch_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+def _torch_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
     return (_forward if memory is None else _forward_again)(*arguments), True
 
 
-def _numba_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+def _numba_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
+    if unwatched(arguments[2]):
+        with without_autocast(arguments[2]):
+            return numba_impl.apply(memory, *arguments, again=again)
     return (_numba_forward if memory is None else _numba_forward_again)(*arguments), True
 
 
@@ -147,11 +150,11 @@ def _numba_why_not(memory: Memory | None, *arguments: Any) -> str | None:
     return numba_impl.why_not(*arguments) or self_test.passed("neighborhood_attention/numba", arguments[0].device)
 
 
-def _reference_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+def _reference_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
     return reference.neighborhood_attention(*arguments), True
 
 
-def _triton_run(memory: Memory | None, *arguments: Any) -> tuple[Tensor, Memory]:
+def _triton_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
     from a2mamba.ops.neighborhood import triton_impl
 
     if memory is None:
@@ -175,15 +178,17 @@ BACKENDS = (
     Backend("torch", always, _torch_run),
     Backend("reference", always, _reference_run),
 )
-"""In order of preference. All take (memory, q, k, v, bias, (K_h, K_w), (r_h, r_w), scale) to (out, memory)."""
+"""In order of preference. All take (memory, q, k, v, bias, (K_h, K_w), (r_h, r_w), scale), and whether another
+application will follow, to (out, memory)."""
 
 
 class NeighborhoodMap:
-    """One attention map that is applied to several values and never stored.
+    """One attention map that is applied to several values, and not stored where it is large.
 
     Queries, keys and options are those of :func:`neighborhood_attention`; every call takes values (B, heads, H, W, e)
     and returns their aggregate. A2Mamba applies its maps first to values, then to hidden states. Gradients of the
-    applications add up in the queries, keys and bias.
+    applications add up in the queries, keys and bias. ``again`` announces more than one application: a backend may then
+    keep more of the first, the map itself if it is small and no gradient is wanted.
     """
 
     def __init__(
@@ -195,12 +200,14 @@ class NeighborhoodMap:
         kernel_size: int | Sequence[int],
         dilation: int | Sequence[int] = 1,
         scale: float | None = None,
+        again: bool = False,
         backend: str | None = None,
     ) -> None:
         self.q, self.k, self.bias = q, k, bias
         self.window = _odd_pair(kernel_size)
         self.dilation = _positive_pair(dilation)
         self.scale = q.shape[-1] ** -0.5 if scale is None else scale
+        self.again = again
         self.backend = backend
         self.memory: Memory | None = None
 
@@ -209,7 +216,7 @@ class NeighborhoodMap:
         _check(self.q, self.k, v, self.bias, self.window)
         arguments = (self.memory, self.q, self.k, v, self.bias, self.window, self.dilation, self.scale)
         backend = select("neighborhood_attention", BACKENDS, self.backend, arguments)
-        out, self.memory = backend.run(*arguments)
+        out, self.memory = backend.run(*arguments, again=self.again)
         return out
 
 

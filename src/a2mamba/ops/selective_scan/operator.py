@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing, unwatched
 from a2mamba.ops.precision import without_autocast
 from a2mamba.ops.selective_scan import numba_impl, reference, torch_impl
 
@@ -98,6 +98,13 @@ _forward = _define("a2mamba::selective_scan_state", _torch)
 _numba_forward = _define("a2mamba::selective_scan_state_numba", _numba)
 
 
+def _numba_run(*arguments: Any) -> Tensor:
+    if unwatched(arguments[0]):
+        with without_autocast(arguments[0]):
+            return _numba(*arguments)
+    return _numba_forward(*arguments)
+
+
 def _numba_why_not(*arguments: Any) -> str | None:
     return numba_impl.why_not(*arguments) or self_test.passed("selective_scan_state/numba", arguments[0].device)
 
@@ -119,7 +126,7 @@ def _triton_why_not(*arguments: Any) -> str | None:
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
-    Backend("numba", _numba_why_not, _numba_forward),
+    Backend("numba", _numba_why_not, _numba_run),
     Backend("torch", always, _forward),
     Backend("reference", always, reference.selective_scan_state),
 )

@@ -1,0 +1,34 @@
+"""The end of every mixer: norm, position encoding, gate, norm, projection (SPEC section 4)."""
+
+from __future__ import annotations
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from a2mamba.layers.pieces import unhooked
+from a2mamba.ops import gated_norm
+from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.precision import in_half_precision, without_autocast
+
+
+def gated_projection(
+    mixed: Tensor, lepe: Tensor, gate: Tensor, norm: LayerNorm2d, proj_norm: LayerNorm2d, proj: nn.Conv2d
+) -> Tensor:
+    """Return ``proj(proj_norm((norm(mixed) + lepe) * gate))`` of maps (B, C, H, W).
+
+    The released models leave autocast behind the addition: the product, the norm and the projection run in the dtype
+    of the weights, which is float32 unless the whole model was cast.
+    """
+    dtype = proj.weight.dtype
+    norms = norm, proj_norm
+    if (
+        unwatched(mixed)
+        and mixed.dtype == lepe.dtype == gate.dtype == dtype
+        and not in_half_precision(mixed)
+        and all(type(each) is LayerNorm2d and each.eps == norm.eps and unhooked(each) for each in norms)
+    ):
+        affine, out_affine = ((each.weight, each.bias) for each in norms)
+        return proj(gated_norm(mixed, lepe, gate, affine, out_affine, norm.eps))
+    summed = norm(mixed.to(dtype)) + lepe
+    with without_autocast(mixed):
+        return proj(proj_norm(summed.to(dtype) * gate.to(dtype)))

@@ -1,0 +1,79 @@
+"""Large maps in pieces on CPUs: what is computed on the way then stays in the cache, and memory is used again.
+
+Where nothing is kept for a backward, a chain of operations over a large map can be computed for a few images or rows at
+a time. The results are those of the whole map; the maps in between are small. One pass over a map that outgrows the
+cache costs more than the arithmetic of most operations here, and blocks of many megabytes come fresh from the system,
+page by page, at every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_state
+
+from a2mamba.ops.dispatch import unwatched
+
+
+def keep_memory(x: Tensor) -> None:
+    """Let the C library keep what maps on a CPU give back, for those that come next; once in a process.
+
+    GNU's returns large blocks to the system at once, and getting every page of them anew takes a quarter of the time of
+    a small network. It changes that by itself as soon as a block of nearly 32 MiB was given back: here is one, that
+    nobody touches. Other libraries and devices do not notice.
+    """
+    if x.device.type == "cpu" and type(x) is Tensor and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        _give_back_once()
+
+
+@lru_cache(maxsize=1)
+def _give_back_once() -> None:
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
+
+
+def may_split(module: nn.Module, x: Tensor) -> bool:
+    """Whether ``module`` may be given ``x`` in pieces: on a CPU, in evaluation mode, without anybody noticing."""
+    return (
+        x.device.type == "cpu" and unwatched(x) and unhooked(module) and not any(m.training for m in module.modules())
+    )
+
+
+def unhooked(module: nn.Module) -> bool:
+    """Whether no forward hook waits for a call of any part of a module."""
+    if global_state._global_forward_hooks or global_state._global_forward_pre_hooks:
+        return False
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def spans(size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of as few pieces of nearly one length, at most ``most``, as cover range(size)."""
+    count = -(-size // max(1, most))
+    for i in range(count):
+        yield size * i // count, size * (i + 1) // count
+
+
+def over_images(function: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
+    """Return ``function(x)`` of a batch, at most ``most`` images at a time."""
+    pieces = [function(x[first:last]) for first, last in spans(len(x), most)]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def over_rows(function: Callable[[Tensor], Tensor], x: Tensor, most: int, margin: int) -> Tensor:
+    """Return ``function(x)`` of maps (B, C, H, W), at most ``most`` rows at a time.
+
+    Args:
+        function: keeps the size of a map; a row of its result depends on ``margin`` rows above and below, with zeros
+            outside the map.
+        x: the maps.
+        most: rows of a piece, its margins not counted.
+        margin: rows computed beyond a piece, and dropped.
+    """
+    height = x.shape[2]
+    pieces = []
+    for first, last in spans(height, most):
+        low, high = max(0, first - margin), min(height, last + margin)
+        pieces.append(function(x[:, :, low:high])[:, :, first - low : last - low])
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)

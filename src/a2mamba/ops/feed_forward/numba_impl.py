@@ -1,0 +1,42 @@
+"""GELU with a depthwise convolution on CPUs through Numba: memory and the call. The kernel is ``numba_kernels.py``.
+
+Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run. There is no gradient
+here: training runs the layers as they are written.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from a2mamba.ops import numba_threads
+from a2mamba.ops.feed_forward.torch_impl import with_residual
+
+LANES = 8
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return (B, C, H, W), channels innermost; arguments as in ``reference.gelu_depthwise``."""
+    from a2mamba.ops.feed_forward import numba_kernels
+
+    batch, channels, height, columns = x.shape
+    out = x.new_empty(batch, height, columns, channels)
+    if not out.numel():
+        return out.permute(0, 3, 1, 2)
+    x = x.permute(0, 2, 3, 1)
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
+    threads = numba_threads.threads()
+    # The rows at a cut are computed twice, so images are cut only where there are too few of them.
+    pieces = 1 if batch % threads == 0 or batch >= 4 * threads else min(height, 4 * threads)
+    workers = min(threads, batch * pieces)
+    rings = x.new_empty(workers, 3 * (columns + 2) * channels)
+    counters = torch.zeros(2, dtype=torch.int64, device="cpu")
+    numbers = [counters.data_ptr(), batch * pieces, pieces, height, columns, channels]
+    numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
+    for each in (x, out):
+        numbers += [each.data_ptr(), *(4 * stride for stride in each.stride()[:3])]
+    arguments = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    numba_threads.call(numba_kernels.KERNEL, arguments.data_ptr(), workers)
+    return out.permute(0, 3, 1, 2)

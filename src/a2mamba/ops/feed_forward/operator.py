@@ -1,0 +1,57 @@
+"""The public GELU with a depthwise convolution: checks and dispatch.
+
+It is not registered with torch.library: where a graph or a gradient is recorded, a backend made of PyTorch's own
+operations runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from a2mamba.ops import self_test
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference
+from a2mamba.ops.feed_forward import numba_impl, reference, torch_impl
+
+
+def _numba_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    objection = unfit_at_inference(x.shape[1], numba_impl.LANES, x, weight, bias)
+    return objection or self_test.passed("gelu_depthwise/numba", x.device)
+
+
+BACKENDS = (
+    Backend("numba", _numba_why_not, numba_impl.forward),
+    Backend("torch", always, torch_impl.forward),
+    Backend("reference", always, reference.gelu_depthwise),
+)
+"""In order of preference."""
+
+
+def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
+    """Return y + depthwise_conv(y) for y = gelu(x): the middle of the feed-forward network (SPEC section 3).
+
+    Args:
+        x: (B, C, H, W), any floating dtype.
+        weight: (C, 1, 3, 3); the map is padded with zeros.
+        bias: (C,).
+        backend: "numba", "torch" or "reference"; None takes the first that can run.
+
+    Returns:
+        (B, C, H, W) in the dtype of ``x``; GELU is the exact one.
+
+    Raises:
+        ValueError: for shapes or a backend that do not fit.
+    """
+    if x.dim() != 4 or weight.shape != (x.shape[1], 1, 3, 3) or bias.shape != x.shape[1:2]:
+        raise ValueError(
+            "x, weight and bias must be (B, C, H, W), (C, 1, 3, 3) and (C,), got "
+            f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    arguments = (x, weight, bias)
+    return select("gelu_depthwise", BACKENDS, backend, arguments).run(*arguments)
+
+
+def explain_backends(*arguments: Any) -> list[Choice]:
+    """Return, in order of preference, every backend with the reason why it cannot run these arguments, or None."""
+    return explain(BACKENDS, arguments)

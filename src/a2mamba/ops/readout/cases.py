@@ -1,0 +1,77 @@
+"""The cases that tests, self-tests and ``doctor`` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one call: an even number of ``heads`` of ``width`` channels each."""
+
+    batch: int
+    heads: int
+    width: int
+    height: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"b{self.batch}g{self.heads}d{self.width}h{self.height}w{self.columns}"
+
+    def maps(self, count: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
+        """Return maps (B, C, H, W), channels innermost, the last of them a part of a wider one."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.batch, self.height, self.columns, self.heads * self.width)
+        maps = [torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+        maps[-1] = torch.cat((maps[-1], maps[-1]), dim=-1)[..., shape[-1] :]
+        return [each.to(device, dtype).permute(0, 3, 1, 2) for each in maps]
+
+    def vectors(self, count: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
+        """Return so many vectors (C,)."""
+        generator = torch.Generator().manual_seed(seed + 1)
+        return [
+            torch.randn(self.heads * self.width, generator=generator, dtype=torch.float64).to(device, dtype)
+            for _ in range(count)
+        ]
+
+    def read_out_inputs(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
+    ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return halves of states, weight and bias of the mixing, readout, u and skip."""
+        first, second, u = self.maps(3, dtype, device, seed)
+        half = self.heads // 2
+        # Each half in memory of its own, as the attention leaves it.
+        states = [
+            each.permute(0, 2, 3, 1)[..., : half * self.width].contiguous().unflatten(-1, (half, self.width))
+            for each in (first, second)
+        ]
+        generator = torch.Generator().manual_seed(seed + 2)
+        weight = torch.randn(self.heads, self.heads, generator=generator, dtype=torch.float64).to(device, dtype)
+        bias = torch.randn(self.heads, generator=generator, dtype=torch.float64).to(device, dtype)
+        readout = torch.randn(self.batch, self.height, self.columns, 3, generator=generator, dtype=torch.float64)
+        (skip,) = self.vectors(1, dtype, device, seed)
+        halves = states[0].permute(0, 3, 1, 2, 4), states[1].permute(0, 3, 1, 2, 4)
+        return halves, weight, bias, readout.to(device, dtype)[..., 2], u, skip
+
+    def gated_norm_inputs(
+        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], float]:
+        """Return x, what is added, the gate, weight and bias of both norms, and the number added to variances."""
+        x, gate, added = self.maps(3, dtype, device, seed)
+        a, b, c, d = self.vectors(4, dtype, device, seed)
+        return x, added, gate, (a, b), (c, d), 1e-6
+
+
+CASES = (
+    Case(1, 2, 8, 1, 1),
+    Case(2, 2, 16, 9, 13),
+    Case(1, 4, 24, 5, 3),
+    Case(3, 10, 32, 7, 7),
+    Case(3, 2, 8, 1, 1),
+    Case(2, 2, 8, 1, 3),
+    Case(0, 2, 8, 3, 3),
+)
+"""One position, runs that end early, odd numbers of vectors, many heads, maps of one position or row, nothing."""

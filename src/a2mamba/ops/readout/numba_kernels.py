@@ -1,0 +1,187 @@
+"""What follows the attention at every position of a map, on CPUs: one pass over memory each, eight channels at a time.
+
+:data:`READ_OUT` and :data:`GATED_NORM` are the addresses of compiled functions; ``numba_impl.py`` says what their
+arguments hold. Threads take runs of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import cfunc, njit, types
+
+from a2mamba.ops.numba_vectors import (
+    BYTES,
+    LANES,
+    Loop,
+    ahead,
+    constant,
+    fingerprint,
+    fma,
+    integer,
+    intrinsic,
+    lane_sum,
+    load,
+    load_splat,
+    procedure,
+    square_root,
+    store,
+    take_number,
+)
+
+
+@intrinsic
+def _mix(typing, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
+    """Write eight channels of (bias + sum over heads h of weight[h] * state_h) * readout + u * skip.
+
+    The states of heads are ``head_step`` bytes apart: ``half`` of them from ``first`` on, as many from ``second``.
+    """
+    signature, wrap = procedure(10)
+
+    def emit(b, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
+        total = load_splat(b, bias)
+        for states in (first, second):
+            loop = Loop(b, half, [states, weight, total])
+            at, weight, total = loop.values
+            total = fma(b, load_splat(b, weight), load(b, at), total)
+            _, weight, total = loop.close([b.add(at, head_step), ahead(b, weight, 4), total])
+        store(b, fma(b, total, load_splat(b, readout), b.fmul(load(b, u), load(b, skip))), out)
+
+    return signature, wrap(emit)
+
+
+def _gate_rows(rows: int) -> Callable[..., Any]:
+    """Return an intrinsic that writes norm((norm(x) + added) * gate) of ``rows`` neighboring positions.
+
+    Its arguments: four maps, each with the bytes between positions; how many vectors a position has; ``affine``, weight
+    and bias of the first norm, then of the second, ``affine_step`` bytes apart; ``numbers``, one over the channels and
+    what is added to variances. Several positions at once, because every step of a norm waits for the one before.
+    """
+
+    @intrinsic
+    def gate_rows(  # type: ignore[no-untyped-def]
+        typing, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, affine_step, numbers
+    ):
+        signature, wrap = procedure(12)
+
+        def emit(  # type: ignore[no-untyped-def]
+            b, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, affine_step, numbers
+        ):
+            share, eps = load_splat(b, numbers), load_splat(b, ahead(b, numbers, 4))
+
+            def starts(address, step):  # type: ignore[no-untyped-def]
+                return [b.add(address, b.mul(step, integer(row))) for row in range(rows)]
+
+            def moments(at, step, totals):  # type: ignore[no-untyped-def]
+                """Return means and one over standard deviations of rows whose sums are known lane by lane."""
+                means = [b.fmul(lane_sum(b, total), share) for total in totals]
+                loop = Loop(b, vectors, [at, *[constant(0.0)] * rows])
+                at, *squares = loop.values
+                for row, address in enumerate(starts(at, step)):
+                    difference = b.fsub(load(b, address), means[row])
+                    squares[row] = fma(b, difference, difference, squares[row])
+                _, *squares = loop.close([ahead(b, at, BYTES), *squares])
+                variances = [fma(b, lane_sum(b, square), share, eps) for square in squares]
+                return means, [b.fdiv(constant(1.0), square_root(b, variance)) for variance in variances]
+
+            loop = Loop(b, vectors, [x, *[constant(0.0)] * rows])
+            at, *totals = loop.values
+            for row, address in enumerate(starts(at, x_step)):
+                totals[row] = b.fadd(totals[row], load(b, address))
+            _, *totals = loop.close([ahead(b, at, BYTES), *totals])
+            means, factors = moments(x, x_step, totals)
+
+            loop = Loop(b, vectors, [x, added, gate, out, affine, *[constant(0.0)] * rows])
+            *addresses, weight = loop.values[:5]
+            totals = loop.values[5:]
+            scale, shift = load(b, weight), load(b, b.add(weight, affine_step))
+            places = zip(*map(starts, addresses, (x_step, added_step, gate_step, out_step)), strict=True)
+            for row, (at, add, gates, to) in enumerate(places):
+                value = fma(b, b.fmul(b.fsub(load(b, at), means[row]), factors[row]), scale, shift)
+                value = b.fmul(b.fadd(value, load(b, add)), load(b, gates))
+                store(b, value, to)
+                totals[row] = b.fadd(totals[row], value)
+            following = [ahead(b, address, BYTES) for address in (*addresses, weight)]
+            totals = loop.close([*following, *totals])[5:]
+            means, factors = moments(out, out_step, totals)
+
+            loop = Loop(b, vectors, [out, b.add(affine, b.add(affine_step, affine_step))])
+            at, weight = loop.values
+            scale, shift = load(b, weight), load(b, b.add(weight, affine_step))
+            for row, to in enumerate(starts(at, out_step)):
+                value = b.fmul(b.fsub(load(b, to), means[row]), factors[row])
+                store(b, fma(b, value, scale, shift), to)
+            loop.close([ahead(b, at, BYTES), ahead(b, weight, BYTES)])
+
+        return signature, wrap(emit)
+
+    return gate_rows
+
+
+_gate_one, _gate_four = _gate_rows(1), _gate_rows(4)
+
+
+@njit(error_model="numpy")
+def _read_out(p):  # type: ignore[no-untyped-def]
+    counters, items, positions, run = p[0], p[1], p[2], p[3]
+    half, head_bytes, weights, biases, skip = p[4], p[5], p[6], p[7], p[8]
+    first, first_step, second, second_step = p[9], p[10], p[11], p[12]
+    u, u_step, readout, readout_step, out, out_step = p[13], p[14], p[15], p[16], p[17], p[18]
+    while True:
+        item = take_number(counters)
+        if item >= items:
+            return
+        for i in range(item * run, min(positions, (item + 1) * run)):
+            for head in range(2 * half):
+                weight = weights + 8 * half * head
+                for at in range(0, head_bytes, BYTES):
+                    c = head * head_bytes + at
+                    _mix(
+                        first + i * first_step + at, second + i * second_step + at, head_bytes, half,
+                        weight, biases + 4 * head, readout + i * readout_step,
+                        u + i * u_step + c, skip + c, out + i * out_step + c
+                    )  # fmt: skip
+
+
+@njit(error_model="numpy")
+def _gated_norm(p):  # type: ignore[no-untyped-def]
+    counters, items, positions, run = p[0], p[1], p[2], p[3]
+    channels, affine, numbers = p[4], p[5], p[6]
+    x, x_step, added, added_step = p[7], p[8], p[9], p[10]
+    gate, gate_step, out, out_step = p[11], p[12], p[13], p[14]
+    while True:
+        item = take_number(counters)
+        if item >= items:
+            return
+        i, last = item * run, min(positions, (item + 1) * run)
+        while i < last:
+            at_x, at_added = x + i * x_step, added + i * added_step
+            at_gate, at_out = gate + i * gate_step, out + i * out_step
+            if last - i >= 4:
+                _gate_four(
+                    at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
+                    channels // LANES, affine, 4 * channels, numbers
+                )  # fmt: skip
+                i += 4
+            else:
+                _gate_one(
+                    at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
+                    channels // LANES, affine, 4 * channels, numbers
+                )  # fmt: skip
+                i += 1
+
+
+def _compile(work: Callable[..., None], version: int) -> Any:
+    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
+    def kernel(p):  # type: ignore[no-untyped-def]
+        if version:  # always; see ``fingerprint``
+            work(p)
+
+    return kernel
+
+
+_VERSION = fingerprint(__file__)
+_COMPILED = _compile(_read_out, _VERSION), _compile(_gated_norm, _VERSION)
+READ_OUT: int = _COMPILED[0].address
+GATED_NORM: int = _COMPILED[1].address

@@ -1,0 +1,23 @@
+"""The readout in PyTorch's own operations, on every device and under autocast; differentiated by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from a2mamba.ops.precision import without_autocast
+
+
+def read_out(
+    states: Sequence[Tensor], weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
+) -> Tensor:
+    """Return the readout, float32 at least; arguments as in ``reference.read_out``. Autocast rules the mixing alone."""
+    heads = states[0] if len(states) == 1 else torch.cat(tuple(states), dim=1)
+    # One product an image; a product a position would be many tiny ones.
+    mixed = torch.baddbmm(bias[:, None], weight.expand(len(heads), -1, -1), heads.flatten(2)).view(heads.shape)
+    mixed = mixed.permute(0, 2, 3, 1, 4).flatten(-2).permute(0, 3, 1, 2)
+    with without_autocast(u):
+        dtype = torch.promote_types(u.dtype, torch.float32)
+        return torch.addcmul(u.to(dtype) * skip.to(dtype)[:, None, None], mixed.to(dtype), readout[:, None].to(dtype))

@@ -1,0 +1,273 @@
+"""The operators without a gradient of their own: GELU with a depthwise convolution, the readout, the gated norm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from a2mamba.ops import dispatch, feed_forward, gated_norm, gelu_depthwise, numba_threads, read_out, readout, self_test
+from a2mamba.ops.feed_forward import numba_impl as feed_forward_impl
+from a2mamba.ops.readout import numba_impl as readout_impl
+from support import relative_error
+
+needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
+
+Call = tuple[str, Callable[..., Tensor], Callable[..., tuple[Any, ...]]]
+
+CALLS: list[Any] = [
+    *(pytest.param("gelu_depthwise", gelu_depthwise, case.inputs, id=f"gelu-{case}") for case in feed_forward.CASES),
+    *(pytest.param("read_out", read_out, case.read_out_inputs, id=f"read-{case}") for case in readout.CASES),
+    *(pytest.param("gated_norm", gated_norm, case.gated_norm_inputs, id=f"gated-{case}") for case in readout.CASES),
+]
+BACKENDS = {"gelu_depthwise": ("numba", "torch"), "read_out": ("numba", "torch"), "gated_norm": ("numba",)}
+
+every_call = pytest.mark.parametrize(("name", "operator", "inputs"), CALLS)
+one_of_each = pytest.mark.parametrize(("name", "operator", "inputs"), [CALLS[1], CALLS[7], CALLS[14]])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def leaves(arguments: Any) -> list[Tensor]:
+    """Return the tensors among nested arguments."""
+    if isinstance(arguments, Tensor):
+        return [arguments]
+    return [leaf for each in arguments for leaf in leaves(each)] if isinstance(arguments, tuple) else []
+
+
+@needs_numba
+@every_call
+def test_backends_agree_with_reference(name: str, operator: Any, inputs: Any) -> None:
+    expected = operator(*inputs(torch.float64), backend="reference")
+    for backend in BACKENDS[name]:
+        with torch.no_grad():
+            found = operator(*inputs(), backend=backend)
+        assert found.dtype == torch.float32
+        assert found.shape == expected.shape
+        assert not found.numel() or relative_error(found, expected) < 2e-6
+
+
+@every_call
+def test_references_read_like_the_paper(name: str, operator: Any, inputs: Any) -> None:
+    """Position by position, in the plainest words."""
+    arguments = inputs(torch.float64)
+    found = operator(*arguments, backend="reference")
+    if not found.numel():
+        return
+    batch, y, x = 0, found.shape[2] - 1, 0
+    if name == "gelu_depthwise":
+        source, weight, bias = arguments
+        expected = F.gelu(source[batch, :, y, x]) + bias
+        for i in range(3):
+            for j in range(3):
+                row, column = y + i - 1, x + j - 1
+                if 0 <= row < source.shape[2] and 0 <= column < source.shape[3]:
+                    expected = expected + weight[:, 0, i, j] * F.gelu(source[batch, :, row, column])
+    elif name == "read_out":
+        (first, second), weight, bias, readings, u, skip = arguments
+        states = torch.cat((first, second), dim=1)[batch, :, y, x]
+        mixed = torch.stack([sum(w * s for w, s in zip(row, states, strict=True)) for row in weight]) + bias[:, None]
+        expected = mixed.flatten() * readings[batch, y, x] + skip * u[batch, :, y, x]
+    else:
+        source, added, gate, norm, out_norm, eps = arguments
+
+        def normed(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return (values - values.mean()) / (values.var(unbiased=False) + eps).sqrt() * weight + bias
+
+        inner = (normed(source[batch, :, y, x], *norm) + added[batch, :, y, x]) * gate[batch, :, y, x]
+        expected = normed(inner, *out_norm)
+    assert relative_error(found[batch, :, y, x], expected) < 1e-12
+
+
+@every_call
+def test_where_gradients_are_wanted_plain_operations_run(name: str, operator: Any, inputs: Any) -> None:
+    arguments = inputs(torch.float64)
+    for leaf in leaves(arguments):
+        leaf.requires_grad_()
+    found = operator(*arguments)
+    expected = operator(*arguments, backend="reference")
+    grads = [torch.autograd.grad(out.square().sum(), leaves(arguments)) for out in (found, expected)]
+    for ours, right in zip(*grads, strict=True):
+        assert torch.allclose(ours, right, rtol=1e-9, atol=1e-9)
+
+
+@needs_numba
+@one_of_each
+def test_threads_do_not_change_a_bit(name: str, operator: Any, inputs: Any) -> None:
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            results.append(operator(*inputs(), backend="numba"))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@needs_numba
+@one_of_each
+def test_every_output_is_written_and_no_stale_memory_read(
+    name: str, operator: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():
+        expected = operator(*inputs(), backend="numba")
+    plain = Tensor.new_empty
+    monkeypatch.setattr(
+        Tensor, "new_empty", lambda self, *shape, **options: plain(self, *shape, **options).fill_(torch.nan)
+    )
+    with torch.no_grad():
+        assert torch.equal(operator(*inputs(), backend="numba"), expected)
+
+
+@needs_numba
+@one_of_each
+def test_memory_of_any_order(name: str, operator: Any, inputs: Any) -> None:
+    def reordered(arguments: Any) -> Any:
+        if isinstance(arguments, tuple):
+            return tuple(map(reordered, arguments))
+        # The last axis outermost in memory.
+        return arguments.transpose(0, -1).contiguous().transpose(0, -1) if isinstance(arguments, Tensor) else arguments
+
+    with torch.no_grad():
+        found = operator(*reordered(inputs()), backend="numba")
+        assert torch.equal(found, operator(*inputs(), backend="numba"))
+
+
+@needs_numba
+@every_call
+def test_axes_of_one_entry_have_any_stride(name: str, operator: Any, inputs: Any) -> None:
+    def strange(arguments: Any) -> Any:
+        if isinstance(arguments, tuple):
+            return tuple(map(strange, arguments))
+        if not isinstance(arguments, Tensor):
+            return arguments
+        strides = [7919 if size == 1 else s for size, s in zip(arguments.shape, arguments.stride(), strict=True)]
+        return arguments.as_strided(arguments.shape, strides)
+
+    with torch.no_grad():
+        found = operator(*strange(inputs()), backend="numba")
+        assert torch.equal(found, operator(*inputs(), backend="numba"))
+
+
+@needs_numba
+def test_gelu_far_from_zero_and_of_what_is_no_number() -> None:
+    values = torch.tensor([0.0, -0.0, 1e-30, 5.59, -5.59, 5.61, -5.61, 40, -40, 1e20, -1e20, torch.inf, -1e38])
+    x = torch.cat((values, torch.linspace(-8, 8, 1003)))
+    channels = 8 * len(x)
+    with torch.no_grad():
+        # One position of many channels: its neighbors are zeros.
+        spread = x.repeat_interleave(8).view(1, channels, 1, 1)
+        found = gelu_depthwise(spread, torch.zeros(channels, 1, 3, 3), torch.zeros(channels), backend="numba")
+        poisoned = gelu_depthwise(
+            torch.full((1, 8, 1, 1), torch.nan), torch.zeros(8, 1, 3, 3), torch.zeros(8), backend="numba"
+        )
+    expected = F.gelu(x.double())
+    found = found.view(-1, 8)[:, 0].double()
+    finite = expected.isfinite()
+    assert ((found - expected)[finite].abs() <= 1e-6 * expected[finite].abs().clamp(min=1)).all()
+    assert (found[~finite] == torch.inf).all()
+    assert poisoned.isnan().all()
+
+
+CASE, MAP = feed_forward.CASES[1], readout.CASES[1]
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "message"),
+    [
+        (gelu_depthwise, CASE.inputs(torch.float64), "all tensors must be float32 on the cpu, got torch.float64"),
+        (gelu_depthwise, feed_forward.Case(1, 6, 2, 2).inputs(), "the width must be a multiple of 8, got 6"),
+        (read_out, readout.Case(1, 2, 12, 2, 2).read_out_inputs(), "the width must be a multiple of 8, got 12"),
+        (read_out, (MAP.read_out_inputs()[0][:1], torch.zeros(1, 1), *[None] * 4), "two equal halves"),
+        (gated_norm, MAP.gated_norm_inputs(torch.bfloat16), "got torch.bfloat16 on cpu"),
+        (gated_norm, readout.Case(1, 2, 2, 2, 2).gated_norm_inputs(), "a multiple of 8, got 4"),
+    ],
+)
+def test_what_numba_cannot_run_is_named(
+    operator: Any, arguments: tuple[Any, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "HAS_NUMBA", True)
+    if arguments[-1] is None:  # one half of the heads
+        halves, _, _, readings, u, skip = MAP.read_out_inputs()
+        arguments = (halves[:1], torch.zeros(1, 1), torch.zeros(1), readings, u[:, :16], skip[:16])
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        operator(*arguments, backend="numba")
+
+
+@needs_numba
+@one_of_each
+def test_with_a_gradient_numba_declines(name: str, operator: Any, inputs: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}: backend 'numba' cannot run because a gradient, a graph"):
+        operator(*inputs(), backend="numba")
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    x, weight, bias = CASE.inputs()
+    with pytest.raises(ValueError, match=r"x, weight and bias must be .* got \(2, 16, 5, 9\), \(15, 1, 3, 3\)"):
+        gelu_depthwise(x, weight[:15], bias)
+    states, weight, bias, readings, u, skip = MAP.read_out_inputs()
+    with pytest.raises(ValueError, match=r"states must be \(B, heads, H, W, d\) with \(2, 9, 13, 16\)"):
+        read_out((states[0][:, :, 1:], states[1]), weight, bias, readings, u, skip)
+    with pytest.raises(ValueError, match=r"skip must have shape \(32,\), got \(31,\)"):
+        read_out(states, weight, bias, readings, u, skip[1:])
+    maps = MAP.gated_norm_inputs()
+    with pytest.raises(ValueError, match=r"x, added and gate must have one shape"):
+        gated_norm(maps[0], maps[1][1:], *maps[2:])
+    with pytest.raises(ValueError, match=r"weights and biases must have shape \(32,\), got \(2,\)"):
+        gated_norm(*maps[:4], (maps[4][0][:2], maps[4][1]))
+
+
+@needs_numba
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        ("gelu_depthwise", feed_forward_impl, "forward"),
+        ("read_out", readout_impl, "read_out"),
+        ("gated_norm", readout_impl, "gated_norm"),
+    ],
+)
+def test_a_wrong_kernel_is_switched_off(
+    name: str, module: Any, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    self_test.forget()
+    right = getattr(module, function)
+    monkeypatch.setattr(module, function, lambda *arguments: 1.01 * right(*arguments))
+    try:
+        with pytest.warns(RuntimeWarning, match=f"{name}/numba: the Numba kernels are switched off"):
+            reason = self_test.passed(f"{name}/numba", torch.device("cpu"))
+        assert reason == "their output differs from the reference by 1.0e-02 of its norm"
+    finally:
+        self_test.forget()
+    assert os.listdir(tmp_path / "a2mamba") == ["self_test.json"]
+
+
+@needs_numba
+def test_one_pool_of_threads_for_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel takes what ``numba_threads`` gives, and no more workers than there is work."""
+    asked: list[int] = []
+    right = numba_threads.call
+
+    def call(kernel: int, argument: int, workers: int) -> None:
+        asked.append(workers)
+        right(kernel, argument, 1)
+
+    monkeypatch.setattr(numba_threads, "call", call)
+    torch.set_num_threads(5)
+    with torch.no_grad():
+        gelu_depthwise(*feed_forward.CASES[0].inputs(), backend="numba")
+        gelu_depthwise(*feed_forward.CASES[3].inputs(), backend="numba")
+        gated_norm(*readout.CASES[0].gated_norm_inputs(), backend="numba")
+        gated_norm(*MAP.gated_norm_inputs(), backend="numba")
+    assert asked == [1, 5, 1, 4]
