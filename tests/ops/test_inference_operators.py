@@ -133,15 +133,21 @@ def test_every_output_is_written_and_no_stale_memory_read(
 @needs_numba
 @one_of_each
 def test_memory_of_any_order(name: str, operator: Any, inputs: Any) -> None:
-    def reordered(arguments: Any) -> Any:
+    def outermost(x: Tensor) -> Tensor:
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+
+    def every_second(x: Tensor) -> Tensor:
+        return torch.empty_strided(x.shape, [2 * stride for stride in x.stride()]).copy_(x)
+
+    def changed(arguments: Any, change: Callable[[Tensor], Tensor]) -> Any:
         if isinstance(arguments, tuple):
-            return tuple(map(reordered, arguments))
-        # The last axis outermost in memory.
-        return arguments.transpose(0, -1).contiguous().transpose(0, -1) if isinstance(arguments, Tensor) else arguments
+            return tuple(changed(each, change) for each in arguments)
+        return change(arguments) if isinstance(arguments, Tensor) else arguments
 
     with torch.no_grad():
-        found = operator(*reordered(inputs()), backend="numba")
-        assert torch.equal(found, operator(*inputs(), backend="numba"))
+        expected = operator(*inputs(), backend="numba")
+        for change in (outermost, every_second):
+            assert torch.equal(operator(*changed(inputs(), change), backend="numba"), expected)
 
 
 @needs_numba
