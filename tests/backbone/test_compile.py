@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import a2mamba
+from a2mamba.backbone import pyramid
+from a2mamba.layers import ffn
 from a2mamba.ops.dispatch import HAS_NUMBA
 
 
@@ -38,15 +41,23 @@ def test_inductor() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_dynamic_sizes_compile_once() -> None:
+def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = example("a2mamba_test", 64)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    # Eager inference computes the larger of the sizes in pieces; a compiled graph must not ask which they are.
+    monkeypatch.setattr(pyramid, "PIECE", 40_000)
+    monkeypatch.setattr(ffn, "PIECE", 40_000)
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
     with torch.inference_mode():
         for height, width in ((96, 128), (160, 64), (224, 192)):
             images = torch.randn(2, 3, height, width)
             torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
-    assert counter.frame_count <= 2
+            counts.append(counter.frame_count)
+    # Once more at most, when the first eager call has brought the self-tests' verdicts. (A trace may start anew.)
+    assert counts[0] <= 2
+    assert counts[1] <= counts[0] + 1
+    assert counts[2] == counts[1]
 
 
 def test_export() -> None:

@@ -31,6 +31,7 @@ from a2mamba.layers import (
     over_images,
     rope_table,
 )
+from a2mamba.ops.dispatch import unwatched
 
 STAGES = 4
 
@@ -183,8 +184,11 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, dtype)
+        # First of all: sizes that a compiler or an export knows as symbols must not be compared.
+        if not unwatched(x):
+            return self._blocks(x, rope)
         image = x.shape[1:].numel()
-        if len(x) * image > PIECE and len(x) > 1 and may_split(self, x):
+        if len(x) > 1 and len(x) * image > PIECE and may_split(self, x):
             return over_images(lambda piece: self._blocks(piece, rope), x, PIECE // image)
         return self._blocks(x, rope)
 
