@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from a2mamba.layers import resize_pair_bias
+from a2mamba.layers import GlobalAttention, global_attention, resize_pair_bias
 
 
 @pytest.mark.parametrize(("size", "tokens"), [(49, 144), (49, 1024), (49, 12), (9, 1), (1, 5), (16, 17)])
@@ -33,6 +34,30 @@ def test_half_precision_and_autocast() -> None:
     rounded = resize_pair_bias(bias.bfloat16(), 100)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(0, [1] * 5), (2 * 20**2, [1, 2, 2]), (10**6, [5])])
+def test_some_heads_at_a_time(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At inference no more of the resized bias is there than a limit says; with gradients it is one."""
+    module = GlobalAttention(5, 9)
+    torch.nn.init.normal_(module.bias)
+    q, k, v = (torch.randn(2, 4, 5, 5, 8).permute(0, 3, 1, 2, 4) for _ in range(3))
+    seen: list[int] = []
+
+    def watched(bias: Tensor, tokens: int) -> Tensor:
+        seen.append(len(bias))
+        return resize_pair_bias(bias, tokens)
+
+    monkeypatch.setattr(global_attention, "resize_pair_bias", watched)
+    monkeypatch.setattr(global_attention, "PIECE", limit)
+    expected = module(q, k, v)
+    assert seen == [5]
+    seen.clear()
+    with torch.no_grad():
+        found = module(q, k, v)
+    assert seen == sizes
+    assert found.stride() == expected.stride()
+    torch.testing.assert_close(found, expected.detach())
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.layers.pieces import spans
+from a2mamba.ops.dispatch import unwatched
 from a2mamba.ops.precision import without_autocast
+
+PIECE = 2**22
+"""Numbers of a bias that are there at a time, at inference."""
 
 
 def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
@@ -81,12 +86,21 @@ class GlobalAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, G, H, W, d) each -> the same shape, with the heads of a position side by side in memory."""
-        tokens = q.shape[2] * q.shape[3]
-        bias = resize_pair_bias(self.bias, tokens).to(q.dtype)
-        out = F.scaled_dot_product_attention(
-            q.flatten(2, 3), k.flatten(2, 3), v.to(q.dtype).flatten(2, 3), attn_mask=bias[None]
-        )
-        return out.transpose(1, 2).contiguous().transpose(1, 2).view_as(v)
+        q, k, values = q.flatten(2, 3), k.flatten(2, 3), v.to(q.dtype).flatten(2, 3)
+        heads, tokens = q.shape[1:3]
+        # A resized bias is larger than everything else, so at inference some heads have theirs at a time.
+        most = PIECE // tokens**2 if unwatched(q) else heads
+        parts = [
+            self._attend(q[:, first:last], k[:, first:last], values[:, first:last], self.bias[first:last])
+            for first, last in spans(heads, most)
+        ]
+        out = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=2)
+        return out.transpose(1, 2).view_as(v)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """(B, heads, tokens, d) each and the heads' biases -> (B, tokens, heads, d)."""
+        bias = resize_pair_bias(bias, q.shape[2]).to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2)
 
     def extra_repr(self) -> str:
         """Show the size of the bias."""
