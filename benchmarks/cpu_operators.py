@@ -4,6 +4,7 @@
     python benchmarks/cpu_operators.py --threads 2 --sizes 16 --batch 32 --models a2mamba_nano
     python benchmarks/cpu_operators.py --forward --scan                     # forward alone, both operators
     python benchmarks/cpu_operators.py --steps                              # whole training steps
+    python benchmarks/cpu_operators.py --pointwise --threads 2              # operators that inference alone has
 
 A model runs once on random pictures, and every call of an operator with new sizes is kept. Each is then timed with both
 backends in turn: processor time on one thread, elapsed time on several; medians of the rounds. Of training steps (no
@@ -16,7 +17,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -27,6 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import a2mamba
 from a2mamba.analysis.throughput import environment, operators_disagree
+from a2mamba.backbone.a2mamba import VARIANTS
+from a2mamba.ops import feed_forward, gated_norm, gelu_depthwise, read_out, readout
 from a2mamba.ops.neighborhood import numba_impl, torch_impl
 
 OPERATORS = ("neighborhood_attention", "selective_scan_state")
@@ -94,6 +97,24 @@ def steps(name: str, size: int, batch: int, rounds: int) -> list[float]:
     return alternate([partial(step, gradient) for gradient in (torch_impl.backward, numba_impl.backward)], rounds)
 
 
+def pointwise(name: str, size: int, batch: int, rounds: int) -> Iterator[tuple[str, list[float]]]:
+    """Yield the median milliseconds of what stands behind the attention and in the feed-forward network, per stage."""
+    stages = [VARIANTS[name][key] for key in ("channels", "heads", "mlp_ratios")]
+    for i, (channels, heads, ratio) in enumerate(zip(*stages, strict=True)):
+        side, hidden = size // (4 * 2**i), int(ratio * channels)
+        case = readout.Case(batch, heads, channels // heads, side, side)
+        wide = feed_forward.Case(batch, hidden, side, side).inputs()
+        calls: list[tuple[str, str, Callable[..., Tensor]]] = [
+            (f"gelu_depthwise {side}x{side}x{hidden}", "torch", partial(gelu_depthwise, *wide)),
+            (f"gated_norm {side}x{side}x{channels}", "reference", partial(gated_norm, *case.gated_norm_inputs())),
+        ]
+        if i < 3:  # the last stage has no scan
+            calls.append((f"read_out {side}x{side}x{channels}", "torch", partial(read_out, *case.read_out_inputs())))
+        for what, plain, call in calls:
+            with torch.no_grad():
+                yield what, alternate([partial(call, backend=backend) for backend in (plain, "numba")], rounds)
+
+
 def alternate(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     """Return the median milliseconds of calls that take turns."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -116,6 +137,7 @@ def main() -> None:
     parser.add_argument("--forward", action="store_true", help="leave out the backward")
     parser.add_argument("--steps", action="store_true", help="training steps instead of operators")
     parser.add_argument("--scan", action="store_true", help="the selective scan too")
+    parser.add_argument("--pointwise", action="store_true", help="the operators of inference instead")
     arguments = parser.parse_args()
     wrong = operators_disagree("cpu")
     if wrong is not None:
@@ -129,6 +151,10 @@ def main() -> None:
             setting = f"{name.removeprefix('a2mamba_')}, {size}, batch {arguments.batch}"
             if arguments.steps:
                 show(setting, "step", steps(name, size, arguments.batch, arguments.rounds))
+                continue
+            if arguments.pointwise:
+                for what, times in pointwise(name, size, arguments.batch, arguments.rounds):
+                    show(setting, what, times)
                 continue
             model = a2mamba.create_model(name, img_size=size).eval()
             with Recorder() as recorder, torch.no_grad():
