@@ -133,18 +133,18 @@ def test_training_mode_is_not_split() -> None:
     """Batch norm sees the whole batch, with gradients or without."""
     model, x = network(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert may_split(model, x)
+        assert may_split(model, x, 3, 0)
         model.get_submodule("stages.0.blocks.0.mixer.gate_norm").train()
-        assert not may_split(model, x)
+        assert not may_split(model, x, 3, 0)
         model.eval()
-        assert may_split(model, x)
-        assert not may_split(model, x.to("meta"))
-    assert not may_split(model, x)
+        assert may_split(model, x, 3, 0)
+        assert not may_split(model, x.to("meta"), 3, 0)
+    assert not may_split(model, x, 3, 0)
 
 
 def test_fused_networks_may_be_split() -> None:
     with torch.no_grad():
-        assert may_split(a2mamba.fuse_for_inference(network()), torch.randn(1, 3, 8, 8))
+        assert may_split(a2mamba.fuse_for_inference(network()), torch.randn(1, 3, 8, 8), 3, 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")

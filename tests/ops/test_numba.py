@@ -1,4 +1,4 @@
-"""The Numba kernels of both operators: against the references, alone and in threads, compiled, exported, missing."""
+"""Numba kernels of attention and scan: against the references, alone and in threads, compiled, exported, missing."""
 
 from __future__ import annotations
 
@@ -391,6 +391,27 @@ import sys
 import a2mamba, a2mamba.ops.neighborhood.operator, a2mamba.ops.selective_scan.operator
 assert "numba" not in sys.modules and "llvmlite" not in sys.modules
 """
+
+
+@needs_numba
+def test_a_second_process_compiles_nothing() -> None:
+    """Every kernel is found in Numba's cache again; one that is not is compiled, and stored, by every process."""
+    program = """
+import importlib
+for module in (
+    "feed_forward.numba_kernels",
+    "neighborhood.numba_kernels",
+    "neighborhood.numba_kernels_backward",
+    "readout.numba_kernels",
+    "selective_scan.numba_kernels",
+):
+    compiled = importlib.import_module("a2mamba.ops." + module)._COMPILED
+    for kernel in compiled if isinstance(compiled, tuple) else (compiled,):
+        print(module, kernel.cache_hits)
+"""
+    for _ in range(2):
+        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[1] for line in found.splitlines()] == ["1"] * 6, found
 
 
 def test_importing_the_package_does_not_import_numba() -> None:

@@ -31,7 +31,6 @@ from a2mamba.layers import (
     over_images,
     rope_table,
 )
-from a2mamba.ops.dispatch import unwatched
 
 STAGES = 4
 
@@ -184,12 +183,8 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, dtype)
-        # First of all: sizes that a compiler or an export knows as symbols must not be compared.
-        if not unwatched(x):
-            return self._blocks(x, rope)
-        image = x.shape[1:].numel()
-        if len(x) > 1 and len(x) * image > PIECE and may_split(self, x):
-            return over_images(lambda piece: self._blocks(piece, rope), x, PIECE // image)
+        if may_split(self, x, x.shape[1], PIECE):
+            return over_images(lambda piece: self._blocks(piece, rope), x, PIECE // x.shape[1:].numel())
         return self._blocks(x, rope)
 
     def _blocks(self, x: Tensor, rope: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.layers.depthwise import ResidualDepthwise
-from a2mamba.layers.pieces import may_split, over_images, over_rows, unhooked
+from a2mamba.layers.pieces import may_join, may_split, over_images, over_rows
 from a2mamba.ops import gelu_depthwise
-from a2mamba.ops.dispatch import unwatched
-from a2mamba.ops.precision import in_half_precision
 
 PIECE = 2**21
 """Numbers of the wide map that are computed at a time, where the map has twice as many and may be split."""
@@ -35,13 +33,10 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        # First of all: sizes that a compiler or an export knows as symbols must not be compared.
-        if not unwatched(x):
+        hidden, (height, width) = self.fc1.out_channels, x.shape[2:]
+        if not may_split(self, x, hidden, 2 * PIECE):
             return self._whole(x)
-        images, _, height, width = x.shape
-        row = self.fc1.out_channels * width
-        if images * height * row <= 2 * PIECE or not may_split(self, x):
-            return self._whole(x)
+        row = hidden * width
         if height * row <= PIECE:
             return over_images(self._whole, x, PIECE // (height * row))
         return over_images(lambda image: over_rows(self._whole, image, PIECE // row, margin=1), x, 1)
@@ -49,7 +44,7 @@ class ConvFFN(nn.Module):
     def _whole(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         conv = self.dwconv
-        if unwatched(x) and not in_half_precision(x) and unhooked(conv):
+        if may_join(x, conv):
             assert conv.bias is not None
             return self.fc2(gelu_depthwise(x, conv.weight, conv.bias))
         return self.fc2(conv(F.gelu(x)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from a2mamba.layers.pieces import unhooked
+from a2mamba.layers.pieces import may_join
 from a2mamba.ops import gated_norm
-from a2mamba.ops.dispatch import unwatched
-from a2mamba.ops.precision import in_half_precision, without_autocast
+from a2mamba.ops.precision import without_autocast
 
 
 def gated_projection(
@@ -22,10 +21,9 @@ def gated_projection(
     dtype = proj.weight.dtype
     norms = norm, proj_norm
     if (
-        unwatched(mixed)
+        may_join(mixed, *norms)
         and mixed.dtype == lepe.dtype == gate.dtype == dtype
-        and not in_half_precision(mixed)
-        and all(type(each) is LayerNorm2d and each.eps == norm.eps and unhooked(each) for each in norms)
+        and all(type(each) is LayerNorm2d and each.eps == norm.eps for each in norms)
     ):
         affine, out_affine = ((each.weight, each.bias) for each in norms)
         return proj(gated_norm(mixed, lepe, gate, affine, out_affine, norm.eps))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_state
 
 from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.precision import in_half_precision
 
 
 def keep_memory(x: Tensor) -> None:
@@ -34,11 +35,22 @@ def _give_back_once() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
-def may_split(module: nn.Module, x: Tensor) -> bool:
-    """Whether ``module`` may be given ``x`` in pieces: on a CPU, in evaluation mode, without anybody noticing."""
-    return (
-        x.device.type == "cpu" and unwatched(x) and unhooked(module) and not any(m.training for m in module.modules())
-    )
+def may_split(module: nn.Module, x: Tensor, channels: int, most: int) -> bool:
+    """Whether ``module`` is to be given ``x`` (B, C, H, W) in pieces.
+
+    That is where it makes a map of so many ``channels``, and of more than ``most`` numbers; and where it may be: on a
+    CPU, in evaluation mode, without anybody noticing.
+    """
+    # First of all: sizes that a compiler or an export knows as symbols must not be compared.
+    if x.device.type != "cpu" or not unwatched(x):
+        return False
+    large = x.shape[0] * channels * x.shape[2] * x.shape[3] > most
+    return large and unhooked(module) and not any(part.training for part in module.modules())
+
+
+def may_join(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether what ``modules`` do to ``x`` may be one operation: without anybody noticing, and not in 16 bits."""
+    return unwatched(x) and not in_half_precision(x) and all(map(unhooked, modules))
 
 
 def unhooked(module: nn.Module) -> bool:

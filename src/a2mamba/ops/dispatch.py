@@ -62,6 +62,9 @@ def numba_missing(x: Tensor) -> str | None:
     return None if HAS_NUMBA else 'numba is not installed: pip install "a2mamba[numba]"'
 
 
+LANES = 8
+"""Numbers of a vector of Numba's kernels."""
+
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """What hand-written kernels read."""
 
@@ -100,10 +103,10 @@ def unwatched(x: Tensor) -> bool:
     )
 
 
-def unfit_at_inference(width: int, lanes: int, *tensors: Tensor) -> str | None:
+def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
     """Return why a Numba kernel without a gradient cannot run ``tensors``, or None.
 
-    ``width``: of what lies side by side in memory; it must be a multiple of ``lanes``.
+    ``width``: of what lies side by side in memory; it must be a multiple of ``LANES``.
     """
     first = tensors[0]
     objection = numba_missing(first)
@@ -112,8 +115,8 @@ def unfit_at_inference(width: int, lanes: int, *tensors: Tensor) -> str | None:
     for tensor in tensors:
         if tensor.dtype != torch.float32 or tensor.device != first.device:
             return f"all tensors must be float32 on the cpu, got {tensor.dtype} on {tensor.device}"
-    if width < lanes or width % lanes:
-        return f"the width must be a multiple of {lanes}, got {width}"
+    if width < LANES or width % LANES:
+        return f"the width must be a multiple of {LANES}, got {width}"
     return None if unwatched(first) else "a gradient, a graph or something that watches needs the operations one by one"
 
 

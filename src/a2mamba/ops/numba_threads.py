@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +57,23 @@ def openmp() -> Any | None:
 def threads() -> int:
     """Return how many threads a kernel may use: PyTorch's number; one in a forked process, where OpenMP would hang."""
     return 1 if _State.forked else torch.get_num_threads()
+
+
+def cut(images: int, rows: int) -> int:
+    """Return into how many pieces an image is cut: one where there are enough images for all threads."""
+    count = threads()
+    return 1 if images % count == 0 or images >= 4 * count else min(rows, 4 * count)
+
+
+def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
+    """Call the compiled function at ``kernel`` in ``workers`` threads; return when all have come to an end.
+
+    It is given the address of integers of 64 bits: two counters, at zero, that threads take numbers from (of items, and
+    of themselves); the address of these; and ``numbers``.
+    """
+    arguments = (ctypes.c_int64 * (3 + len(numbers)))(0, 0, 0, *numbers)
+    address = arguments[2] = ctypes.addressof(arguments)
+    call(kernel, address, workers)
 
 
 def call(kernel: int, argument: int, workers: int) -> None:

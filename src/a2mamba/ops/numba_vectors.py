@@ -1,4 +1,4 @@
-"""Eight floats at a time, in code that Numba compiles: what the CPU kernels of both operators are built from.
+"""Eight floats at a time, in code that Numba compiles: what the CPU kernels of all operators are built from.
 
 Numba turns Python loops into LLVM's, but leaves to chance whether they use a processor's vectors and whether a sum
 stays in a register. Here the innermost loops are written in LLVM's terms: a *vector* is ``<8 x float>`` on every
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import cfunc
 from numba.core import cgutils, extending, types
 
-LANES = 8
+from a2mamba.ops.dispatch import LANES
+
 BYTES = 4 * LANES
 """Of one vector."""
 
@@ -34,14 +36,18 @@ _UNDEFINED = ir.Constant(VECTOR, ir.Undefined)
 def fingerprint(*files: str) -> int:
     """Return a number that changes with this file and ``files``.
 
-    Numba's cache on disk looks at a kernel's own file and closure; kernels have in the latter what else they are of.
+    Numba's cache on disk looks at a kernel's own file and closure; kernels have in the latter what else they are of. No
+    compiled function may stand there: it has a new identity in every process, and would never be found again.
     """
-    content = b"".join(Path(file).read_bytes() for file in (__file__, *files))
+    content = bytes([LANES]) + b"".join(Path(file).read_bytes() for file in (__file__, *files))
     return int(hashlib.sha256(content).hexdigest()[:15], 16)
 
 
 intrinsic: Any = extending.intrinsic
 """Numba's decorator. It has no type here, for what it returns is not called as it is declared."""
+
+kernel: Any = cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
+"""Decorator of what ``numba_threads.run`` is given the address of."""
 
 Builder = Any
 Value = Any

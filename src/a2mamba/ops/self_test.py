@@ -255,32 +255,31 @@ def _selective_scan_state_numba(device: torch.device) -> str | None:
     return _scan(torch.ops.a2mamba.selective_scan_state_numba, device, channels=2 * 11)
 
 
-def _pointwise(run: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: tuple, exact: tuple) -> str | None:
+def _at_inference(
+    run: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Callable[..., tuple], device: torch.device
+) -> str | None:
     """Compare the outputs alone: these kernels run where no gradient is wanted, and in float32."""
     with torch.no_grad():
-        found, expected = run(*inputs), reference(*exact)
+        found, expected = run(*inputs(torch.float32, device)), reference(*inputs(torch.float64, device))
     return compare_outputs(["output"], [found], [expected], TOLERANCES[torch.float32])
 
 
 def _read_out_numba(device: torch.device) -> str | None:
     from a2mamba.ops.readout import CASES, numba_impl, reference
 
-    inputs, exact = (CASES[1].read_out_inputs(dtype, device) for dtype in (torch.float32, torch.float64))
-    return _pointwise(numba_impl.read_out, reference.read_out, inputs, exact)
+    return _at_inference(numba_impl.read_out, reference.read_out, CASES[1].read_out_inputs, device)
 
 
 def _gated_norm_numba(device: torch.device) -> str | None:
     from a2mamba.ops.readout import CASES, numba_impl, reference
 
-    inputs, exact = (CASES[1].gated_norm_inputs(dtype, device) for dtype in (torch.float32, torch.float64))
-    return _pointwise(numba_impl.gated_norm, reference.gated_norm, inputs, exact)
+    return _at_inference(numba_impl.gated_norm, reference.gated_norm, CASES[1].gated_norm_inputs, device)
 
 
 def _gelu_depthwise_numba(device: torch.device) -> str | None:
     from a2mamba.ops.feed_forward import CASES, numba_impl, reference
 
-    inputs, exact = (CASES[1].inputs(dtype, device) for dtype in (torch.float32, torch.float64))
-    return _pointwise(numba_impl.forward, reference.gelu_depthwise, inputs, exact)
+    return _at_inference(numba_impl.forward, reference.gelu_depthwise, CASES[1].inputs, device)
 
 
 COMPARISONS: dict[str, Comparison] = {

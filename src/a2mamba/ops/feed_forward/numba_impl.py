@@ -12,8 +12,6 @@ from torch import Tensor
 from a2mamba.ops import numba_threads
 from a2mamba.ops.feed_forward.torch_impl import with_residual
 
-LANES = 8
-
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, C, H, W), channels innermost; arguments as in ``reference.gelu_depthwise``."""
@@ -27,16 +25,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.stride(-1) != 1:
         x = x.contiguous()
     taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
-    threads = numba_threads.threads()
-    # The rows at a cut are computed twice, so images are cut only where there are too few of them.
-    pieces = 1 if batch % threads == 0 or batch >= 4 * threads else min(height, 4 * threads)
-    workers = min(threads, batch * pieces)
+    pieces = numba_threads.cut(batch, height)
+    workers = min(numba_threads.threads(), batch * pieces)
     rings = x.new_empty(workers, 3 * (columns + 2) * channels)
-    counters = torch.zeros(2, dtype=torch.int64, device="cpu")
-    numbers = [counters.data_ptr(), batch * pieces, pieces, height, columns, channels]
+    numbers = [batch * pieces, pieces, height, columns, channels]
     numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
     for each in (x, out):
         numbers += [each.data_ptr(), *(4 * stride for stride in each.stride()[:3])]
-    arguments = torch.tensor(numbers, dtype=torch.int64, device="cpu")
-    numba_threads.call(numba_kernels.KERNEL, arguments.data_ptr(), workers)
+    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
@@ -24,6 +24,7 @@ from a2mamba.ops.numba_vectors import (
     gelu,
     integer,
     intrinsic,
+    kernel,
     load,
     procedure,
     store,
@@ -88,9 +89,10 @@ _convolve_one, _convolve_four = _convolve(1), _convolve(TOGETHER)
 @njit(error_model="numpy")
 def _work(p):  # type: ignore[no-untyped-def]
     """Take items and do them; the order of ``p`` is that of ``numba_impl.forward``."""
-    counters, items, pieces, height, columns, channels = p[0], p[1], p[2], p[3], p[4], p[5]
-    weights, rings, ring_size = p[6], p[7], p[8]
-    x, x_batch, x_row, x_step, out, out_batch, out_row, out_step = p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16]
+    counters, items, pieces, height, columns, channels = p[2], p[3], p[4], p[5], p[6], p[7]
+    weights, rings, ring_size = p[8], p[9], p[10]
+    x, x_batch, x_row, x_step = p[11], p[12], p[13], p[14]
+    out, out_batch, out_row, out_step = p[15], p[16], p[17], p[18]
     mine = rings + ring_size * take_number(counters + 8)
     step, vectors = 4 * channels, channels // LANES
     line = step * (columns + 2)
@@ -124,12 +126,12 @@ def _work(p):  # type: ignore[no-untyped-def]
 
 
 def _compile(version: int) -> Any:
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-    def kernel(p):  # type: ignore[no-untyped-def]
+    @kernel
+    def work(p):  # type: ignore[no-untyped-def]
         if version:  # always; see ``fingerprint``
             _work(p)
 
-    return kernel
+    return work
 
 
 _COMPILED = _compile(fingerprint())

@@ -5,7 +5,6 @@ Numba is imported, and a kernel compiled or read from Numba's cache on disk, at 
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,10 +12,8 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.dispatch import numba_missing, unfit
+from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
-
-LANES = 8
 
 STORED = 2**20
 """Numbers of a map that are stored for its next application, at most: what caches hold."""
@@ -132,8 +129,8 @@ def apply(
     q_width = q.shape[-1]
     images, threads = batch * heads, numba_threads.threads()
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
-    whole = images % threads == 0 or images >= 4 * threads
-    pieces = 1 if whole else min(height, 4 * threads)
+    pieces = numba_threads.cut(images, height)
+    whole = pieces == 1
     workers = min(threads, images * pieces)
     call = _Call(q, k, v, bias, kernel_size, dilation, scale)
     # Of every tile of two rows, weights and what they are to be divided by.
@@ -229,9 +226,8 @@ class _Call:
         others: tuple[int, ...],
     ) -> None:
         """Call a kernel that takes these ``maps`` and ``others`` after the inputs, with memory for each worker."""
-        # The first two are the counters that threads take numbers from, the third says where they are.
         numbers = [
-            *(0, 0, 0, items, *self.numbers),
+            *(items, *self.numbers),
             *(packed.data_ptr(), 4 * packed.stride(0), self.columns),
             *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.weights),
         ]
@@ -239,10 +235,7 @@ class _Call:
             batch_step, head_step, row_step, column_step, _ = x.stride()
             numbers += [x.data_ptr(), 4 * batch_step, 4 * head_step, 4 * row_step, 4 * column_step]
         numbers += others
-        arguments = (ctypes.c_int64 * len(numbers))(*numbers)
-        address = ctypes.addressof(arguments)
-        arguments[2] = address
-        numba_threads.call(kernel, address, workers)
+        numba_threads.run(kernel, workers, numbers)
 
 
 @lru_cache(maxsize=64)

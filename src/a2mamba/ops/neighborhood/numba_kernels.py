@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
@@ -32,6 +32,7 @@ from a2mamba.ops.numba_vectors import (
     fma,
     integer,
     intrinsic,
+    kernel,
     load,
     load_splat,
     maximum,
@@ -430,12 +431,12 @@ def _work(p):  # type: ignore[no-untyped-def]
 
 
 def _compile(version: int) -> Any:
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-    def kernel(p):  # type: ignore[no-untyped-def]
+    @kernel
+    def work(p):  # type: ignore[no-untyped-def]
         if version:  # always; see ``fingerprint``
             _work(p)
 
-    return kernel
+    return work
 
 
 _COMPILED = _compile(fingerprint())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from a2mamba.ops.neighborhood import numba_kernels
 from a2mamba.ops.neighborhood.numba_kernels import (
@@ -41,6 +41,7 @@ from a2mamba.ops.numba_vectors import (
     fingerprint,
     fma,
     intrinsic,
+    kernel,
     load,
     procedure,
     read,
@@ -251,12 +252,12 @@ def _work(p):  # type: ignore[no-untyped-def]
 
 
 def _compile(version: int) -> Any:
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-    def kernel(p):  # type: ignore[no-untyped-def]
+    @kernel
+    def work(p):  # type: ignore[no-untyped-def]
         if version:  # always; see ``fingerprint``
             _work(p)
 
-    return kernel
+    return work
 
 
 _COMPILED = _compile(fingerprint(numba_kernels.__file__))

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 
-LANES = 8
-
 RUN = 64
 """Positions that a thread takes at a time."""
 
@@ -87,6 +85,4 @@ def _run(kernel: int, out: Tensor, numbers: list[int]) -> None:
     if not out.numel():
         return
     items = -(-positions // RUN)
-    counters = out.new_zeros(1, dtype=torch.int64)
-    arguments = torch.tensor([counters.data_ptr(), items, positions, RUN, *numbers], dtype=torch.int64, device="cpu")
-    numba_threads.call(kernel, arguments.data_ptr(), min(numba_threads.threads(), items))
+    numba_threads.run(kernel, min(numba_threads.threads(), items), [items, positions, RUN, *numbers])

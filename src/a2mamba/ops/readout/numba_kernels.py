@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
@@ -21,6 +21,7 @@ from a2mamba.ops.numba_vectors import (
     fma,
     integer,
     intrinsic,
+    kernel,
     lane_sum,
     load,
     load_splat,
@@ -124,10 +125,10 @@ _gate_one, _gate_four = _gate_rows(1), _gate_rows(4)
 
 @njit(error_model="numpy")
 def _read_out(p):  # type: ignore[no-untyped-def]
-    counters, items, positions, run = p[0], p[1], p[2], p[3]
-    half, head_bytes, weights, biases, skip = p[4], p[5], p[6], p[7], p[8]
-    first, first_step, second, second_step = p[9], p[10], p[11], p[12]
-    u, u_step, readout, readout_step, out, out_step = p[13], p[14], p[15], p[16], p[17], p[18]
+    counters, items, positions, run = p[2], p[3], p[4], p[5]
+    half, head_bytes, weights, biases, skip = p[6], p[7], p[8], p[9], p[10]
+    first, first_step, second, second_step = p[11], p[12], p[13], p[14]
+    u, u_step, readout, readout_step, out, out_step = p[15], p[16], p[17], p[18], p[19], p[20]
     while True:
         item = take_number(counters)
         if item >= items:
@@ -146,10 +147,10 @@ def _read_out(p):  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy")
 def _gated_norm(p):  # type: ignore[no-untyped-def]
-    counters, items, positions, run = p[0], p[1], p[2], p[3]
-    channels, affine, numbers = p[4], p[5], p[6]
-    x, x_step, added, added_step = p[7], p[8], p[9], p[10]
-    gate, gate_step, out, out_step = p[11], p[12], p[13], p[14]
+    counters, items, positions, run = p[2], p[3], p[4], p[5]
+    channels, affine, numbers = p[6], p[7], p[8]
+    x, x_step, added, added_step = p[9], p[10], p[11], p[12]
+    gate, gate_step, out, out_step = p[13], p[14], p[15], p[16]
     while True:
         item = take_number(counters)
         if item >= items:
@@ -172,16 +173,20 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
                 i += 1
 
 
-def _compile(work: Callable[..., None], version: int) -> Any:
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-    def kernel(p):  # type: ignore[no-untyped-def]
+def _compile(version: int) -> tuple[Any, Any]:
+    @kernel
+    def read_out(p):  # type: ignore[no-untyped-def]
         if version:  # always; see ``fingerprint``
-            work(p)
+            _read_out(p)
 
-    return kernel
+    @kernel
+    def gated_norm(p):  # type: ignore[no-untyped-def]
+        if version:
+            _gated_norm(p)
+
+    return read_out, gated_norm
 
 
-_VERSION = fingerprint(__file__)
-_COMPILED = _compile(_read_out, _VERSION), _compile(_gated_norm, _VERSION)
+_COMPILED = _compile(fingerprint())
 READ_OUT: int = _COMPILED[0].address
 GATED_NORM: int = _COMPILED[1].address

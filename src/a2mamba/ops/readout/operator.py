@@ -21,14 +21,14 @@ Affine = tuple[Tensor, Tensor]
 def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     if len(states) != 2 or states[0].shape != states[1].shape:
         return f"the states must be two equal halves of the heads, got {[tuple(half.shape) for half in states]}"
-    objection = unfit_at_inference(states[0].shape[-1], numba_impl.LANES, *states, *others)
+    objection = unfit_at_inference(states[0].shape[-1], *states, *others)
     return objection or self_test.passed("read_out/numba", states[0].device)
 
 
 def _gated_norm_why_not(
     x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float
 ) -> str | None:
-    objection = unfit_at_inference(x.shape[1], numba_impl.LANES, x, added, gate, *norm, *out_norm)
+    objection = unfit_at_inference(x.shape[1], x, added, gate, *norm, *out_norm)
     return objection or self_test.passed("gated_norm/numba", x.device)
 
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.dispatch import numba_missing, unfit
-
-LANES = 8
+from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 
 ITEM_CHANNELS = 64
 """Most channels of an item of work: few, so that one image occupies several threads, but whole lines of memory."""
@@ -47,19 +45,17 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
     items = batch * groups * ((group_channels + item_channels - 1) // item_channels)
     workers = min(numba_threads.threads(), items)
     states = out.new_empty(workers, item_channels)
-    counters = out.new_zeros(2, dtype=torch.int64)
-    arguments = torch.tensor(
+    numba_threads.run(
+        numba_kernels.KERNEL,
+        workers,
         [
-            *(counters.data_ptr(), items, delta_softplus, groups, group_channels, item_channels, length),
+            *(items, int(delta_softplus), groups, group_channels, item_channels, length),
             *_addresses(u),
             *_addresses(delta),
             *_addresses(out),
             *(B.data_ptr(), A.data_ptr(), bias.data_ptr(), states.data_ptr(), 4 * item_channels),
         ],
-        dtype=torch.int64,
-        device="cpu",
     )
-    numba_threads.call(numba_kernels.KERNEL, arguments.data_ptr(), workers)
     return out.transpose(1, 2)
 
 

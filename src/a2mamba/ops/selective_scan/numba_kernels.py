@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import cfunc, njit, types
+from numba import njit
 
 from a2mamba.ops.numba_vectors import (
     BYTES,
@@ -23,6 +23,7 @@ from a2mamba.ops.numba_vectors import (
     fingerprint,
     fma,
     intrinsic,
+    kernel,
     load,
     load_splat,
     procedure,
@@ -66,12 +67,12 @@ _advance_softplus, _advance_plain = _advance(True), _advance(False)
 @njit(error_model="numpy")
 def _work(p):  # type: ignore[no-untyped-def]
     """Take items and do them; the order of ``p`` is that of ``numba_impl.forward``."""
-    counters, items, with_softplus = p[0], p[1], p[2]
-    groups, group_channels, item_channels, length = p[3], p[4], p[5], p[6]
-    u, u_batch, u_step = p[7], p[8], p[9]
-    delta, delta_batch, delta_step = p[10], p[11], p[12]
-    out, out_batch, out_step = p[13], p[14], p[15]
-    projection, A, bias, states, states_size = p[16], p[17], p[18], p[19], p[20]
+    counters, items, with_softplus = p[2], p[3], p[4]
+    groups, group_channels, item_channels, length = p[5], p[6], p[7], p[8]
+    u, u_batch, u_step = p[9], p[10], p[11]
+    delta, delta_batch, delta_step = p[12], p[13], p[14]
+    out, out_batch, out_step = p[15], p[16], p[17]
+    projection, A, bias, states, states_size = p[18], p[19], p[20], p[21], p[22]
 
     mine = states + states_size * take_number(counters + 8)
     spans = (group_channels + item_channels - 1) // item_channels
@@ -106,12 +107,12 @@ def _work(p):  # type: ignore[no-untyped-def]
 
 
 def _compile(version: int) -> Any:
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-    def kernel(p):  # type: ignore[no-untyped-def]
+    @kernel
+    def work(p):  # type: ignore[no-untyped-def]
         if version:  # always; see ``fingerprint``
             _work(p)
 
-    return kernel
+    return work
 
 
 _COMPILED = _compile(fingerprint())
