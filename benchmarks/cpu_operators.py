@@ -6,7 +6,7 @@
     python benchmarks/cpu_operators.py --steps                              # whole training steps
     python benchmarks/cpu_operators.py --pointwise --threads 2              # operators that inference alone has
 
-A model runs once on random pictures, and every call of an operator with new sizes is kept. Each is then timed with both
+A model runs once on random images, and every call of an operator with new sizes is kept. Each is then timed with both
 backends in turn: processor time on one thread, elapsed time on several; medians of the rounds. Of training steps (no
 optimizer) the gradient of attention alone is switched; forwards are Numba's. Prints a Markdown table.
 """
@@ -87,12 +87,12 @@ def timed(operator: str, arguments: tuple[Any, ...], forward_only: bool, rounds:
 def steps(name: str, size: int, batch: int, rounds: int) -> list[float]:
     """Return the median milliseconds of a step with PyTorch's gradient of attention and with Numba's."""
     model = a2mamba.create_model(name, img_size=size).train()
-    pictures = torch.randn(batch, 3, size, size)
+    images = torch.randn(batch, 3, size, size)
 
     def step(gradient: Callable[..., Any]) -> None:
         with mock.patch.object(numba_impl, "backward", gradient):
             model.zero_grad()
-            model(pictures).square().sum().backward()
+            model(images).square().sum().backward()
 
     return alternate([partial(step, gradient) for gradient in (torch_impl.backward, numba_impl.backward)], rounds)
 

@@ -4,7 +4,7 @@
 
 Writes learning.json into the folder: top-1 of the averaged model after the last epoch and at its best, and the time, of
 each seed. The exit status is 1 where the mean after the last epoch is below 98 %. The best epoch is chosen on the
-pictures that it is measured on, so that the last one is what counts. About ten minutes for each seed on one free core,
+images that it is measured on, so that the last one is what counts. About ten minutes for each seed on one free core,
 and less; a folder that was left half way is continued.
 """
 

@@ -127,7 +127,7 @@ def _difference(found: Row, expected: Sequence[float]) -> float:
 def distribution(data: str, *, steps: int = 20, sizes: Sequence[int] = (2, 3), resume: bool = True) -> list[Row]:
     """The same run on several processes: its losses at each step against those of one process.
 
-    Without drop path, whose masks are drawn by each process. Synchronised batch norm is on, except in one run that
+    Without drop path, whose masks are drawn by each process. Synchronized batch norm is on, except in one run that
     shows that the comparison would notice.
     """
     rows: list[Row] = []
@@ -153,7 +153,7 @@ def distribution(data: str, *, steps: int = 20, sizes: Sequence[int] = (2, 3), r
             add(f"{strategy} on {size}", run(plan, processes=size))
         plain = replace(base, folder=f"{folder}/plain", sync_batch_norm=False)
         add(
-            f"ddp on {sizes[0]}, batch norm not synchronised (must differ)", run(plain, processes=sizes[0]), agree=False
+            f"ddp on {sizes[0]}, batch norm not synchronized (must differ)", run(plain, processes=sizes[0]), agree=False
         )
         if not resume:
             return rows

@@ -14,7 +14,7 @@ from torch import Tensor
 import a2mamba
 from a2mamba.backbone import Pyramid
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "assets"
 
 
 def stored(name: str) -> dict[str, np.ndarray]:
@@ -102,12 +102,12 @@ def reference_images(batch: int, height: int, width: int) -> Tensor:
 @cache
 def reference_model(name: str) -> Pyramid:
     """Return a backbone in eval mode with the weights of the reference runs; do not change it."""
-    model = uninitialised(name).eval()
+    model = uninitialized(name).eval()
     a2mamba.load_checkpoint(model, reference_state(name))
     return model
 
 
-def uninitialised(name: str) -> Pyramid:
+def uninitialized(name: str) -> Pyramid:
     """Return a backbone whose parameters hold no values yet: much faster to make than one with initial values."""
     model = a2mamba.create_model(name, device="meta")
     model.to_empty(device="cpu")

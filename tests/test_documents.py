@@ -53,7 +53,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of links and pictures that point into the repository, without their anchors."""
+    """The targets of links and images that point into the repository, without their anchors."""
     for block in fenced(text):
         text = text.replace(block.text, "")
     targets = re.findall(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
@@ -74,7 +74,7 @@ a2mamba eval digits --checkpoint "a b.pt" | tee log
 ```python
 a2mamba = 1
 ```
-<img src="pictures/a.png">
+<img src="images/a.png">
 """
     assert commands(text) == [
         ["eval", "digits", "--checkpoint", '"a', 'b.pt"'],
@@ -83,7 +83,7 @@ a2mamba = 1
         ["data", "demo", "demo"],
         ["train", "digits"],
     ]
-    assert links(text) == ["docs/x.md", "pictures/a.png"]
+    assert links(text) == ["docs/x.md", "images/a.png"]
     assert [block.language for block in fenced(text)] == ["sh", "python"]
 
 

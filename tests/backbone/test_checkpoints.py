@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import a2mamba
 from a2mamba.backbone import CheckpointError, WeightsUnavailableError
-from support import uninitialised
+from support import uninitialized
 
 NAME = "a2mamba_test"
 
@@ -52,7 +52,7 @@ def assert_loads(content: Any, path: Path, model: Any, expected: str) -> None:
         safetensors.torch.save_file({key: t.clone().contiguous() for key, t in content.items()}, path)
     else:
         torch.save(content, path)
-    fresh = uninitialised(NAME)
+    fresh = uninitialized(NAME)
     report = a2mamba.load_checkpoint(fresh, path)
     assert same(fresh, model)
     assert expected in str(report)
@@ -82,7 +82,7 @@ def test_training_checkpoints_prefer_ema(tmp_path: Path, model: Any, released: d
 
 
 def test_arrays_will_do(model: Any, released: dict[str, Tensor]) -> None:
-    fresh = uninitialised(NAME)
+    fresh = uninitialized(NAME)
     a2mamba.load_checkpoint(fresh, {key: tensor.numpy() for key, tensor in released.items()})
     assert same(fresh, model)
 
@@ -160,7 +160,7 @@ def test_misfits_are_named_and_change_nothing(released: dict[str, Tensor]) -> No
         with pytest.raises(CheckpointError, match=message):
             a2mamba.load_checkpoint(fresh, state)
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        a2mamba.load_checkpoint(uninitialised("a2mamba_nano"), released)
+        a2mamba.load_checkpoint(uninitialized("a2mamba_nano"), released)
     assert all(torch.equal(tensor, before[key]) for key, tensor in fresh.state_dict().items())
     with pytest.raises(CheckpointError, match="expected an A2Mamba or SegMAN encoder, got Linear"):
         a2mamba.load_checkpoint(nn.Linear(1, 1), released)

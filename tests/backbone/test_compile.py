@@ -44,8 +44,8 @@ def test_inductor() -> None:
 def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = example("a2mamba_test", 64)
     # Eager inference computes the larger of the sizes in pieces; a compiled graph must not ask which they are.
-    monkeypatch.setattr(pyramid, "PIECE", 40_000)
-    monkeypatch.setattr(ffn, "PIECE", 40_000)
+    monkeypatch.setattr(pyramid, "MAX_CHUNK_ELEMENTS", 40_000)
+    monkeypatch.setattr(ffn, "MAX_CHUNK_ELEMENTS", 40_000)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     counts = []

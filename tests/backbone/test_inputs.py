@@ -75,7 +75,7 @@ def test_empty_batches_go_backward() -> None:
         ("a2mamba_nano", False, 0.02),
         ("a2mamba_nano", True, 0.02),
         ("segman_encoder_tiny", False, 0.02),
-        # Its mixers end in a sum of four scans of a batch-normalised map: statistics of two images amplify rounding.
+        # Its mixers end in a sum of four scans of a batch-normalized map: statistics of two images amplify rounding.
         ("segman_encoder_tiny", True, 0.05),
     ],
 )

@@ -18,7 +18,7 @@ from support import (
     relative_error,
     released_layout,
     stored,
-    uninitialised,
+    uninitialized,
 )
 
 RUNS = sorted(p.stem for p in DATA.glob("a2mamba_*x*.npz") if "grad" not in p.stem)
@@ -93,7 +93,7 @@ def test_gradients_reproduce_the_original() -> None:
     image_gradient = gradients[0]
     assert abs(image_gradient.abs().mean().item() / float(expected["input_grad_mean_abs"]) - 1) < 1e-3
     # The released layout gives every gradient the name and shape that the original reports it under.
-    holder = uninitialised("a2mamba_nano")
+    holder = uninitialized("a2mamba_nano")
     with torch.no_grad():
         for name, gradient in zip(names, gradients[1:], strict=True):
             holder.get_parameter(name).copy_(gradient)
@@ -133,7 +133,7 @@ def test_round_trip_is_bit_identical(name: str) -> None:
     back = a2mamba.to_released(model)
     assert {key: list(tensor.shape) for key, tensor in back.items()} == released_layout()[name]
     assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
-    again = uninitialised(name)
+    again = uninitialized(name)
     report = a2mamba.load_checkpoint(again, back)
     assert report.loaded == report.total
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))

@@ -31,8 +31,8 @@ def digits(demo_data: Path) -> Path:
     for split, count in (("train", TRAIN), ("val", VAL)):
         for folder in (demo_data / "imagenet" / split).iterdir():
             (root / split / folder.name).mkdir(parents=True)
-            for picture in sorted(folder.iterdir())[:count]:
-                shutil.copy(picture, root / split / folder.name)
+            for image in sorted(folder.iterdir())[:count]:
+                shutil.copy(image, root / split / folder.name)
     return root
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import a2mamba
 from a2mamba.cli.main import COMMANDS, main
-from support import uninitialised
+from support import uninitialized
 
 from .helpers import Trained, content, in_new_process, in_process
 
@@ -26,7 +26,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, digits: Path, trained: T
     good = next((digits / "val" / "digit_0").iterdir())
     shutil.copy(good, root / "good.png")
     (root / "cut.png").write_bytes(good.read_bytes()[:-60])
-    (root / "text.png").write_text("this is no picture\n")
+    (root / "text.png").write_text("this is no image\n")
     (root / "empty.png").touch()
 
     whole = trained.best.read_bytes()
@@ -40,13 +40,13 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, digits: Path, trained: T
     torch.save(state, root / "three.pth")
     safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, root / "three.safetensors")
     (root / "cut.safetensors").write_bytes((root / "three.safetensors").read_bytes()[:-1000])
-    torch.save(uninitialised("a2mamba_nano").state_dict(), root / "nano.pth")
+    torch.save(uninitialized("a2mamba_nano").state_dict(), root / "nano.pth")
     (root / "two.txt").write_text("cat\ndog\n")
 
     (root / "no_folders").mkdir()
     (root / "no_classes" / "train").mkdir(parents=True)
     (root / "no_classes" / "val").mkdir()
-    for name in ("empty_class", "empty_val_class", "broken_picture", "other_classes"):
+    for name in ("empty_class", "empty_val_class", "broken_image", "other_classes"):
         for split in ("train", "val"):
             for label in ("digit_0", "digit_1"):
                 (root / name / split / label).mkdir(parents=True)
@@ -66,13 +66,13 @@ PREDICT_PLAIN = ("predict", "a2mamba_test", "{bad}/good.png", "--out", "out", "-
 SMALL = ("train", "digits", "--small", "--out", "run")
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # pictures
-    "missing picture": ((*PREDICT, "{bad}/good.png", "{bad}/absent.png"), ("absent.png", "No such file")),
-    "truncated picture": ((*PREDICT, "{bad}/good.png", "{bad}/cut.png"), ("cut.png", "truncated")),
-    "text as picture": ((*PREDICT, "{bad}/good.png", "{bad}/text.png"), ("text.png", "not an image")),
-    "empty picture": ((*PREDICT, "{bad}/empty.png"), ("empty.png", "empty")),
-    "folder as picture": ((*PREDICT, "{bad}"), ("{bad}", "directory")),
-    "no picture": (PREDICT, ("IMAGE",)),
+    # images
+    "missing image": ((*PREDICT, "{bad}/good.png", "{bad}/absent.png"), ("absent.png", "No such file")),
+    "truncated image": ((*PREDICT, "{bad}/good.png", "{bad}/cut.png"), ("cut.png", "truncated")),
+    "text as image": ((*PREDICT, "{bad}/good.png", "{bad}/text.png"), ("text.png", "not an image")),
+    "empty image": ((*PREDICT, "{bad}/empty.png"), ("empty.png", "empty")),
+    "folder as image": ((*PREDICT, "{bad}"), ("{bad}", "directory")),
+    "no image": (PREDICT, ("IMAGE",)),
     # checkpoints
     "missing checkpoint, eval": (("eval", "digits", "--checkpoint", "{bad}/absent.pt"), ("absent.pt", "no such file")),
     "missing checkpoint, predict": ((*PREDICT_PLAIN, "{bad}/absent.pt"), ("absent.pt", "no such file")),
@@ -85,7 +85,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "truncated safetensors": ((*EVAL_PLAIN, "{bad}/cut.safetensors"), ("cut.safetensors", "damaged")),
     "empty checkpoint": ((*PREDICT_PLAIN, "{bad}/empty.pt"), ("empty.pt",)),
     "text as checkpoint": ((*EVAL_PLAIN, "{bad}/text.pt"), ("text.pt", "damaged")),
-    "picture as checkpoint": ((*EVAL_PLAIN, "{bad}/good.png"), ("good.png", "damaged")),
+    "image as checkpoint": ((*EVAL_PLAIN, "{bad}/good.png"), ("good.png", "damaged")),
     "folder as checkpoint": ((*EVAL_PLAIN, "{bad}"), ("no such file",)),
     "list as checkpoint": ((*EVAL_PLAIN, "{bad}/list.pt"), ("list.pt", "list")),
     "foreign checkpoint": ((*EVAL_PLAIN, "{bad}/foreign.pt"), ("foreign.pt", "no weights")),
@@ -115,7 +115,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("two.txt names 2 classes, the model has 3",),
     ),
     "missing class names": ((*PREDICT, "{bad}/good.png", "--classes", "{bad}/absent.txt"), ("absent.txt",)),
-    "picture as class names": ((*PREDICT, "{bad}/good.png", "--classes", "{bad}/good.png"), ("good.png",)),
+    "image as class names": ((*PREDICT, "{bad}/good.png", "--classes", "{bad}/good.png"), ("good.png",)),
     # data
     "missing data, train": ((*SMALL, "data.root={bad}/absent"), ("absent", "does not exist")),
     "missing data, eval": (("eval", "digits", "--checkpoint", "{best}", "data.root={bad}/absent"), ("absent",)),
@@ -178,7 +178,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "width 0": (("info", "a2mamba_test", "--size", "32", "0"), ("--size", "at least 1")),
     "three sizes": (("info", "a2mamba_test", "--size", "32", "32", "3"), ("--size",)),
     "size no number": (("info", "a2mamba_test", "--size", "big"), ("--size", "'big'")),
-    "pictures of size 0": ((*SMALL, "data.image_size=0"), ("image_size=0", "1 or more")),
+    "images of size 0": ((*SMALL, "data.image_size=0"), ("image_size=0", "1 or more")),
     "no classes to list": ((*PREDICT, "{bad}/good.png", "--top", "0"), ("--top", "at least 1")),
     # runs
     "nothing to resume": ((*SMALL, "data.root={digits}", "--resume"), ("nothing to resume", "run/checkpoints")),
@@ -215,9 +215,9 @@ def test_a_run_is_resumed_by_its_own_recipe_only(trained: Trained, small_run: tu
     assert content(folder) == before
 
 
-def test_a_broken_picture_in_training_names_its_file(bad_files: Path, tmp_path: Path) -> None:
+def test_a_broken_image_in_training_names_its_file(bad_files: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
-    shutil.copytree(bad_files / "broken_picture", root)
+    shutil.copytree(bad_files / "broken_image", root)
     broken = root / "val" / "digit_1" / "2.png"
     broken.write_bytes(broken.read_bytes()[:50])
     words = (

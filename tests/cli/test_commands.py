@@ -63,7 +63,7 @@ def test_info_as_json_in_a_process_of_its_own(workplace: Path) -> None:
     assert content(workplace) == {}
 
 
-def test_info_of_a_picture_that_is_not_square() -> None:
+def test_info_of_a_image_that_is_not_square() -> None:
     result = in_process("info", "a2mamba_test", "--size", "64", "33")
     assert result.status == 0
     assert "238,008 parameters" in result.out
@@ -155,7 +155,7 @@ def test_checking_good_data(digits: Path) -> None:
 def test_checking_bad_data(digits: Path, tmp_path: Path) -> None:
     root = tmp_path / "bad"
     shutil.copytree(digits, root)
-    (root / "train" / "digit_3" / "broken.png").write_bytes(b"no picture")
+    (root / "train" / "digit_3" / "broken.png").write_bytes(b"no image")
     (root / "val" / "nothing").mkdir()
     result = in_process("data", "check", root, "--json")
     assert result.status == 1
@@ -174,7 +174,7 @@ def test_options_may_stand_before_the_last_words(digits: Path) -> None:
 
 
 def test_tables_show_names_that_look_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("picture", "n"), [("holiday[red]:smile:.png", 1234)])
+    print_table(("image", "n"), [("holiday[red]:smile:.png", 1234)])
     shown = capsys.readouterr().out
     assert "holiday[red]:smile:.png" in shown
     assert "1,234" in shown

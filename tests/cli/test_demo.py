@@ -84,7 +84,7 @@ def test_the_report_has_what_the_evaluation_process_said(small: Demo) -> None:
     assert sum(map(sum, matrix)) == 359
     assert report["top1"] == pytest.approx(100 * right / 359)
     assert len(report["predictions"]) == 359
-    # A third process, with one picture a batch: rounding may turn a tie.
+    # A third process, with one image a batch: rounding may turn a tie.
     assert sum(p["right"] for p in report["predictions"]) == pytest.approx(right, abs=2)
     assert report["predictions"][0]["true"] == "digit_0"
 
@@ -113,14 +113,14 @@ def test_the_report_names_no_place_of_this_machine(small: Demo) -> None:
 
 
 def test_the_scenes_are_told(small: Demo) -> None:
-    """Each system's numbers are those of its evaluation process, and its pictures are in the page."""
+    """Each system's numbers are those of its evaluation process, and its images are in the page."""
     assert set(small.report["scenes"]) == set(demo.SYSTEMS)
     for task, scene in small.report["scenes"].items():
         system = demo.SYSTEMS[task]
         assert set(system.targets) <= scene["metrics"].keys()
         assert scene["images"] == 50
         assert len(scene["classes"]) == (11 if task == "segmentation" else 10)
-        for name in scene["pictures"]:
+        for name in scene["drawings"]:
             assert (small.folder / name).stat().st_size > 5_000
         assert scene["run"]["recipe"] == system.recipe
         words = ("eval", system.recipe, "--checkpoint", small.folder / system.recipe / "checkpoints/best.pt", "--json")
@@ -177,9 +177,9 @@ def test_the_page_is_whole_by_itself(small: Demo) -> None:
     assert len(small.page) < 6_000_000
     assert not re.search(r"https?://|url\(|@import", small.page)
     assert not {"script", "link", "iframe", "object"} & {name for name, _ in tags}
-    pictures = [attributes for name, attributes in tags if name == "img"]
-    assert len(pictures) >= 7
-    for attributes in pictures:
+    images = [attributes for name, attributes in tags if name == "img"]
+    assert len(images) >= 7
+    for attributes in images:
         assert (attributes["src"] or "").startswith("data:image/png;base64,")
         assert re.search("digit|scenes", attributes["alt"] or "")
     drawings = [attributes for name, attributes in tags if name == "svg" and attributes.get("role") == "img"]

@@ -1,4 +1,4 @@
-"""`a2mamba fit DIR`: what it recognises, what it chooses, and that it trains."""
+"""`a2mamba fit DIR`: what it recognizes, what it chooses, and that it trains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_dry_run_says_what_was_chosen_and_why(digits: Path, workplace: Path) -> 
     assert (data["root"], data["train_split"], data["val_split"], data["holdout"]) == (str(digits), "train", "val", 0.0)
     assert (data["image_size"], data["batch_size"]) == (32, 8)
     assert model == model | {"name": "a2mamba_test", "pretrained": False, "checkpoint": None}
-    for part in ("recipe finetune", "240 pictures of 10 classes in train/", "evaluation on val/", "random weights"):
+    for part in ("recipe finetune", "240 images of 10 classes in train/", "evaluation on val/", "random weights"):
         assert part in result.err, part
     assert content(workplace) == {}
 
@@ -56,7 +56,7 @@ def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("count", "batch", "epochs"), [(4, 4, 100), (100, 4, 100), (400, 16, 100), (3000, 128, 100), (200_000, 128, 10)]
 )
-def test_batch_and_epochs_fit_the_number_of_pictures(count: int, batch: int, epochs: int) -> None:
+def test_batch_and_epochs_fit_the_number_of_images(count: int, batch: int, epochs: int) -> None:
     from a2mamba.recipes.choosing_classes import _length
 
     assert _length(count) == (batch, epochs)
@@ -69,9 +69,9 @@ def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> 
     return run
 
 
-def test_too_few_pictures(tmp_path: Path) -> None:
+def test_too_few_images(tmp_path: Path) -> None:
     write(tmp_path / "train", ("a",), 3)
-    in_process("fit", tmp_path, "--scratch").refused("2 training pictures are too few")
+    in_process("fit", tmp_path, "--scratch").refused("2 training images are too few")
 
 
 def test_what_the_choice_depends_on(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_what_the_choice_depends_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("side", "expected"), [(8, 32), (40, 32), (100, 96), (223, 192), (500, 224)])
-def test_the_size_of_the_pictures(side: int, expected: int, tmp_path: Path) -> None:
+def test_the_size_of_the_images(side: int, expected: int, tmp_path: Path) -> None:
     write(tmp_path, ("a", "b"), 4, size=(side, side + 5))
     assert chosen(tmp_path).data.image_size == expected
 
 
-def test_folders_that_are_not_recognised(digits: Path, tmp_path: Path) -> None:
+def test_folders_that_are_not_recognized(digits: Path, tmp_path: Path) -> None:
     in_process("fit", tmp_path / "absent").refused("absent", "does not exist")
     (tmp_path / "empty").mkdir()
     in_process("fit", tmp_path / "empty").refused("holds nothing", "class folders", "<class>/<image>")
@@ -115,8 +115,8 @@ def test_folders_that_are_not_recognised(digits: Path, tmp_path: Path) -> None:
     ("folder", "recipe"),
     [("ADEChallengeData2016", "segman_v2_nano_ade20k"), ("coco", "mask_rcnn_nano_1x")],
 )
-def test_scenes_are_recognised(demo_data: Path, folder: str, recipe: str) -> None:
-    """The demo's pictures are 160 x 128: crops and short sides follow them, and nothing is written by --dry-run."""
+def test_scenes_are_recognized(demo_data: Path, folder: str, recipe: str) -> None:
+    """The demo's images are 160 x 128: crops and short sides follow them, and nothing is written by --dry-run."""
     result = in_process("fit", demo_data / folder, "--scratch", "--dry-run", "--json", "--epochs", "2")
     assert result.status == 0, result
     shown = result.json
@@ -132,7 +132,7 @@ def test_scenes_are_recognised(demo_data: Path, folder: str, recipe: str) -> Non
     assert {group["name"] for group in shown["groups"]} >= {"decay", "no_decay"}
 
 
-def test_ones_own_maps_are_recognised(demo_data: Path, tmp_path: Path) -> None:
+def test_ones_own_maps_are_recognized(demo_data: Path, tmp_path: Path) -> None:
     for split, ours in (("training", "train"), ("validation", "val")):
         shutil.copytree(demo_data / "ADEChallengeData2016" / "images" / split, tmp_path / "images" / ours)
         shutil.copytree(demo_data / "ADEChallengeData2016" / "annotations" / split, tmp_path / "masks" / ours)

@@ -71,19 +71,19 @@ def test_evaluation_on_other_data(trained: Trained, demo_data: Path) -> None:
 
 
 def test_prediction_writes_what_it_says(trained: Trained, digits: Path, tmp_path: Path) -> None:
-    pictures = [next((digits / "val" / f"digit_{i}").iterdir()) for i in (3, 8)]
+    photos = [next((digits / "val" / f"digit_{i}").iterdir()) for i in (3, 8)]
     # The same file name twice, and a name that is not ASCII and looks like markup.
     other = tmp_path / "größe[red].png"
     Image.new("L", (7, 300), 90).save(other)
-    pictures.append(other)
+    photos.append(other)
     out = tmp_path / "out"
     result = in_process(
-        "predict", "a2mamba_test", pictures[0], "--checkpoint", trained.best, "--out", out, "--json", *pictures[1:]
+        "predict", "a2mamba_test", photos[0], "--checkpoint", trained.best, "--out", out, "--json", *photos[1:]
     )
     assert result.status == 0, result
     written = json.loads((out / "predictions.json").read_text())
     assert result.json == written
-    assert [p["image"] for p in written["predictions"]] == [str(picture) for picture in pictures]
+    assert [p["image"] for p in written["predictions"]] == [str(photo) for photo in photos]
     for prediction in written["predictions"]:
         chances = [entry["probability"] for entry in prediction["top"]]
         assert len(chances) == 5
@@ -91,20 +91,20 @@ def test_prediction_writes_what_it_says(trained: Trained, digits: Path, tmp_path
         assert 0 < sum(chances) <= 1.00001
         assert all(entry["class"] == f"digit_{entry['index']}" for entry in prediction["top"])
     panels = sorted(out.glob("*.png"))
-    assert [panel.name for panel in panels] == [f"{i:04d}-{p.stem}.png" for i, p in enumerate(pictures)]
+    assert [panel.name for panel in panels] == [f"{i:04d}-{p.stem}.png" for i, p in enumerate(photos)]
     for panel in panels:
         with Image.open(panel) as image:
             image.load()
             assert image.width > 500
-    assert len(list(out.iterdir())) == len(pictures) + 1
+    assert len(list(out.iterdir())) == len(photos) + 1
 
 
 def test_predictions_are_the_models_own(trained: Trained, digits: Path, tmp_path: Path) -> None:
-    """The pictures of a class, through the same preprocessing as evaluation: as many right as the metric says."""
-    pictures = sorted((digits / "val").glob("*/*.png"))
+    """The images of a class, through the same preprocessing as evaluation: as many right as the metric says."""
+    photos = sorted((digits / "val").glob("*/*.png"))
     folder = tmp_path / "out"
     words = ("--checkpoint", str(trained.best), "--out", str(folder), "--top", "1")
-    assert in_process("predict", "a2mamba_test", *words, *pictures).status == 0
+    assert in_process("predict", "a2mamba_test", *words, *photos).status == 0
     predictions = json.loads((folder / "predictions.json").read_text())["predictions"]
     right = sum(Path(p["image"]).parent.name == p["top"][0]["class"] for p in predictions)
     assert len(predictions) == 10 * VAL
@@ -114,8 +114,8 @@ def test_predictions_are_the_models_own(trained: Trained, digits: Path, tmp_path
 def test_prediction_with_plain_weights_and_names(digits: Path, tmp_path: Path) -> None:
     torch.save(a2mamba.create_model("a2mamba_test", num_classes=3).state_dict(), tmp_path / "three.pth")
     (tmp_path / "names.txt").write_text("cat\ndog\nowl\n\n", encoding="utf-8")
-    picture = next((digits / "val" / "digit_0").iterdir())
-    words = ("predict", "a2mamba_test", picture, "--checkpoint", tmp_path / "three.pth", "--out", tmp_path / "out")
+    photo = next((digits / "val" / "digit_0").iterdir())
+    words = ("predict", "a2mamba_test", photo, "--checkpoint", tmp_path / "three.pth", "--out", tmp_path / "out")
     found = in_process(*words, "--classes", tmp_path / "names.txt", "--json").json
     assert {entry["class"] for entry in found["predictions"][0]["top"]} == {"cat", "dog", "owl"}
     assert "class 2" in in_process(*words, "--json").out

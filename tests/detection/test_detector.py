@@ -48,9 +48,9 @@ def scene() -> tuple[list[Tensor], list[Target]]:
     ]
 
 
-def check_training(model: nn.Module, pictures: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+def check_training(model: nn.Module, photos: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
     """Losses are finite float32 scalars, and every parameter takes part."""
-    losses: dict[str, Tensor] = model.train()(pictures, targets)
+    losses: dict[str, Tensor] = model.train()(photos, targets)
     for name, loss in losses.items():
         assert loss.shape == (), name
         assert loss.dtype == torch.float32, name
@@ -67,14 +67,14 @@ def check_training(model: nn.Module, pictures: list[Tensor], targets: list[Targe
 @both
 def test_training_and_detecting(kind: str) -> None:
     model = make(kind)
-    pictures, targets = scene()
-    copies = [{name: value.clone() for name, value in t.items()} for t in targets], [x.clone() for x in pictures]
-    losses = check_training(model, pictures, targets)
+    photos, targets = scene()
+    copies = [{name: value.clone() for name, value in t.items()} for t in targets], [x.clone() for x in photos]
+    losses = check_training(model, photos, targets)
     stages = [""] if kind == "mask_rcnn" else ["_stage1", "_stage2", "_stage3"]
     kinds = ("loss_classifier", "loss_box_reg", "loss_mask")
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", *(name + s for s in stages for name in kinds)}
     with torch.inference_mode():
-        found = model.eval()(pictures)
+        found = model.eval()(photos)
     for detection, (height, width) in zip(found, SIZES, strict=True):
         count = len(detection["boxes"])
         assert 0 < count <= 100
@@ -88,12 +88,12 @@ def test_training_and_detecting(kind: str) -> None:
         assert (detection["boxes"][:, 2:].max(dim=0).values <= torch.tensor([width, height]) + 1e-3).all()
     for given, before in zip(targets, copies[0], strict=True):
         assert all(torch.equal(given[name], before[name]) for name in before)
-    assert all(torch.equal(a, b) for a, b in zip(pictures, copies[1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(photos, copies[1], strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_learns_a_scene(kind: str) -> None:
-    """A few steps on one picture: the losses fall, and the objects are found where they are."""
+    """A few steps on one photo: the losses fall, and the objects are found where they are."""
     config = detector_config(f"{kind}_a2mamba_test")
     model = convolutional(
         kind,
@@ -103,15 +103,15 @@ def test_training_learns_a_scene(kind: str) -> None:
     )
     size = (96, 96)
     truth = target(size, [[8, 8, 56, 56], [50, 44, 92, 90]], [1, 3])
-    picture = torch.full((3, *size), 0.1)
-    picture[0] += 0.8 * truth["masks"][0]
-    picture[2] += 0.8 * truth["masks"][1]
+    photo = torch.full((3, *size), 0.1)
+    photo[0] += 0.8 * truth["masks"][0]
+    photo[2] += 0.8 * truth["masks"][1]
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=50)
     model.train()
     history = []
     for _ in range(50):
-        loss = total(model([picture], [truth]))
+        loss = total(model([photo], [truth]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,7 +119,7 @@ def test_training_learns_a_scene(kind: str) -> None:
         history.append(loss.item())
     assert sum(history[-5:]) < 0.5 * sum(history[:5])
     with torch.inference_mode():
-        (found,) = model.eval()([picture])
+        (found,) = model.eval()([photo])
     for label, box, mask in zip(truth["labels"], truth["boxes"], truth["masks"], strict=True):
         best = int((found["labels"] == label).nonzero()[0])
         overlap = intersection_over_union(found["boxes"][best], box)
@@ -207,16 +207,16 @@ def test_no_proposals_at_all(kind: str) -> None:
 @both
 def test_bfloat16(kind: str) -> None:
     model = make(kind)
-    pictures, targets = scene()
+    photos, targets = scene()
     torch.manual_seed(2)
-    expected = check_training(model, pictures, targets)
+    expected = check_training(model, photos, targets)
     torch.manual_seed(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = check_training(model, pictures, targets)
+        found = check_training(model, photos, targets)
     for name, loss in expected.items():
         torch.testing.assert_close(found[name], loss, rtol=0.25, atol=0.05)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        detections = model.eval()(pictures)
+        detections = model.eval()(photos)
     for detection in detections:
         assert len(detection["boxes"]) > 0
         assert {detection[name].dtype for name in ("boxes", "scores", "masks")} == {torch.float32}
@@ -226,10 +226,10 @@ def test_a_model_that_is_cast_as_a_whole() -> None:
     torch.manual_seed(0)
     model = create_detector("mask_rcnn_a2mamba_test", num_classes=CLASSES, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    pictures, targets = scene()
-    check_training(model, [x.bfloat16() for x in pictures], targets)
+    photos, targets = scene()
+    check_training(model, [x.bfloat16() for x in photos], targets)
     with torch.inference_mode():
-        detections = model.eval()([x.bfloat16() for x in pictures])
+        detections = model.eval()([x.bfloat16() for x in photos])
     assert all(d["boxes"].dtype == torch.float32 for d in detections)
 
 
@@ -266,7 +266,7 @@ def test_distributed_training_finds_every_parameter_in_use(kind: str) -> None:
         check_training(model, scene()[0], objects)
 
 
-def test_norms_of_box_heads_can_be_synchronised() -> None:
+def test_norms_of_box_heads_can_be_synchronized() -> None:
     model = convolutional("cascade_mask_rcnn")
     names = list(model.state_dict())
     before = model.state_dict()
@@ -280,7 +280,7 @@ def test_norms_of_box_heads_can_be_synchronised() -> None:
         assert len(model.eval()(scene()[0])) == 2
 
 
-def test_the_engine_synchronises_them_too() -> None:
+def test_the_engine_synchronizes_them_too() -> None:
     """As it does in a run of several processes, whose box heads may see no boxes."""
     model = synchronize_norms(convolutional("cascade_mask_rcnn"))
     kinds = {type(m) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
@@ -324,11 +324,11 @@ def test_sizes_of_evaluation(size: tuple[int, int], rounding: Any, expected: tup
 
 def test_batches_are_padded_with_zeros_to_a_multiple() -> None:
     model = convolutional(size_divisor=32).train()
-    pictures = images((33, 64), (20, 70))
-    batch, _ = model.preprocess(pictures)
+    photos = images((33, 64), (20, 70))
+    batch, _ = model.preprocess(photos)
     assert batch.tensors.shape == (2, 3, 64, 96)
     assert batch.image_sizes == [(33, 64), (20, 70)]
-    expected = (pictures[1] - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+    expected = (photos[1] - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
         :, None, None
     ]
     torch.testing.assert_close(batch.tensors[1, :, :20, :70], expected)
@@ -337,25 +337,25 @@ def test_batches_are_padded_with_zeros_to_a_multiple() -> None:
 
 
 def test_training_images_are_resized_where_that_is_asked_for() -> None:
-    pictures, targets = scene()
+    photos, targets = scene()
     model = convolutional(resize_in_training=True, min_size=140, max_size=400).train()
-    batch, found = model.preprocess(pictures, targets)
+    batch, found = model.preprocess(photos, targets)
     assert batch.image_sizes == [(140, 200), (212, 140)]
     assert found[0]["boxes"].tolist() == [[10, 10, 120, 100], [80, 40, 190, 138]]
     assert found[0]["masks"].shape == (2, 140, 200)
     assert torch.equal(found[0]["masks"][:, ::2, ::2], targets[0]["masks"])
     assert torch.equal(found[0]["labels"], targets[0]["labels"])
-    check_training(model, pictures, targets)
-    check_training(model, pictures, without_objects())
+    check_training(model, photos, targets)
+    check_training(model, photos, without_objects())
 
 
 def test_detections_are_in_pixels_of_the_given_image() -> None:
     """An image that is enlarged before has the same detections, and boxes that are as much larger."""
     small, large = convolutional(min_size=64, max_size=64).eval(), convolutional(min_size=64, max_size=64).eval()
-    picture = images((64, 64))[0]
-    half = picture.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    photo = images((64, 64))[0]
+    half = photo.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     with torch.inference_mode():
-        (a,), (b,) = small([picture]), large([half])
+        (a,), (b,) = small([photo]), large([half])
     torch.testing.assert_close(b["boxes"], 2 * a["boxes"], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(b["scores"], a["scores"], rtol=1e-4, atol=1e-4)
     assert b["masks"].shape[2:] == (128, 128)
@@ -376,9 +376,9 @@ def test_masks_can_stay_in_their_boxes(paste: Any) -> None:
 def test_inference_is_deterministic_and_leaves_the_model_alone() -> None:
     model = make("cascade_mask_rcnn").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pictures, _ = scene()
+    photos, _ = scene()
     with torch.inference_mode():
-        a, b = model(pictures), model(pictures)
+        a, b = model(photos), model(photos)
     for x, y in zip(a, b, strict=True):
         assert all(torch.equal(x[name], y[name]) for name in x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -498,7 +498,7 @@ def test_targets_that_cannot_be_learnt_from(targets: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("photos", "message"),
     [
         (torch.rand(2, 3, 64, 64), "expected a list of image tensors, got Tensor"),
         ([], "expected at least one image, got none"),
@@ -507,6 +507,6 @@ def test_targets_that_cannot_be_learnt_from(targets: Any, message: str) -> None:
         ([torch.zeros(3, 8, 8, dtype=torch.uint8)], "image 0: expected floating point in .*; divide by 255"),
     ],
 )
-def test_images_of_another_form(pictures: Any, message: str) -> None:
+def test_images_of_another_form(photos: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        convolutional().eval()(pictures)
+        convolutional().eval()(photos)

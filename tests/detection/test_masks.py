@@ -28,7 +28,7 @@ def test_targets_by_hand() -> None:
     found = mask_targets(mask, boxes, objects, 4, aligned=True, threshold=0.5)
     assert found[0].tolist() == [[1, 1, 0, 0]] * 4
     assert found[1].tolist() == [[1, 0, 0, 0]] * 4
-    # Cells 0.75 wide, sampled in their middles 2.375, 3.125, 3.875, 4.625 between pixel centres at .5
+    # Cells 0.75 wide, sampled in their middles 2.375, 3.125, 3.875, 4.625 between pixel centers at .5
     coverage = mask_targets(mask, boxes[2:], objects[2:], 4, aligned=True, threshold=None)
     torch.testing.assert_close(coverage[0], torch.tensor([[1, 1, 0.625, 0.0]] * 4))
     assert found[2].tolist() == [[1, 1, 1, 0]] * 4
@@ -50,12 +50,12 @@ def test_the_threshold_itself_counts() -> None:
 def test_each_box_looks_at_its_own_mask_in_groups_of_any_size(pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masks, "PIXELS_AT_A_TIME", pixels)
     torch.manual_seed(0)
-    pictures = torch.zeros(5, 12, 16, dtype=torch.bool)
+    images = torch.zeros(5, 12, 16, dtype=torch.bool)
     for i in range(5):
-        pictures[i, 2 * i : 2 * i + 2] = True
+        images[i, 2 * i : 2 * i + 2] = True
     objects = torch.tensor([4, 0, 2, 2, 1, 0])
     boxes = torch.tensor([[0.0, 0, 16, 12]]).repeat(6, 1)
-    found = mask_targets(pictures, boxes, objects, 6, aligned=True, threshold=0.5)
+    found = mask_targets(images, boxes, objects, 6, aligned=True, threshold=0.5)
     expected = torch.eye(6)[objects][..., None].expand(-1, -1, 6)
     assert torch.equal(found, expected)
 
@@ -78,7 +78,7 @@ def probabilities(count: int = len(BOXES), cells: int = 28) -> Tensor:
 
 
 def sampled(mask: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The definition: bilinear sampling at all pixel centres of the image, zeros outside."""
+    """The definition: bilinear sampling at all pixel centers of the image, zeros outside."""
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
     y = (torch.arange(size[0]) + 0.5 - y0) / (y1 - y0) * 2 - 1
     x = (torch.arange(size[1]) + 0.5 - x0) / (x1 - x0) * 2 - 1
@@ -92,7 +92,7 @@ def test_pasting_is_sampling_on_the_image_grid() -> None:
 
 
 def test_pasting_by_hand() -> None:
-    """A 2 x 2 mask in a box of 4 x 4: pixel centres lie a quarter of a cell beside the cells' centres."""
+    """A 2 x 2 mask in a box of 4 x 4: pixel centers lie a quarter of a cell beside the cells' centers."""
     mask = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
     found = paste_masks(mask, torch.tensor([[2.0, 0, 6, 4]]), (4, 8))[0, 0]
     rows, columns = torch.tensor([0.75, 1, 1, 0.75]), torch.tensor([0, 0.25, 0.75, 0.75, 0.25, 0, 0, 0])

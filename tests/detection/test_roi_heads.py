@@ -69,7 +69,7 @@ def samples(boxes: list[list[float]], labels: list[int], objects: list[int]) -> 
     )
 
 
-def test_generalised_iou_loss_by_hand() -> None:
+def test_generalized_iou_loss_by_hand() -> None:
     """2 x 2 boxes one apart: 1/7 - 2/9. And a box that fits: 0. Two of four samples are negative."""
     module = heads(box_loss="giou")
     stage = module.stage_list()[0]
@@ -115,7 +115,7 @@ def test_mask_loss_by_hand() -> None:
 
 
 def test_refinement_by_hand() -> None:
-    """A box 10 wide at 20..30: by class 0 one to the right, by class 1 twice as wide, each around its centre."""
+    """A box 10 wide at 20..30: by class 0 one to the right, by class 1 twice as wide, each around its center."""
     module = heads(CASCADE)
     first, second, _ = module.stage_list()
     boxes = [torch.tensor([[20.0, 20, 30, 30], [20, 20, 30, 30]]), torch.tensor([[20.0, 20, 30, 30]])]
@@ -221,7 +221,7 @@ def test_a_cascade_trains_each_stage_on_the_boxes_of_the_one_before(monkeypatch:
     assert losses["loss_classifier_stage3"].item() == pytest.approx(0.25 * (positive + 3 * negative) / 4, rel=1e-5)
     assert losses["loss_mask_stage1"].item() == pytest.approx(math.log(2))
     assert losses["loss_mask_stage3"].item() == pytest.approx(0.25 * math.log(2))
-    # Generalised IoU of boxes 20 wide that are d apart: 1 - (20 - d) / (20 + d), for the moved boxes.
+    # Generalized IoU of boxes 20 wide that are d apart: 1 - (20 - d) / (20 + d), for the moved boxes.
     apart = [2 * d / (20 + d) for d in (4, 2)]
     assert losses["loss_box_reg_stage1"].item() == pytest.approx(10 * sum(apart) / 4, rel=1e-4)
 

@@ -87,9 +87,9 @@ def test_proposals_are_the_best_decoded_anchors() -> None:
     logits, deltas = rpn.head(maps)
     boxes = torch.cat(rpn.anchors(maps, SIZE))
     moves = torch.cat([d.view(3, 4, -1).permute(2, 0, 1).reshape(-1, 4) for d in deltas])
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    centre, side = centre + moves[:, :2] * side, side * moves[:, 2:].exp()
-    expected = torch.cat((centre - side / 2, centre + side / 2), dim=1).clamp(min=0, max=1000)
+    center, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    center, side = center + moves[:, :2] * side, side * moves[:, 2:].exp()
+    expected = torch.cat((center - side / 2, center + side / 2), dim=1).clamp(min=0, max=1000)
     scores = torch.cat([x.view(3, -1).T.flatten() for x in logits])
     order = scores.argsort(descending=True)
     torch.testing.assert_close(found[:50], expected[order][:50], rtol=1e-4, atol=1e-3)

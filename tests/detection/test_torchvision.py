@@ -85,10 +85,10 @@ def scene() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 @pytest.mark.parametrize("empty", [False, True])
 def test_losses(empty: bool) -> None:
     theirs, ours = pair(sampled=10**6)
-    pictures, targets = scene()
+    images, targets = scene()
     if empty:
         targets[0] = target(SIZES[0], [], [])
-    expected, found = theirs(pictures, targets), ours(pictures, targets)
+    expected, found = theirs(images, targets), ours(images, targets)
     assert expected.keys() == found.keys()
     for name, loss in expected.items():
         assert loss > 0
@@ -110,22 +110,22 @@ def test_gradients() -> None:
 def test_losses_with_the_same_random_choices() -> None:
     """torchvision draws a number for each image's size first; then both choose by the same permutations."""
     theirs, ours = pair()
-    pictures, targets = scene()
+    images, targets = scene()
     torch.manual_seed(5)
-    expected = theirs(pictures, targets)
+    expected = theirs(images, targets)
     torch.manual_seed(5)
-    for _ in pictures:
+    for _ in images:
         torch.empty(1).uniform_()
-    found = ours(pictures, targets)
+    found = ours(images, targets)
     for name, loss in expected.items():
         torch.testing.assert_close(found[name], loss, rtol=1e-4, atol=1e-4)
 
 
 def test_detections() -> None:
     theirs, ours = pair()
-    pictures, _ = scene()
+    images, _ = scene()
     with torch.no_grad():
-        expected, found = theirs.eval()(pictures), ours.eval()(pictures)
+        expected, found = theirs.eval()(images), ours.eval()(images)
     for a, b, size in zip(expected, found, SIZES, strict=True):
         assert a.keys() == b.keys()
         assert len(a["boxes"]) > 20
@@ -139,14 +139,14 @@ def test_detections() -> None:
 def test_the_protocol_differs() -> None:
     """The comparison would be worth nothing if the fields that it sets changed nothing."""
     theirs, ours = pair(sampled=10**6)
-    pictures, targets = scene()
-    expected = theirs(pictures, targets)
+    images, targets = scene()
+    expected = theirs(images, targets)
     config = replace(DetectorConfig.mask_rcnn(), min_size=160, max_size=200, resize_in_training=True)
     rpn, roi = replace(config.rpn, batch_per_image=10**6), replace(config.roi, batch_per_image=10**6)
     config = replace(config, rpn=rpn, roi=roi).narrowed(fpn_width=WIDTH, box_fc_width=FC_WIDTH)
     protocol = Detector(SmallBackbone(), num_classes=CLASSES, config=config)
     protocol.load_state_dict(ours.state_dict())
-    found = protocol(pictures, targets)
+    found = protocol(images, targets)
     for name, loss in expected.items():
         assert (found[name] - loss).abs() > 1e-3 * loss, name
 

@@ -104,7 +104,7 @@ def test_missing_truncated_damaged_and_foreign_files(tmp_path: Path) -> None:
     flip_byte(path, torch.full((2,), MARK).numpy().tobytes())
     with pytest.raises(ValueError, match=r"is damaged: the checksum of .* is wrong"):
         load_checkpoint_file(path)
-    path.write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    path.write_bytes(b"\xff\xd8\xff\xe0 an image")
     with pytest.raises(ValueError, match="not a checkpoint"):
         load_checkpoint_file(path)
     torch.save({"state_dict": {}}, path)

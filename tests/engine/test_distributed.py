@@ -80,7 +80,7 @@ def _norm() -> nn.BatchNorm2d:
     return norm
 
 
-def _normalise(dtype: torch.dtype, sizes: tuple[int, int] = SIZES) -> dict[str, Any]:
+def _normalize(dtype: torch.dtype, sizes: tuple[int, int] = SIZES) -> dict[str, Any]:
     with process_group("cpu"):
         norm = synchronize_norms(_norm())
         assert isinstance(norm, SyncBatchNorm2d)
@@ -101,7 +101,7 @@ def _normalise(dtype: torch.dtype, sizes: tuple[int, int] = SIZES) -> dict[str, 
 def test_batch_norm_over_processes_is_that_over_the_whole_batch(
     dtype: torch.dtype, tolerance: float, sizes: tuple[int, int]
 ) -> None:
-    parts = [{k: torch.from_numpy(v) for k, v in part.items()} for part in run_together(_normalise, 2, dtype, sizes)]
+    parts = [{k: torch.from_numpy(v) for k, v in part.items()} for part in run_together(_normalize, 2, dtype, sizes)]
     norm = _norm()
     x, grad = _inputs()
     x.requires_grad_()
@@ -156,7 +156,7 @@ def test_an_empty_batch_passes_alone_and_in_eval_mode() -> None:
         assert torch.equal(torch.autograd.grad(y.sum(), norm.weight)[0], torch.zeros(5))
 
 
-def test_a_batch_norm_that_cannot_be_synchronised_is_refused() -> None:
+def test_a_batch_norm_that_cannot_be_synchronized_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^1\.0 is a BatchNorm1d, .* set sync_batch_norm=false"):
         synchronize_norms(nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3))))
 
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_one_process_goes_on_in_two(tmp_path: Path, strategy: St
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def _without_synchronised_norm() -> tuple[bool, list[float]]:
+def _without_synchronized_norm() -> tuple[bool, list[float]]:
     with process_group("cpu"):
         trainer = _trainer([], sync_batch_norm=False)
         trainer.fit()
@@ -304,8 +304,8 @@ def _without_synchronised_norm() -> tuple[bool, list[float]]:
         return states[0] == states[1], other.running_mean.tolist()
 
 
-def test_without_synchronised_batch_norm_the_running_statistics_are_averaged() -> None:
-    assert run_together(_without_synchronised_norm, 2) == [(True, [0.5])] * 2
+def test_without_synchronized_batch_norm_the_running_statistics_are_averaged() -> None:
+    assert run_together(_without_synchronized_norm, 2) == [(True, [0.5])] * 2
 
 
 class _AskAt(Hook):

@@ -80,7 +80,7 @@ def test_one_step_that_is_not_finite_is_left_out(caplog: pytest.LogCaptureFixtur
     assert "cross_entropy inf, mesa 0." in message
     trainer.loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
     order = list(trainer.loader.sampler)  # type: ignore[attr-defined]
-    names = [f"picture-{index}.png" for index in order[2 * BATCH : 3 * BATCH]]
+    names = [f"image-{index}.png" for index in order[2 * BATCH : 3 * BATCH]]
     assert message.endswith(f"samples: {', '.join(names)}")
 
 
@@ -152,7 +152,7 @@ def test_of_an_accumulated_step_only_the_bad_batch_is_named(caplog: pytest.LogCa
 
     def losses(batch: Any, progress: Progress) -> Any:
         values = original(batch, progress)
-        if "picture-3.png" in batch.names:
+        if "image-3.png" in batch.names:
             values["cross_entropy"] = values["cross_entropy"] * math.nan
         return values
 
@@ -160,8 +160,8 @@ def test_of_an_accumulated_step_only_the_bad_batch_is_named(caplog: pytest.LogCa
     trainer.fit()
     first, second = warnings_of(caplog)
     for message in (first, second):
-        assert "picture-3.png" in message
-        assert message.count("picture-") <= BATCH
+        assert "image-3.png" in message
+        assert message.count("image-") <= BATCH
 
 
 def test_after_several_in_a_row_the_last_checkpoint_is_restored(

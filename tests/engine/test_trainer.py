@@ -23,7 +23,7 @@ from a2mamba.engine import (
     save_checkpoint,
 )
 
-from .toy import BATCH, SAMPLES, Batch, Net, Pictures, StopAt, ToyTask, assert_same, collate, comparable, make_trainer
+from .toy import BATCH, SAMPLES, Batch, Images, Net, StopAt, ToyTask, assert_same, collate, comparable, make_trainer
 
 STEPS = 7  # in an epoch of 26 samples in batches of 4
 
@@ -116,14 +116,12 @@ def test_what_a_loader_draws_when_an_epoch_begins_is_drawn_again_on_resuming() -
     class Eager:
         def __iter__(self) -> Iterator[Batch]:
             order = torch.randperm(SAMPLES).tolist()
-            return iter(
-                [collate([pictures[index] for index in order[i : i + BATCH]]) for i in range(0, SAMPLES, BATCH)]
-            )
+            return iter([collate([images[index] for index in order[i : i + BATCH]]) for i in range(0, SAMPLES, BATCH)])
 
         def __len__(self) -> int:
             return STEPS
 
-    pictures = Pictures(augment=False)
+    images = Images(augment=False)
     whole = make_trainer(loader=Eager(), epochs=2)
     whole.fit()
     half = make_trainer(loader=Eager(), epochs=2, hooks=[StopAt(STEPS + 3)])

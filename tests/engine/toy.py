@@ -1,4 +1,4 @@
-"""A small network on made-up pictures, with all that makes exact resuming hard: dropout, batch norm, augmentation."""
+"""A small network on made-up images, with all that makes exact resuming hard: dropout, batch norm, augmentation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     names: list[str]
 
 
-class Pictures(Dataset[tuple[Tensor, int, str]]):
+class Images(Dataset[tuple[Tensor, int, str]]):
     """Two classes that differ in their mean; `augment` draws from all three global generators."""
 
     def __init__(self, *, augment: bool) -> None:
@@ -55,7 +55,7 @@ class Pictures(Dataset[tuple[Tensor, int, str]]):
             # the global numpy generator, as augmentation libraries use it
             image = image * random.uniform(0.9, 1.1) + float(np.random.normal()) * 0.01  # noqa: NPY002
             image = image + 0.05 * torch.randn(image.shape)
-        return image, self.labels[index], f"picture-{index}.png"
+        return image, self.labels[index], f"image-{index}.png"
 
 
 class ShuffleSampler(Sampler[int]):
@@ -86,9 +86,7 @@ def collate(samples: Sequence[tuple[Tensor, int, str]]) -> Batch:
 
 def make_loader(*, sampler: Sampler[int] | None, augment: bool = True, batch_size: int = BATCH) -> DataLoader[Any]:
     """Without a sampler: torch's own shuffling, which cannot begin inside an epoch."""
-    return DataLoader(
-        Pictures(augment=augment), batch_size, shuffle=sampler is None, sampler=sampler, collate_fn=collate
-    )
+    return DataLoader(Images(augment=augment), batch_size, shuffle=sampler is None, sampler=sampler, collate_fn=collate)
 
 
 class Net(nn.Sequential):

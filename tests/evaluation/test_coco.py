@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from a2mamba.evaluation import CocoMetric, precision_recall_plot
+from a2mamba.evaluation import CocoMetric
+from a2mamba.visualize import precision_recall_plot
 
 from .coco_cases import generated_set, perturbed, pycocotools_statistics
 
@@ -444,9 +445,9 @@ def test_worst_images_come_first(content: dict[str, Any], metric: CocoMetric) ->
 def test_plot_of_the_curves(tmp_path: Path, metric: CocoMetric, kind: Any) -> None:
     pytest.importorskip("matplotlib")
     precision_recall_plot(metric, tmp_path / "deep" / "curves.png", iou_type=kind)
-    with Image.open(tmp_path / "deep" / "curves.png") as picture:
-        assert picture.width > 600
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    with Image.open(tmp_path / "deep" / "curves.png") as image:
+        assert image.width > 600
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     strong = pixels[pixels.max(axis=1).astype(int) - pixels.min(axis=1) > 60]
     assert len({tuple(color) for color in strong.tolist()}) >= 6, "a curve for each threshold"
     with pytest.raises(ValueError, match="measures"):

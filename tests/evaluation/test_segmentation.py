@@ -75,11 +75,11 @@ def test_against_torchmetrics() -> None:
     assert dict(ours.results())["miou"] == pytest.approx(100 * float(expected.mean()), abs=1e-4)
 
 
-def test_pixels_weigh_the_same_whatever_the_picture() -> None:
+def test_pixels_weigh_the_same_whatever_the_image() -> None:
     metric = MeanIoU(2)
     metric.update(torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64))
     metric.update(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.int64))
-    # A mean over pictures would give class 0 an IoU of one half.
+    # A mean over images would give class 0 an IoU of one half.
     assert metric.iou().tolist() == [0.25, 0.0]
     assert metric.accuracy().tolist() == [1.0, 0.0]
 
@@ -129,7 +129,7 @@ def test_parts_of_several_processes_make_the_whole() -> None:
     whole.update(prediction, target)
     for rank in range(3):
         part = MeanIoU(5)
-        if rank < 2:  # the third process had no pictures
+        if rank < 2:  # the third process had no images
             part.update(prediction[rank::2], target[rank::2])
         merged.merge(json.loads(json.dumps(part.state())))
     assert dict(merged.results()) == dict(whole.results())
@@ -158,7 +158,7 @@ def test_bad_input() -> None:
     for first, second, message in wrong:
         with pytest.raises(ValueError, match=message):
             metric.update(first, second)
-    assert metric.matrix.sum() == 0  # a refused picture leaves no trace
+    assert metric.matrix.sum() == 0  # a refused image leaves no trace
     with pytest.raises(ValueError, match="num_classes=0"):
         MeanIoU(0)
     with pytest.raises(ValueError, match="ignore_index=3"):

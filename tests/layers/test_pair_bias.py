@@ -49,7 +49,7 @@ def test_some_heads_at_a_time(limit: int, sizes: list[int], monkeypatch: pytest.
         return resize_pair_bias(bias, tokens)
 
     monkeypatch.setattr(global_attention, "resize_pair_bias", watched)
-    monkeypatch.setattr(global_attention, "PIECE", limit)
+    monkeypatch.setattr(global_attention, "MAX_CHUNK_ELEMENTS", limit)
     expected = module(q, k, v)
     assert seen == [5]
     seen.clear()

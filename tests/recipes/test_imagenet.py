@@ -161,7 +161,7 @@ def test_the_fifteen_operations() -> None:
 
 
 def test_magnitudes_are_normal_and_clipped() -> None:
-    """Each operation is applied to every second picture, at a magnitude of Normal(9, 0.5) of at most 10."""
+    """Each operation is applied to every second image, at a magnitude of Normal(9, 0.5) of at most 10."""
     (operation,) = [op for op in randaugment().ops if op.name == "ShearX"]
     seen: list[float] = []
 

@@ -54,14 +54,14 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ninety training and six validation pictures a digit, in ImageNet's layout."""
+    """Ninety training and six validation images a digit, in ImageNet's layout."""
     root = tmp_path_factory.mktemp("recipes")
     write_demo(root / "demo", segmentation_scenes=1, train_scenes=1, val_scenes=1)
     for split, count in (("train", PICTURES), ("val", 6)):
         for folder in (root / "demo" / "imagenet" / split).iterdir():
             (root / "digits" / split / folder.name).mkdir(parents=True)
-            for picture in sorted(folder.iterdir())[:count]:
-                shutil.copy(picture, root / "digits" / split / folder.name)
+            for image in sorted(folder.iterdir())[:count]:
+                shutil.copy(image, root / "digits" / split / folder.name)
     return root / "digits"
 
 
@@ -154,7 +154,7 @@ def test_the_debug_form_trains(name: str, trained: Any) -> None:
     run, trainer, folder, _ = trained(name)
     assert run.schedule.total_epochs == 2
     first, last = trainer.history
-    # Two short epochs teach little about small parts of pictures that are mixed with others.
+    # Two short epochs teach little about small parts of images that are mixed with others.
     margin = 0.0 if run.data.cutmix else 0.05
     assert last["loss_cross_entropy"] < first["loss_cross_entropy"] - margin
     assert last["step"] == 2 * (10 * PICTURES // run.data.batch_size)
@@ -338,7 +338,7 @@ def test_passes_of_a_step_add_up(digits: Path, tmp_path: Path) -> None:
 def test_an_odd_pass_cannot_be_mixed() -> None:
     run = debug(make_run("in1k_tiny"))
     run = replace(run, data=replace(run.data, batch_size=30), micro_batch=15)
-    with pytest.raises(ValueError, match=r"even number of pictures in a forward pass, and data.batch_size=30 gives 15"):
+    with pytest.raises(ValueError, match=r"even number of images in a forward pass, and data.batch_size=30 gives 15"):
         plan(run, build_parts(run, DIGITS, device="cpu"), device="cpu")
 
 
@@ -405,7 +405,7 @@ def test_the_seed_decides_a_run(digits: Path, tmp_path: Path) -> None:
     run = small("folder", digits)
     run = replace(run, model=replace(run.model, drop_path_rate=0.2, drop_rate=0.2))
     run = replace(run, schedule=replace(run.schedule, epochs=1, warmup_epochs=0))
-    run = replace(run, data=replace(run.data, train_split="val", batch_size=16))  # few pictures: steps are what counts
+    run = replace(run, data=replace(run.data, train_split="val", batch_size=16))  # few images: steps are what counts
     torch.manual_seed(1)
     first = _weights(fit(run, tmp_path / "a"))
     torch.manual_seed(2)

@@ -154,16 +154,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 classes = np.asarray(Image.open(ade / "annotations" / split / f"{image.stem}.png"))
                 if layout == "cityscapes":
                     stem = f"bonn_000000_{number:06d}"
-                    picture = root / layout / "leftImg8bit" / ours / "bonn" / f"{stem}_leftImg8bit.png"
+                    photo = root / layout / "leftImg8bit" / ours / "bonn" / f"{stem}_leftImg8bit.png"
                     label = root / layout / "gtFine" / ours / "bonn" / f"{stem}_gtFine_labelIds.png"
                     values = np.where(classes > 1, 22 + classes, np.where(classes == 1, 7, 0))  # road, person to bus
                 else:
-                    picture = root / layout / "images" / f"{ours}2017" / f"{number}.jpg"
+                    photo = root / layout / "images" / f"{ours}2017" / f"{number}.jpg"
                     label = root / layout / "annotations" / f"{ours}2017" / f"{number}.png"
                     values = np.where(classes == 0, 255, classes - 1)
-                for file in (picture, label):
+                for file in (photo, label):
                     file.parent.mkdir(parents=True, exist_ok=True)
-                Image.open(image).save(picture)
+                Image.open(image).save(photo)
                 Image.fromarray(values.astype(np.uint8)).save(label)
     return roots
 

@@ -48,22 +48,22 @@ def image(height: int, width: int) -> Tensor:
     return (smooth.clamp(0, 1) * 255).byte()
 
 
-def run(model: nn.Module, picture: Tensor, mode: TestMode, **options: Any) -> Tensor:
-    return predict(model.eval(), picture, mode=mode, mean=MEAN, std=STD, **options)
+def run(model: nn.Module, photo: Tensor, mode: TestMode, **options: Any) -> Tensor:
+    return predict(model.eval(), photo, mode=mode, mean=MEAN, std=STD, **options)
 
 
-def normalised(picture: Tensor) -> Tensor:
+def normalized(photo: Tensor) -> Tensor:
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
-    return ((picture / 255 - mean) / std)[None]
+    return ((photo / 255 - mean) / std)[None]
 
 
-def by_hand(model: nn.Module, picture: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+def by_hand(model: nn.Module, photo: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Return the probabilities of one whole-image pass, written as the protocol says it."""
-    resized = picture
+    resized = photo
     for size in sizes:
         resized = resize_image(resized, size)
-    logits = model(normalised(resized), native_resolution=True)
-    for size in (sizes[-1], (picture.shape[1], picture.shape[2])):
+    logits = model(normalized(resized), native_resolution=True)
+    for size in (sizes[-1], (photo.shape[1], photo.shape[2])):
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     return logits.softmax(1)[0]
 
@@ -72,7 +72,7 @@ def by_hand(model: nn.Module, picture: Tensor, sizes: Sequence[tuple[int, int]])
 @pytest.mark.parametrize("size", [(60, 97), (97, 60), (31, 33)])
 def test_whole_images_follow_the_protocol(size: tuple[int, int], stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "STRIP_ELEMENTS", 5 * 97 * 7)  # strips of a few rows
-    model, picture = Blurred(stride=stride).eval(), image(*size)
+    model, photo = Blurred(stride=stride).eval(), image(*size)
     mode = TestMode(box=(160, 40), align=32)
     long, short = max(size), min(size)
     scale = min(160 / long, 40 / short)
@@ -80,12 +80,12 @@ def test_whole_images_follow_the_protocol(size: tuple[int, int], stride: int, mo
     second = (-(-first[0] // 32) * 32, -(-first[1] // 32) * 32)
     assert first != second
     with torch.no_grad():
-        expected = by_hand(model, picture, [first, second])
-    found = run(model, picture, mode, probabilities=True)
+        expected = by_hand(model, photo, [first, second])
+    found = run(model, photo, mode, probabilities=True)
     assert found.shape == (5, *size)
     assert (found - expected).abs().max() < 1e-5
     assert mode.sizes(*size) == [second]
-    classes = run(model, picture, mode)
+    classes = run(model, photo, mode)
     assert classes.dtype == torch.int64
     assert torch.equal(classes, found.argmax(0))
     assert len(classes.unique()) > 1
@@ -93,7 +93,7 @@ def test_whole_images_follow_the_protocol(size: tuple[int, int], stride: int, mo
 
 @pytest.mark.parametrize("scales_of", ["box", "image"])
 def test_scales_and_flips_are_averaged(scales_of: Any) -> None:
-    model, picture = Blurred(stride=2).eval(), image(48, 75)
+    model, photo = Blurred(stride=2).eval(), image(48, 75)
     mode = TestMode(box=(120, 60), scales=(0.5, 1.25), flip=True, scales_of=scales_of)
     total = torch.zeros(5, 48, 75)
     for scale in mode.scales:
@@ -101,40 +101,40 @@ def test_scales_and_flips_are_averaged(scales_of: Any) -> None:
         factor = min(box[0] / 75, box[1] / 48) if scales_of == "box" else scale
         size = (int(48 * factor + 0.5), int(75 * factor + 0.5))
         for axes in ([], [2]):
-            resized = resize_image(picture, size).flip(axes)
+            resized = resize_image(photo, size).flip(axes)
             with torch.no_grad():
-                logits = model(normalised(resized), native_resolution=True).flip([a + 1 for a in axes])
+                logits = model(normalized(resized), native_resolution=True).flip([a + 1 for a in axes])
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
             total += F.interpolate(logits, (48, 75), mode="bilinear", align_corners=False).softmax(1)[0]
     model.sizes.clear()
-    found = run(model, picture, mode, probabilities=True)
+    found = run(model, photo, mode, probabilities=True)
     assert (found - total / 4).abs().max() < 1e-5
     assert len(model.sizes) == 4
     assert len(set(model.sizes)) == 2
 
 
 def test_flips_change_nothing_for_a_network_that_flips_along() -> None:
-    model, picture = Blurred(), image(40, 64)
-    plain = run(model, picture, TestMode(), probabilities=True)
-    flipped = run(model, picture, TestMode(flip=True), probabilities=True)
+    model, photo = Blurred(), image(40, 64)
+    plain = run(model, photo, TestMode(), probabilities=True)
+    flipped = run(model, photo, TestMode(flip=True), probabilities=True)
     assert (plain - flipped).abs().max() < 1e-5
-    assert (plain.flip(2) - plain).abs().max() > 0.1, "the picture is not its own mirror image"
+    assert (plain.flip(2) - plain).abs().max() > 0.1, "the photo is not its own mirror image"
 
 
-def test_scales_change_nothing_where_there_is_one_colour() -> None:
-    picture = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None].expand(3, 40, 64).contiguous()
-    plain = run(Pixelwise(stride=4), picture, TestMode(), probabilities=True)
-    many = run(Pixelwise(stride=4), picture, TestMode(scales=(0.5, 0.75, 1.0, 1.75), flip=True), probabilities=True)
+def test_scales_change_nothing_where_there_is_one_color() -> None:
+    photo = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None].expand(3, 40, 64).contiguous()
+    plain = run(Pixelwise(stride=4), photo, TestMode(), probabilities=True)
+    many = run(Pixelwise(stride=4), photo, TestMode(scales=(0.5, 0.75, 1.0, 1.75), flip=True), probabilities=True)
     assert (plain - many).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("crop", "stride"), [(32, 32), (32, 24), (40, 7), (17, 5)])
 @pytest.mark.parametrize("size", [(70, 101), (32, 101), (20, 90)])
 def test_windows_are_exact_for_a_pixelwise_network(size: tuple[int, int], crop: int, stride: int) -> None:
-    model, picture = Pixelwise(), image(*size)
-    whole = run(model, picture, TestMode(), probabilities=True)
+    model, photo = Pixelwise(), image(*size)
+    whole = run(model, photo, TestMode(), probabilities=True)
     model.sizes.clear()
-    slide = run(model, picture, TestMode(mode="slide", crop=crop, stride=stride), probabilities=True)
+    slide = run(model, photo, TestMode(mode="slide", crop=crop, stride=stride), probabilities=True)
     assert (whole - slide).abs().max() < 1e-5
     assert len(model.sizes) > 1
     assert max(model.sizes) <= (crop, crop)
@@ -143,9 +143,9 @@ def test_windows_are_exact_for_a_pixelwise_network(size: tuple[int, int], crop: 
 @pytest.mark.parametrize("rows", [1, 13, 1000])
 def test_windows_are_averaged(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "STRIP_ELEMENTS", 5 * 90 * rows)
-    model, picture, crop, stride = Blurred(stride=4).eval(), image(75, 90), 32, 24
+    model, photo, crop, stride = Blurred(stride=4).eval(), image(75, 90), 32, 24
     total, count = torch.zeros(5, 75, 90), torch.zeros(75, 90)
-    images = normalised(picture)
+    images = normalized(photo)
     for top in (0, 24, 43):
         for left in (0, 24, 48, 58):
             area = (slice(top, top + crop), slice(left, left + crop))
@@ -153,9 +153,9 @@ def test_windows_are_averaged(rows: int, monkeypatch: pytest.MonkeyPatch) -> Non
                 logits = model(images[:, :, area[0], area[1]], native_resolution=True)
             total[:, area[0], area[1]] += F.interpolate(logits, (crop, crop), mode="bilinear", align_corners=False)[0]
             count[area] += 1
-    found = run(model, picture, TestMode(mode="slide", crop=crop, stride=stride), probabilities=True)
+    found = run(model, photo, TestMode(mode="slide", crop=crop, stride=stride), probabilities=True)
     assert (found - (total / count).softmax(0)).abs().max() < 1e-5
-    assert (found - run(model, picture, TestMode(), probabilities=True)).abs().max() > 1e-3
+    assert (found - run(model, photo, TestMode(), probabilities=True)).abs().max() > 1e-3
 
 
 def test_window_starts() -> None:
@@ -168,12 +168,12 @@ def test_window_starts() -> None:
 def test_whole_is_slide_when_the_window_covers_the_image() -> None:
     torch.manual_seed(0)
     model = a2mamba.create_segmenter("segman_v2_test", num_classes=6)
-    picture = image(70, 91)
-    whole = run(model, picture, TestMode(), probabilities=True)
-    slide = run(model, picture, TestMode(mode="slide", crop=128, stride=96), probabilities=True)
+    photo = image(70, 91)
+    whole = run(model, photo, TestMode(), probabilities=True)
+    slide = run(model, photo, TestMode(mode="slide", crop=128, stride=96), probabilities=True)
     assert (whole - slide).abs().max() < 1e-5
     with torch.no_grad():
-        expected = model(normalised(picture)).softmax(1)[0]
+        expected = model(normalized(photo)).softmax(1)[0]
     assert (whole - expected).abs().max() < 1e-5
 
 

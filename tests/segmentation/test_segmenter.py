@@ -23,7 +23,7 @@ from a2mamba.segmentation import (
     SegMANConfig,
     SegMANV2Config,
     Segmenter,
-    create,
+    factory,
     fuse_segmenter,
     segman_v2,
     upernet,
@@ -121,9 +121,9 @@ def test_every_network_has_its_backbone(name: str) -> None:
     model = make(name, device="meta")
     body = next(module for module in model.backbone.modules() if isinstance(module, (A2Mamba, SegMANEncoder)))
     assert body.head is None
-    expected = SEGMAN_ENCODERS[create.BACKBONES[name]] if name.startswith("segman_") and "v2" not in name else None
+    expected = SEGMAN_ENCODERS[factory.BACKBONES[name]] if name.startswith("segman_") and "v2" not in name else None
     assert isinstance(body, SegMANEncoder if expected else A2Mamba)
-    reference = a2mamba.create_model(create.BACKBONES[name], device="meta", features_only=True)
+    reference = a2mamba.create_model(factory.BACKBONES[name], device="meta", features_only=True)
     assert parameters(model.backbone) == parameters(reference)
 
 
@@ -131,8 +131,8 @@ def test_names() -> None:
     names = a2mamba.list_segmenters()
     assert len(names) == len(set(names)) == 17
     assert {"segman_v2_nano", "segman_large", "upernet_a2mamba_large_paper", *SMALL} <= set(names)
-    assert create.BACKBONES["segman_v2_large"] == "a2mamba_large_paper"
-    assert create.BACKBONES["upernet_a2mamba_large"] == "a2mamba_large"
+    assert factory.BACKBONES["segman_v2_large"] == "a2mamba_large_paper"
+    assert factory.BACKBONES["upernet_a2mamba_large"] == "a2mamba_large"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 131), (33, 200), (1, 1)])
@@ -202,7 +202,7 @@ def test_exports(name: str) -> None:
         torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_synchronised_norms_compute_the_same() -> None:
+def test_synchronized_norms_compute_the_same() -> None:
     model, images = make("upernet_a2mamba_test").eval(), torch.randn(1, 3, 64, 64)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in converted.decoder.modules())
@@ -304,7 +304,7 @@ def test_mistakes() -> None:
         make("segman_v2_test", 0)
     with pytest.raises(ValueError, match="must be at least 1"):
         make("segman_v2_test", width=0)
-    with pytest.raises(ValueError, match="3 \\* width must be a multiple of head_width 32"):
+    with pytest.raises(ValueError, match="3 \\* width must be a multiple of head_dim 32"):
         make("segman_v2_test", width=40)
     with pytest.raises(ValueError, match="holds the backbone too"):
         make("segman_v2_test", checkpoint="a.pth", pretrained_backbone=True)
@@ -422,14 +422,14 @@ def test_initial_values() -> None:
 @pytest.mark.parametrize("name", ["segman_v2_test", "upernet_a2mamba_test"])
 def test_classifiers_start_from_shares(name: str) -> None:
     """A map of nothing has the shares as its probabilities, in every head."""
-    model = create.create_segmenter(name, num_classes=3)
+    model = factory.create_segmenter(name, num_classes=3)
     model.start_from_shares([0.9, 0.1, 0.0])
     for _, head in model.heads():
         assert isinstance(head.classifier, Classifier)
         conv = head.classifier.conv
         logits = head.classifier.eval()(torch.zeros(1, conv.in_channels, 2, 2))
         torch.testing.assert_close(logits.softmax(1)[0, :, 0, 0], torch.tensor([0.9, 0.1, 1e-4]) / 1.0001)
-        assert conv.weight.abs().max() <= conv.in_channels**-0.5  # PyTorch's own initialisation
+        assert conv.weight.abs().max() <= conv.in_channels**-0.5  # PyTorch's own initialization
         assert conv.weight.std() > 0.02
     with pytest.raises(ValueError, match="2 shares for 3 classes"):
         model.start_from_shares([0.5, 0.5])
@@ -495,7 +495,7 @@ def test_uper_head_by_hand() -> None:
     assert torch.allclose(head([c1, c2, c3, c4]), expected, atol=1e-10)
 
 
-CONFIG = SegMANV2Config(width=8, projection_width=12, low_level_width=4, mlp_ratio=1, head_width=12)
+CONFIG = SegMANV2Config(width=8, projection_width=12, low_level_width=4, mlp_ratio=1, head_dim=12)
 
 
 def v2_decoder(config: SegMANV2Config) -> SegMANV2Decoder:
@@ -566,7 +566,7 @@ CHANGES: list[dict[str, Any]] = [
     {"shortcut_depthwise": False},
     {"shortcut_merge": "add"},
     {"linear_norm": False},
-    {"head_width": 8},
+    {"head_dim": 8},
     {"width": 16},
     {"projection_width": 20},
     {"low_level_width": 12},

@@ -1,4 +1,4 @@
-"""Pictures of measurements."""
+"""Images of measurements."""
 
 from __future__ import annotations
 

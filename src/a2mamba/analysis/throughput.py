@@ -23,7 +23,7 @@ import timm
 import torch
 from torch import nn
 
-from a2mamba.analysis.counting import parameters
+from a2mamba.analysis.flops import parameters
 from a2mamba.backbone import Pyramid, fuse_for_inference
 
 Mode = Literal["inference", "training"]

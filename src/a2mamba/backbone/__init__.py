@@ -2,7 +2,7 @@
 
 from a2mamba.backbone.a2mamba import A2Mamba
 from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
-from a2mamba.backbone.create import check_name, create_model, list_models
+from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError

@@ -81,7 +81,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "kernel_sizes": (5, 5, 3, 7),
         "mlp_ratios": (2, 2, 2, 2),
         "scaling": ("none", "none", "residual", "layer"),
-        "head_width": 128,
+        "head_hidden_size": 128,
     },
 }
 

@@ -16,10 +16,10 @@ class Facts:
     top1: float | None
     """percent on ImageNet-1K at 224 x 224, as published"""
     weights: str
-    """what is released, and under which licence"""
+    """what is released, and under which license"""
 
 
-RELEASED = "released; no licence stated"
+RELEASED = "released; no license stated"
 NONE = "none released"
 
 FACTS: dict[str, Facts] = {

@@ -34,7 +34,7 @@ from a2mamba.layers import (
 
 STAGES = 4
 
-PIECE = 3 * 2**19
+MAX_CHUNK_ELEMENTS = 3 * 2**19
 """Numbers of a stage's map that its blocks compute at a time, where a batch may be split."""
 
 ResidualScaling = Literal["none", "layer", "residual"]
@@ -171,20 +171,20 @@ class Stage(nn.Module):
     ``checkpointed_blocks``: that many first blocks recompute their activations in the backward.
     """
 
-    def __init__(self, downsample: nn.Module, blocks: Sequence[Block], head_width: int) -> None:
+    def __init__(self, downsample: nn.Module, blocks: Sequence[Block], head_dim: int) -> None:
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
-        self.head_width = head_width
+        self.head_dim = head_dim
         self.checkpointed_blocks = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H', W')."""
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        rope = rope_table(x.shape[2], x.shape[3], self.head_width, x.device, dtype)
-        if may_split(self, x, x.shape[1], PIECE):
-            return over_images(lambda piece: self._blocks(piece, rope), x, PIECE // x.shape[1:].numel())
+        rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
+        if may_split(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
+            return over_images(lambda chunk: self._blocks(chunk, rope), x, MAX_CHUNK_ELEMENTS // x.shape[1:].numel())
         return self._blocks(x, rope)
 
     def _blocks(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ class Head(nn.Module):
 
 
 def init_plain(module: nn.Module) -> None:
-    """Initialise convolutions and linear maps: weights truncated normal (std 0.02), biases zero."""
+    """Initialize convolutions and linear maps: weights truncated normal (std 0.02), biases zero."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -271,7 +271,7 @@ class Pyramid(nn.Module):
     Args:
         channels, depths, heads, mlp_ratios, kernel_sizes: one number a stage.
         scaling, scale_init: residual scaling of every stage and the initial weight of its affines.
-        head_width: width of the features that the classifier sees.
+        head_hidden_size: width of the features that the classifier sees.
         num_classes: 0 leaves the classifier out.
         in_chans: channels of the input image.
         img_size: side or (height, width) in pixels that the bias of the last stage's global attention is stored for;
@@ -295,7 +295,7 @@ class Pyramid(nn.Module):
         kernel_sizes: Sequence[int] = (11, 9, 7, 7),
         scaling: Sequence[ResidualScaling] = ("none", "none", "none", "none"),
         scale_init: Sequence[float] = (1, 1, 1, 1),
-        head_width: int = 1024,
+        head_hidden_size: int = 1024,
         num_classes: int = 1000,
         in_chans: int = 3,
         img_size: int | Sequence[int] = 224,
@@ -342,7 +342,7 @@ class Pyramid(nn.Module):
             stages.append(Stage(downsample, blocks, channels[i] // heads[i]))
         self.stages = nn.Sequential(*stages)
         self.head: Head | None = Head(
-            channels[last], head_width, num_classes, global_pool, drop_rate, device=device, dtype=dtype
+            channels[last], head_hidden_size, num_classes, global_pool, drop_rate, device=device, dtype=dtype
         )
         self.init_weights()
 

@@ -52,7 +52,7 @@ def pretrained_cfg(*, crop_pct: float, hub: tuple[str, str] | None) -> dict[str,
     }
     if hub is not None:
         repository, filename = hub
-        # The authors state no licence for their weights.
+        # The authors state no license for their weights.
         record |= {"hf_hub_id": repository, "hf_hub_filename": filename, "license": "unknown"}
     return record
 

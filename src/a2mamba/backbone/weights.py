@@ -178,7 +178,7 @@ def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Resh
 def _rotary(model: Pyramid) -> StateDict:
     """Return the constants that released files store: each frequency of a stage, twice in a row."""
     return {
-        f"layers.{2 * i}.rope.angle": rope_frequencies(stage.head_width).repeat_interleave(2)
+        f"layers.{2 * i}.rope.angle": rope_frequencies(stage.head_dim).repeat_interleave(2)
         for i, stage in enumerate(model.stage_list())
     }
 

@@ -38,9 +38,9 @@ WRITTEN = (
     "predictions",
     "confusion.json",
     "scenes",
-    "scenes-pictures",
+    "scenes-images",
     "objects",
-    "objects-pictures",
+    "objects-images",
     "report.json",
     "report.html",
 )
@@ -58,14 +58,14 @@ class System:
     recipe: its name, and that of its folder.
     data: folder of its data set.
     targets: metric -> percent that the full form has to reach.
-    pictures: files that the evaluation writes, and what they show.
+    images: files that the evaluation writes, and what they show.
     distributed: whether two processes train it where there are two cores, as its numbers were measured.
     """
 
     recipe: str
     data: str
     targets: dict[str, float]
-    pictures: dict[str, str]
+    images: dict[str, str]
     distributed: bool = False
 
 
@@ -133,10 +133,10 @@ def run(arguments: argparse.Namespace) -> int:
             evaluate = ["eval", "digits", "--checkpoint", CHECKPOINT, "--confusion", "confusion.json", "--json"]
             evaluation = json.loads(step("evaluate", [*evaluate, *on_device]))
             settings = _read_json(folder / "run" / "run.json")
-            pictures = sorted(path.relative_to(folder).as_posix() for path in (folder / HELD_OUT).glob("*/*.png"))
+            images = sorted(path.relative_to(folder).as_posix() for path in (folder / HELD_OUT).glob("*/*.png"))
             predict = ["predict", settings["config"]["model"]["name"], "--checkpoint", CHECKPOINT, *on_device]
             predict += ["--out", "predictions"]
-            step("predict", [*predict, *pictures], shown=f"{shlex.join(predict)} {HELD_OUT}/*/*.png")
+            step("predict", [*predict, *images], shown=f"{shlex.join(predict)} {HELD_OUT}/*/*.png")
             # Processes of one thread, for the reason of `_environment`.
             processes = 1 if arguments.small or device != "cpu" else min(2, _cpus())
             scenes = {
@@ -190,8 +190,8 @@ def _scenes(
     start = [f"data.root={DATA}/{system.data}", f"model.backbone_checkpoint={CHECKPOINT}"]
     train = ["train", system.recipe, *start, *form, "--out", system.recipe, "--json", *on_device]
     trained = json.loads(step(f"train {task}", train, processes=processes))
-    pictures = f"{system.recipe}-pictures"
-    evaluate = ["eval", system.recipe, "--checkpoint", best, "--pictures", pictures, "--per-class", "--json"]
+    images = f"{system.recipe}-images"
+    evaluate = ["eval", system.recipe, "--checkpoint", best, "--save-images", images, "--per-class", "--json"]
     evaluation = json.loads(step(f"evaluate {task}", [*evaluate, *on_device]))
     metrics = {name: value for name, value in evaluation.items() if isinstance(value, float)}
     return {
@@ -201,7 +201,7 @@ def _scenes(
         "metrics": metrics,
         "images": evaluation["images"],
         "classes": evaluation["classes"],
-        "pictures": {f"{pictures}/{name}": text for name, text in system.pictures.items()},
+        "drawings": {f"{images}/{name}": text for name, text in system.images.items()},
         "best": trained["best"],
         "history": _history(step.folder / system.recipe / "metrics.csv"),
         "run": _read_json(step.folder / system.recipe / "run.json"),
@@ -298,7 +298,7 @@ class _Steps:
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the steps: what the user has set wins.
 
-    One thread: the operations on pictures of 32 x 32 are too short to be shared, and threads that wait for each other
+    One thread: the operations on images of 32 x 32 are too short to be shared, and threads that wait for each other
     are slow where the cores have other work too. Measured on two cores, one of them busy: 0.28 s a training step with
     one thread, 4.1 s with two, 0.38 s with two that sleep while they wait (OMP_WAIT_POLICY=PASSIVE).
     """
@@ -347,7 +347,7 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def _compare(predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the predictions with the true class, which is the name of the picture's folder."""
+    """Return the predictions with the true class, which is the name of the image's folder."""
     rows = []
     for prediction in predictions:
         true = Path(prediction["image"]).parent.name

@@ -24,18 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A training checkpoint of ours brings its configuration along; key=value changes it, data.root say.\n"
         "Examples: a2mamba eval digits --checkpoint runs/digits/checkpoints/best.pt\n"
         "          a2mamba eval folder --checkpoint a2mamba_tiny.pth model.name=a2mamba_tiny data.root=/data/imagenet\n"
-        "          a2mamba eval scenes --checkpoint runs/scenes/checkpoints/best.pt --ms --pictures out"
+        "          a2mamba eval scenes --checkpoint runs/scenes/checkpoints/best.pt --ms --save-images out"
     )
     parser.add_argument("recipe", help="the recipe that the checkpoint was trained with, or whose data to use")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, typed")
     parser.add_argument("--checkpoint", type=Path, required=True, help="weights: EMA weights are preferred")
     parser.add_argument("--confusion", type=Path, metavar="FILE", help="write the confusion matrix as JSON")
     parser.add_argument(
-        "--test-mode", metavar="NAME", help="segmentation: how pictures are looked at; image, ade20k, cityscapes, ..."
+        "--test-mode", metavar="NAME", help="segmentation: how images are looked at; image, ade20k, cityscapes, ..."
     )
     parser.add_argument("--ms", action="store_true", help="segmentation: six scales, each with its mirror image")
     parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="segmentation, detection: write pictures of results there"
+        "--save-images", type=Path, metavar="DIR", help="segmentation, detection: write images of results there"
     )
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="detection: write the detections in COCO's result format"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Outcome(NamedTuple):
-    """What an evaluation found: what was loaded, metrics in percent, the number of pictures, a table of classes."""
+    """What an evaluation found: what was loaded, metrics in percent, the number of images, a table of classes."""
 
     report: str
     metrics: dict[str, float]
@@ -101,7 +101,7 @@ def _refuse_options_of_others(arguments: argparse.Namespace, task: str) -> None:
         "confusion": ("classification", "segmentation"),
         "test_mode": ("segmentation",),
         "ms": ("segmentation",),
-        "pictures": ("segmentation", "detection"),
+        "images": ("segmentation", "detection"),
         "results": ("detection",),
         "per_class": ("segmentation", "detection"),
     }
@@ -148,11 +148,11 @@ def _segmentation(
     metric = MeanIoU(len(classes))
     results = dict(evaluate(model, config, track(loader, "evaluating"), metric, device=device))
     _write_confusion(arguments, classes, metric.matrix.tolist())
-    if arguments.pictures is not None:
-        from a2mamba.cli.pictures import write_segmentation_grid
+    if arguments.save_images is not None:
+        from a2mamba.cli.images import write_segmentation_grid
 
-        target = write_segmentation_grid(model, config, loader, classes, arguments.pictures, device=device)
-        say(f"pictures are in {target}")
+        target = write_segmentation_grid(model, config, loader, classes, arguments.save_images, device=device)
+        say(f"images are in {target}")
     iou, accuracy = (100 * values for values in (metric.iou(), metric.accuracy()))
     table = [
         {"class": name, "iou": float(i), "accuracy": float(a)}
@@ -183,11 +183,11 @@ def _detection(config: DetectionRun, arguments: argparse.Namespace, classes: lis
     if arguments.results is not None:
         for path in metric.write_results(arguments.results):
             say(f"detections are in {path}")
-    if arguments.pictures is not None:
-        from a2mamba.cli.pictures import write_detection_pictures
+    if arguments.save_images is not None:
+        from a2mamba.cli.images import write_object_images
 
-        target = write_detection_pictures(config, metric, arguments.pictures)
-        say(f"pictures are in {target}")
+        target = write_object_images(config, metric, arguments.save_images)
+        say(f"images are in {target}")
     table: list[dict[str, Any]] = []
     if arguments.per_class:
         kinds = {kind: {row.name: row for row in metric.per_class(kind)} for kind in metric.iou_types}

@@ -1,4 +1,4 @@
-"""`a2mamba fit DIR [key=value ...]`: from a folder of pictures to a trained model."""
+"""`a2mamba fit DIR [key=value ...]`: from a folder of images to a trained model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from a2mamba.cli.train import add_run_options, perform, resume_mode
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
-        "Recognised: class folders, DIR/{train,val}/<class>/<image> or DIR/<class>/<image>; class maps as in ADE20K,\n"
+        "Recognized: class folders, DIR/{train,val}/<class>/<image> or DIR/<class>/<image>; class maps as in ADE20K,\n"
         "Cityscapes, COCO-Stuff, or DIR/{images,masks}/{train,val}/*; objects, DIR/annotations/instances_*.json.\n"
         "Examples: a2mamba fit photos\n"
         "          a2mamba fit photos --dry-run\n"
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", type=Path, help="weights to begin with (default: the released ones)")
     parser.add_argument("--scratch", action="store_true", help="begin with random weights")
-    parser.add_argument("--epochs", type=int, help="default: by the number of pictures")
+    parser.add_argument("--epochs", type=int, help="default: by the number of images")
     add_run_options(parser)
 
 

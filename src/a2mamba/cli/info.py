@@ -70,7 +70,7 @@ def _backbone(name: str, image: tuple[int, int, int], classes: int | None) -> Co
 
 
 def _segmenter(name: str, image: tuple[int, int, int], classes: int | None) -> Counts:
-    """The auxiliary head counts as parameters; it does not run when a picture is segmented."""
+    """The auxiliary head counts as parameters; it does not run when an image is segmented."""
     from a2mamba.analysis import flops, parameters
     from a2mamba.segmentation import create_segmenter
 

@@ -19,9 +19,9 @@ COMMANDS = {
     "info": "parameters, multiply-accumulates and feature maps of a model",
     "data": "write the embedded data, or check a data set",
     "train": "train a recipe",
-    "fit": "look at a folder of pictures, choose a recipe, train",
+    "fit": "look at a folder of images, choose a recipe, train",
     "eval": "evaluate a checkpoint on a recipe's data",
-    "predict": "classify pictures",
+    "predict": "classify images",
     "bench": "speed and memory of models, timm's beside ours in one run",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
 }
@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse; options may stand anywhere among a command's key=value or picture words.
+    """Parse; options may stand anywhere among a command's key=value or image words.
 
     argparse alone takes such a list of words only as far as the first option, and refuses those behind it.
     """

@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-# Blue and vermilion stay apart for every common form of colour blindness; a mistake has a sign and a word too.
+# Blue and vermilion stay apart for every common form of color blindness; a mistake has a sign and a word too.
 STYLE = """
 :root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--ink:#1b1f24;--soft:#59626d;--rule:#dcdfe4;
 --a:#0072b2;--b:#c4520a;--c:#7a8089;--right:#59a8dc;--wrong:#f08f55;--good:#0b6b3f;--bad:#b3261e}

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
-        "Writes predictions.json and, for every picture, a PNG: the likeliest classes beside it, the map of its\n"
+        "Writes predictions.json and, for every image, a PNG: the likeliest classes beside it, the map of its\n"
         "classes (and one laid over it), or the objects found in it.\n"
         "Examples: a2mamba predict a2mamba_nano --checkpoint runs/digits/checkpoints/best.pt a.png b.png --out out\n"
         "          a2mamba predict a2mamba_tiny --pretrained photo.jpg --out out\n"
         "          a2mamba predict segman_v2_nano --checkpoint runs/scenes/checkpoints/best.pt photo.jpg --out out"
     )
     parser.add_argument("name", help="the model, one of `a2mamba models`")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="weights, of any layout that load_checkpoint takes")
     source.add_argument("--pretrained", action="store_true", help="the released weights, downloaded once")
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--top", type=int, default=5, help="classification: how many classes to list (default 5)")
     parser.add_argument(
-        "--test-mode", metavar="NAME", help="segmentation: how pictures are looked at; image, ade20k, cityscapes, ..."
+        "--test-mode", metavar="NAME", help="segmentation: how images are looked at; image, ade20k, cityscapes, ..."
     )
     parser.add_argument(
         "--min-score", type=float, default=0.5, help="detection: show objects of this score and more (default 0.5)"
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict; results on stdout, pictures and predictions.json in the folder."""
+    """Predict; results on stdout, images and predictions.json in the folder."""
     from a2mamba.files import replace_text
 
     task = task_of(arguments.name)
@@ -72,12 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(result)
     else:
         print_table(columns, [_row(task, prediction) for prediction in predictions])
-        say(f"pictures and predictions.json are in {arguments.out}")
+        say(f"images and predictions.json are in {arguments.out}")
     return 0
 
 
 Predictions = tuple[str, tuple[str, ...], list[dict[str, Any]]]
-"""What was loaded, the columns of the table, and an entry of predictions.json for each picture."""
+"""What was loaded, the columns of the table, and an entry of predictions.json for each image."""
 
 
 def _row(task: str, prediction: dict[str, Any]) -> tuple[str, ...]:
@@ -96,10 +96,10 @@ def _target(arguments: argparse.Namespace, number: int, suffix: str = "") -> Pat
 
 
 def _classify(arguments: argparse.Namespace, device: str) -> Predictions:
-    """Nothing is written unless every picture can be read."""
+    """Nothing is written unless every image can be read."""
     import torch
 
-    from a2mamba.cli.pictures import annotate
+    from a2mamba.cli.images import annotate
     from a2mamba.data import load_image
     from a2mamba.tasks import class_scores
 
@@ -118,11 +118,11 @@ def _classify(arguments: argparse.Namespace, device: str) -> Predictions:
         predictions.append({"image": str(path), "top": top})
     for number, prediction in enumerate(predictions):
         annotate(prediction, _target(arguments, number))
-    return report, ("picture", "class", "%"), predictions
+    return report, ("image", "class", "%"), predictions
 
 
-def _pictures(arguments: argparse.Namespace) -> list[Any]:
-    """Decode all pictures before anything is written: RGB uint8 (3, H, W)."""
+def _images(arguments: argparse.Namespace) -> list[Any]:
+    """Decode all images before anything is written: RGB uint8 (3, H, W)."""
     from torchvision.transforms.functional import pil_to_tensor
 
     from a2mamba.data import decode_image
@@ -133,11 +133,12 @@ def _pictures(arguments: argparse.Namespace) -> list[Any]:
 def _segment(arguments: argparse.Namespace, device: str) -> Predictions:
     from torchvision.transforms.functional import to_pil_image
 
-    from a2mamba.cli.pictures import write_png
-    from a2mamba.data import class_picture, overlay, segmentation_palette
+    from a2mamba.cli.images import write_png
+    from a2mamba.data import segmentation_palette
     from a2mamba.recipes import load_trained
     from a2mamba.recipes.segmentation import run_of_model
     from a2mamba.segmentation.inference import find_test_mode, predict
+    from a2mamba.visualize import class_map_image, overlay
 
     trained = _trained_run(arguments)
     classes = _numbers(_count_classes(arguments)) if trained is None else trained[1]
@@ -148,12 +149,12 @@ def _segment(arguments: argparse.Namespace, device: str) -> Predictions:
     names = _names(arguments, classes)
     with without_load_notes():
         model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
-    images = _pictures(arguments)
+    images = _images(arguments)
     palette = segmentation_palette(config.data.layout, len(names))
     predictions: list[dict[str, Any]] = []
     for number, image in enumerate(track(images, "segmenting")):
         found = predict(model, image, mode=mode, mean=config.data.mean, std=config.data.std, device=device)
-        write_png(class_picture(found, palette), _target(arguments, number, "-classes"))
+        write_png(class_map_image(found, palette), _target(arguments, number, "-classes"))
         write_png(overlay(to_pil_image(image), found, palette), _target(arguments, number, "-overlay"))
         counts = found.flatten().bincount(minlength=len(names))
         shares = [
@@ -166,17 +167,17 @@ def _segment(arguments: argparse.Namespace, device: str) -> Predictions:
             "overlay": _target(arguments, number, "-overlay").name,
         }
         predictions.append({"image": str(arguments.images[number]), "classes": shares, **files})
-    return report, ("picture", "classes by share"), predictions
+    return report, ("image", "classes by share"), predictions
 
 
 def _detect(arguments: argparse.Namespace, device: str) -> Predictions:
     import torch
     from torchvision.transforms.functional import to_pil_image
 
-    from a2mamba.cli.pictures import write_png
-    from a2mamba.data import draw_objects
+    from a2mamba.cli.images import write_png
     from a2mamba.recipes import load_trained
     from a2mamba.recipes.detection import run_of_model
+    from a2mamba.visualize import draw_objects
 
     trained = _trained_run(arguments)
     classes = _numbers(_count_classes(arguments)) if trained is None else trained[1]
@@ -184,7 +185,7 @@ def _detect(arguments: argparse.Namespace, device: str) -> Predictions:
     names = _names(arguments, classes)
     with without_load_notes():
         model, report = load_trained(config, arguments.checkpoint, classes=classes, device=device)
-    images = _pictures(arguments)
+    images = _images(arguments)
     predictions: list[dict[str, Any]] = []
     for number, image in enumerate(track(images, "detecting")):
         with torch.inference_mode():
@@ -205,8 +206,8 @@ def _detect(arguments: argparse.Namespace, device: str) -> Predictions:
                 kept["labels"].tolist(), kept["scores"].tolist(), kept["boxes"].tolist(), kept["masks"], strict=True
             )
         ]
-        predictions.append({"image": str(arguments.images[number]), "objects": objects, "picture": target.name})
-    return report, ("picture", "objects", "class and score"), predictions
+        predictions.append({"image": str(arguments.images[number]), "objects": objects, "drawing": target.name})
+    return report, ("image", "objects", "class and score"), predictions
 
 
 def _trained_run(arguments: argparse.Namespace) -> tuple[Any, list[str]] | None:

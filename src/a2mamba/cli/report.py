@@ -18,17 +18,17 @@ SHOWN = 15
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json and report.html into a folder; the pictures that ``report`` names are read there."""
+    """Write report.json and report.html into a folder; the images that ``report`` names are read there."""
     replace_text(folder / "report.json", json.dumps(report, indent=1))
     replace_text(folder / "report.html", render(folder, report))
 
 
 def render(folder: Path, report: Mapping[str, Any]) -> str:
-    """Return the page: its contents come from ``report`` and from the pictures below ``folder`` alone."""
+    """Return the page: its contents come from ``report`` and from the images below ``folder`` alone."""
     sections = (
         ("Training", _curves(report)),
         ("Where the mistakes are", _confusion(report["confusion"])),
-        ("Predictions on held-out pictures", _predictions(folder, report["predictions"])),
+        ("Predictions on held-out images", _predictions(folder, report["predictions"])),
         *((_SCENE_TITLES[task], _scene(folder, scene, report)) for task, scene in report["scenes"].items()),
         ("Do it again", _steps(report)),
         ("Machine and versions", _machine(report)),
@@ -56,7 +56,7 @@ def _headline(report: Mapping[str, Any]) -> str:
     facts = (
         (f"{report['top5']:.2f} %", "top-5 accuracy"),
         (f"{model['parameters'] / 1e6:.2f} M", "parameters"),
-        (f"{model['macs'] / 1e6:.1f} M", "multiply-accumulates a picture"),
+        (f"{model['macs'] / 1e6:.1f} M", "multiply-accumulates an image"),
         (duration(seconds["train"]), f"training, {len(report['training']['history'])} epochs"),
         (duration(report["seconds"]), "the whole way"),
     )
@@ -65,21 +65,21 @@ def _headline(report: Mapping[str, Any]) -> str:
         '<header><p class="kicker">A2Mamba demo</p>'
         f'<div class="hero"><p class="big">{report["top1"]:.2f} %</p>'
         f"<div><h1>top-1 accuracy on handwritten digits that were not trained on</h1>{verdict}</div></div>"
-        f"<p><code>{escape(model['name'])}</code>, from random weights, on {counts['train']:,} pictures of "
+        f"<p><code>{escape(model['name'])}</code>, from random weights, on {counts['train']:,} images of "
         f"{model['image'][1]} x {model['image'][2]} pixels. Of {images} held-out ones, {right} are right. "
-        f"The number comes from a second process, which knows nothing but the checkpoint file and the pictures. "
+        f"The number comes from a second process, which knows nothing but the checkpoint file and the images. "
         f'{_choice(report)}</p><dl class="cards">{cards}</dl></header>'
     )
 
 
 def _choice(report: Mapping[str, Any]) -> str:
-    """Say which epoch's checkpoint it is: it was chosen by the held-out pictures, so the last epoch is told too."""
+    """Say which epoch's checkpoint it is: it was chosen by the held-out images, so the last epoch is told too."""
     best, last = report["training"]["best"], report["training"]["history"][-1]
     if best is None:
         return ""
     weights = "the averaged weights" if best["metric"].startswith("ema_") else "the model"
     return (
-        f"The checkpoint is that of epoch {best['epoch']}, the first at which {weights} did best on these pictures; "
+        f"The checkpoint is that of epoch {best['epoch']}, the first at which {weights} did best on these images; "
         f"after the last epoch it is {last[best['metric']]:.2f} %."
     )
 
@@ -153,7 +153,7 @@ def _cell(count: int, total: int, *, right: bool) -> str:
     if count == 0:
         return '<td class="none"><span aria-label="0">·</span></td>'
     share = count / total
-    # A single mistake has to be seen, so its colour begins far from none.
+    # A single mistake has to be seen, so its color begins far from none.
     strength = round(15 + 85 * share if right else 45 + 55 * share)
     return f'<td class="{"right" if right else "wrong"}" style="--share:{strength}%">{count}</td>'
 
@@ -186,7 +186,7 @@ def _predictions(folder: Path, predictions: Sequence[Mapping[str, Any]]) -> str:
     shown = _chosen(predictions)
     cards = "".join(_card(folder, prediction, reason) for prediction, reason in shown)
     return (
-        f"<p>From a third process, <code>a2mamba predict</code>, one picture at a time: {right} of "
+        f"<p>From a third process, <code>a2mamba predict</code>, one image at a time: {right} of "
         f"{len(predictions)} are right. Shown are {_mistakes(shown, len(predictions) - right)} those right ones of "
         f'which the model is least sure, and the first right one of every class.</p><div class="grid">{cards}</div>'
     )
@@ -218,12 +218,12 @@ def _chosen(predictions: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str,
 
 
 def _card(folder: Path, prediction: Mapping[str, Any], reason: str) -> str:
-    picture = base64.b64encode((folder / prediction["image"]).read_bytes()).decode()
+    image = base64.b64encode((folder / prediction["image"]).read_bytes()).decode()
     true, top = _short(prediction["true"]), prediction["top"]
     bars = "".join(_bar(_short(entry["class"]), entry["probability"]) for entry in top[:3])
     verdict = f"✓ {true}" if prediction["right"] else f"✗ says {escape(_short(top[0]['class']))}, is {true}"
     return (
-        f'<article class="{"right" if prediction["right"] else "wrong"}"><img src="data:image/png;base64,{picture}" '
+        f'<article class="{"right" if prediction["right"] else "wrong"}"><img src="data:image/png;base64,{image}" '
         f'width="96" height="96" alt="handwritten digit {true}, file {escape(prediction["image"])}" '
         f'title="{escape(prediction["image"])}"><p><b>{verdict}</b><small>{reason}</small></p>'
         f"<table><tbody>{bars}</tbody></table></article>"
@@ -248,7 +248,7 @@ _METRIC_NAMES = {
 
 
 def _scene(folder: Path, scene: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return what one system reached, its curves, its classes and its pictures."""
+    """Return what one system reached, its curves, its classes and its images."""
     recipe, config = scene["recipe"], scene["run"]["config"]
     # Under torchrun the command begins with the launcher's words.
     seconds = next(step["seconds"] for step in report["steps"] if f" train {recipe} " in step["command"])
@@ -264,13 +264,13 @@ def _scene(folder: Path, scene: Mapping[str, Any], report: Mapping[str, Any]) ->
         verdict = f'<p class="verdict good">✓ above the target: {wanted}</p>'
     else:
         verdict = f'<p class="verdict bad">✗ below the target: {wanted}</p>'
-    pictures = "".join(_picture(folder / name, text) for name, text in scene["pictures"].items())
+    images = "".join(_image(folder / name, text) for name, text in scene["drawings"].items())
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for value, label in cards)
     return (
         f"<p><code>{escape(config['model']['name'])}</code>, trained with <code>a2mamba train {recipe}</code> "
         f"from the classifier above; {scene['images']} held-out scenes.</p>{verdict}"
         f'<dl class="cards">{cells}</dl><div class="plots">{_scene_curves(scene)}</div>'
-        f"{_scene_classes(scene)}{pictures}"
+        f"{_scene_classes(scene)}{images}"
     )
 
 
@@ -300,11 +300,11 @@ def _scene_classes(scene: Mapping[str, Any]) -> str:
     return f'<table class="classes"><caption>{caption}</caption><tbody>{rows}</tbody></table>'
 
 
-def _picture(path: Path, text: str) -> str:
-    picture = base64.b64encode(path.read_bytes()).decode()
+def _image(path: Path, text: str) -> str:
+    image = base64.b64encode(path.read_bytes()).decode()
     return (
         f'<figure class="shown"><figcaption>{escape(text)}</figcaption>'
-        f'<img src="data:image/png;base64,{picture}" alt="{escape(text)}"></figure>'
+        f'<img src="data:image/png;base64,{image}" alt="{escape(text)}"></figure>'
     )
 
 

@@ -13,7 +13,7 @@ from a2mamba.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from a2mamba.engine import Trainer
-    from a2mamba.recipes.rehearsal import Rehearsal
+    from a2mamba.recipes.dry_run import Rehearsal
     from a2mamba.recipes.trained import AnyRun
     from a2mamba.recipes.training import Resume
 
@@ -135,8 +135,8 @@ def _show_result(trainer: Trainer, output: Path, *, recipe: str, page: Path | No
 
 def _show_rehearsal(config: AnyRun, rehearsal: Rehearsal, *, recipe: str, device: str, as_json: bool) -> None:
     from a2mamba.engine import world_size
+    from a2mamba.recipes.dry_run import duration, total_parameters
     from a2mamba.recipes.overrides import describe_fields, to_json
-    from a2mamba.recipes.rehearsal import duration, total_parameters
 
     if as_json:
         print_json({"recipe": recipe, "config": json.loads(to_json(config)), "device": device, **rehearsal.to_dict()})
@@ -149,7 +149,7 @@ def _show_rehearsal(config: AnyRun, rehearsal: Rehearsal, *, recipe: str, device
     )
     plan, length, cost = rehearsal.plan, rehearsal.length, rehearsal.cost
     rows = [
-        ("training pictures", f"{length.samples:,}"),
+        ("training images", f"{length.samples:,}"),
         (
             "batch",
             f"{config.data.batch_size} = {world_size()} processes x {plan.accumulate} passes x {plan.micro_batch}",
@@ -160,7 +160,7 @@ def _show_rehearsal(config: AnyRun, rehearsal: Rehearsal, *, recipe: str, device
         memory = "not known" if cost.peak_memory is None else f"{cost.peak_memory / 2**30:.1f} GiB"
         scaled = "" if cost.samples == plan.micro_batch * plan.accumulate else f" (scaled up from {cost.samples})"
         rows += [
-            ("peak memory", f"{memory}, in steps of {cost.samples} pictures on {device}"),
+            ("peak memory", f"{memory}, in steps of {cost.samples} images on {device}"),
             ("time of a step", f"{cost.seconds_per_step:.3g} s on {device}{scaled}"),
             ("time of the run", f"{duration(cost.seconds_per_step * length.steps)}, without loading and evaluation"),
         ]

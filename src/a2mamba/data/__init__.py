@@ -14,7 +14,6 @@ from a2mamba.data.coco import (
 )
 from a2mamba.data.coco_annotations import Category, CocoAnnotations, read_annotations
 from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
-from a2mamba.data.detection_pictures import GalleryCase, detection_gallery, draw_objects
 from a2mamba.data.imagenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -41,7 +40,6 @@ from a2mamba.data.label_maps import (
     read_labels,
 )
 from a2mamba.data.label_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, COCO_STUFF_CLASSES, Palette, distinct_palette
-from a2mamba.data.label_pictures import class_legend, class_picture, overlay, picture_grid
 from a2mamba.data.loader import BatchLoader
 from a2mamba.data.samplers import EpochSampler, GroupedSampler, RepeatedSampler, SampleKey
 from a2mamba.data.seeded import SeededDataset, seeded
@@ -61,7 +59,7 @@ from a2mamba.data.segmentation import (
     train_segmentation_loader,
 )
 from a2mamba.data.segmentation_files import SEGMENTATION_LAYOUTS, SegmentationPair, scan_segmentation
-from a2mamba.data.segmentation_transforms import box_size, normalise, resize_image
+from a2mamba.data.segmentation_transforms import box_size, normalize, resize_image
 
 __all__ = [
     "ADE20K_CLASSES",
@@ -85,7 +83,6 @@ __all__ = [
     "DetectionData",
     "DetectionSample",
     "EpochSampler",
-    "GalleryCase",
     "GroupedSampler",
     "ImageFolder",
     "ImageSample",
@@ -109,28 +106,22 @@ __all__ = [
     "check_dataset",
     "cityscapes_labels",
     "class_labels",
-    "class_legend",
     "class_names",
-    "class_picture",
     "class_shares",
     "coco_stuff_labels",
     "convert_labels",
     "decode_image",
     "demo_photos",
     "detection_categories",
-    "detection_gallery",
     "distinct_palette",
-    "draw_objects",
     "eval_detection_loader",
     "eval_loader",
     "eval_segmentation_loader",
     "eval_transform",
     "image_folder",
     "load_image",
-    "normalise",
+    "normalize",
     "open_split",
-    "overlay",
-    "picture_grid",
     "read_annotations",
     "read_labels",
     "resize_image",

@@ -41,7 +41,7 @@ class DatasetReport:
 
     Args:
         root: the folder that was checked.
-        layout: the layout that was recognised.
+        layout: the layout that was recognized.
         splits: by folder name; "." when root itself holds the class folders.
         duplicates: groups of files with identical bytes that lie in more than one split.
         problems: one line each; empty when the data set is fit for use.
@@ -87,12 +87,12 @@ class Layout(NamedTuple):
     name: str
     expected: str
     """The shape of its folders, for messages."""
-    recognise: Callable[[Path], bool]
+    recognize: Callable[[Path], bool]
     check: Callable[[Path, Progress | None], DatasetReport]
 
 
 def check_dataset(root: Path | str, *, progress: Progress | None = None) -> DatasetReport:
-    """Recognise the layout of a data set and look through every file.
+    """Recognize the layout of a data set and look through every file.
 
     Args:
         root: the data set's folder.
@@ -106,12 +106,12 @@ def check_dataset(root: Path | str, *, progress: Progress | None = None) -> Data
         raise ValueError(f"data folder {root} does not exist or is not a folder; check the path")
     layouts = _layouts()
     for layout in layouts:
-        if layout.recognise(root):
+        if layout.recognize(root):
             return layout.check(root, progress)
     known = "; ".join(f"{layout.name}: {layout.expected}" for layout in layouts)
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     found = f"folders {some(entry.name for entry in folders)}" if folders else "no folders"
-    inside = [str(entry) for entry in folders if any(layout.recognise(entry) for layout in layouts)]
+    inside = [str(entry) for entry in folders if any(layout.recognize(entry) for layout in layouts)]
     advice = f"; did you mean {some(inside)}?" if inside else ""
     raise ValueError(f"{root} holds {found}, which is no known layout ({known}){advice}")
 
@@ -205,7 +205,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="imagenet",
         expected="<root>/{train,val}/<class>/<image> or <root>/<class>/<image>",
-        recognise=lambda root: bool(_imagenet_splits(root)),
+        recognize=lambda root: bool(_imagenet_splits(root)),
         check=_check_imagenet,
     ),
 )

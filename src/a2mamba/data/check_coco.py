@@ -38,7 +38,7 @@ class CocoSplitReport(SplitReport):
         return self.listed
 
 
-class _Picture(NamedTuple):
+class _ImageFacts(NamedTuple):
     """What is in an image file: the digest of its bytes and its height and width, or why it cannot be decoded."""
 
     digest: bytes
@@ -65,7 +65,7 @@ def _check(root: Path, progress: Progress | None) -> DatasetReport:
         folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
         problems += _object_problems(annotations, split)
         undecodable: dict[str, str] = {}
-        for digest, path, problem in _picture_problems(annotations, folder, split, undecodable, progress):
+        for digest, path, problem in _image_problems(annotations, folder, split, undecodable, progress):
             if problem:
                 problems.append(problem)
             else:
@@ -141,7 +141,7 @@ def _object_problems(annotations: CocoAnnotations, split: str) -> Iterator[str]:
             yield f"{split}: {len(names)} {what}, annotations {some(names)}"
 
 
-def _picture_problems(
+def _image_problems(
     annotations: CocoAnnotations, folder: Path, split: str, undecodable: dict[str, str], progress: Progress | None
 ) -> Iterator[tuple[bytes, str, str]]:
     """(digest, file, "") for each sound image, (b"", "", problem) for each kind of problem."""
@@ -156,14 +156,14 @@ def _picture_problems(
         for start in range(0, len(numbers), _BLOCK):
             block = numbers[start : start + _BLOCK]
             paths = [folder / annotations.file_names[number] for number in block]
-            for number, path, picture in zip(block, paths, pool.map(_look, paths), strict=True):
-                if picture.reason is not None:
-                    undecodable[str(path)] = picture.reason
+            for number, path, image in zip(block, paths, pool.map(_look, paths), strict=True):
+                if image.reason is not None:
+                    undecodable[str(path)] = image.reason
                     continue
                 height, width = annotations.image_sizes[number].tolist()
-                if picture.size != (height, width):
-                    resized.append(f"{path} ({picture.size[1]} x {picture.size[0]} pixels, listed {width} x {height})")
-                yield picture.digest, str(path), ""
+                if image.size != (height, width):
+                    resized.append(f"{path} ({image.size[1]} x {image.size[0]} pixels, listed {width} x {height})")
+                yield image.digest, str(path), ""
             if progress is not None:
                 progress(start + len(block), len(numbers), split)
     if undecodable:
@@ -172,15 +172,15 @@ def _picture_problems(
         yield b"", "", f"{split}: {len(resized)} images are of another size than listed: {some(resized)}"
 
 
-def _look(path: Path) -> _Picture:
+def _look(path: Path) -> _ImageFacts:
     try:
         content = path.read_bytes()
         image = decode_image(io.BytesIO(content), name=str(path))
     except UndecodableImageError as error:
-        return _Picture(b"", (0, 0), error.reason)
+        return _ImageFacts(b"", (0, 0), error.reason)
     except OSError as error:
-        return _Picture(b"", (0, 0), error.strerror or "unreadable")
-    return _Picture(hashlib.sha256(content).digest(), (image.height, image.width), None)
+        return _ImageFacts(b"", (0, 0), error.strerror or "unreadable")
+    return _ImageFacts(hashlib.sha256(content).digest(), (image.height, image.width), None)
 
 
 def _distinct_names(annotations: CocoAnnotations) -> list[str]:
@@ -192,14 +192,14 @@ def _distinct_names(annotations: CocoAnnotations) -> list[str]:
     ]
 
 
-def _recognise(root: Path) -> bool:
+def _recognize(root: Path) -> bool:
     return bool(annotation_files(root))
 
 
 COCO_CHECK = Layout(
     name="coco",
     expected="<root>/annotations/instances_<split>.json and <root>/<split>/<image>",
-    recognise=_recognise,
+    recognize=_recognize,
     check=_check,
 )
 """The entry of the checker's table of layouts."""

@@ -1,4 +1,4 @@
-"""The part of the data set checker that knows pictures with a class for each pixel."""
+"""The part of the data set checker that knows images with a class for each pixel."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class SegmentationSplitReport(SplitReport):
-    """One split: number of pictures that show each class, undecodable files, and the number of pairs."""
+    """One split: number of images that show each class, undecodable files, and the number of pairs."""
 
     pairs: int
 
     @property
     def images(self) -> int:
-        """Number of pictures that have a label file."""
+        """Number of images that have a label file."""
         return self.pairs
 
 
 class _Found(NamedTuple):
     """What is in a pair of files.
 
-    digest: of the picture's bytes; undecodable: file and reason; unfit: why the labels do not fit; values: the numbers
+    digest: of the image's bytes; undecodable: file and reason; unfit: why the labels do not fit; values: the numbers
     in the label file.
     """
 
@@ -60,7 +60,7 @@ class _Found(NamedTuple):
 
 
 def _splits(root: Path, layout: str) -> list[str]:
-    """Folders that are under the pictures and under the labels, those of the layout first."""
+    """Folders that are under the images and under the labels, those of the layout first."""
     shape = SEGMENTATION_LAYOUTS[layout]
     images, labels = root / shape.images, root / shape.labels
     if not images.is_dir() or not labels.is_dir():
@@ -176,7 +176,7 @@ def _inspect_pair(pair: SegmentationPair) -> _Found:
     return _Found(digest, None, unfit, frozenset(seen.tolist()))
 
 
-def _recognise(root: Path, layout: str) -> bool:
+def _recognize(root: Path, layout: str) -> bool:
     return bool(_splits(root, layout))
 
 
@@ -184,7 +184,7 @@ def _layout(name: str) -> Layout:
     return Layout(
         name=name,
         expected=expected_layout(name),
-        recognise=partial(_recognise, layout=name),
+        recognize=partial(_recognize, layout=name),
         check=partial(_check, layout=name),
     )
 

@@ -1,7 +1,7 @@
-"""Pictures with one class each, in class folders: root/split/<class>/<image>.
+"""Images with one class each, in class folders: root/split/<class>/<image>.
 
-Folders are walked by timm's reader. Decoding is our own: timm's data set replaces an undecodable picture by its
-neighbour, and a run should say which file is bad instead.
+Folders are walked by timm's reader. Decoding is our own: timm's data set replaces an undecodable image by its
+neighbor, and a run should say which file is bad instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOLDOUT_STREAM = 3  # see samplers._STREAM
 
 
 class ImageSample(NamedTuple):
-    """One picture: image (C, H, W), class index, and the file it came from."""
+    """One image: image (C, H, W), class index, and the file it came from."""
 
     image: Tensor
     target: int
@@ -32,12 +32,12 @@ class ImageSample(NamedTuple):
 
 
 class ImageFolder(Dataset[ImageSample]):
-    """The pictures of one split, decoded completely when asked for.
+    """The images of one split, decoded completely when asked for.
 
     Args:
         reader: a timm reader: indexing gives (file opened for bytes, class index), `filename` the file's name.
         classes: class names in index order.
-        transform: a picture -> tensor (C, H, W); None gives uint8 pixels.
+        transform: an image -> tensor (C, H, W); None gives uint8 pixels.
         in_chans: channels to decode to, see `ClassificationData`.
     """
 
@@ -64,12 +64,12 @@ class ImageFolder(Dataset[ImageSample]):
         return self.reader.filename(index, absolute=True)
 
     def part(self, share: float, *, heldout: bool) -> ImageFolder:
-        """The held-out part, or the others: `share` of each class, at least one picture, and never the last one.
+        """The held-out part, or the others: `share` of each class, at least one image, and never the last one.
 
-        Which pictures these are depends on their order and number alone, so that every run holds out the same.
+        Which images these are depends on their order and number alone, so that every run holds out the same.
 
         Raises:
-            ValueError: a class has a single picture, which cannot be on both sides.
+            ValueError: a class has a single image, which cannot be on both sides.
         """
         targets = getattr(self.reader, "targets", None)
         targets = np.asarray([target for _, target in self.reader.samples] if targets is None else targets)
@@ -78,7 +78,7 @@ class ImageFolder(Dataset[ImageSample]):
             members = np.flatnonzero(targets == label)
             if len(members) < 2:
                 raise ValueError(
-                    f"class {self.classes[label]!r} has one picture, so that none can be held out; add pictures to it"
+                    f"class {self.classes[label]!r} has one image, so that none can be held out; add images to it"
                 )
             count = min(max(1, round(share * len(members))), len(members) - 1)
             order = np.random.default_rng((_HOLDOUT_STREAM, int(label))).permutation(members)
@@ -88,7 +88,7 @@ class ImageFolder(Dataset[ImageSample]):
         return kept
 
     def __getitem__(self, index: int) -> ImageSample:
-        """Decode and transform one picture.
+        """Decode and transform one image.
 
         Raises:
             UndecodableImageError: naming the file.
@@ -170,12 +170,12 @@ def image_folder(
     transform: Callable[[Image.Image], Tensor] | None = None,
     in_chans: int = 3,
 ) -> ImageFolder:
-    """The pictures under root/split/class/.
+    """The images under root/split/class/.
 
     Args:
         root: folder that holds the splits.
         split: folder under root; None when root itself holds the class folders.
-        transform: a picture -> tensor (C, H, W); None gives uint8 pixels.
+        transform: an image -> tensor (C, H, W); None gives uint8 pixels.
         in_chans: 1, 3 or 4 channels.
 
     Raises:

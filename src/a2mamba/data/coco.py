@@ -119,7 +119,7 @@ class UnfitSampleError(UndecodableImageError):
 
 
 class DetectionSample(NamedTuple):
-    """One picture: image float32 (3, H, W) in [0, 1]; its target, see `CocoDataset`; and the file it came from."""
+    """One image: image float32 (3, H, W) in [0, 1]; its target, see `CocoDataset`; and the file it came from."""
 
     image: Tensor
     target: dict[str, Any]
@@ -127,7 +127,7 @@ class DetectionSample(NamedTuple):
 
 
 class DetectionBatch(NamedTuple):
-    """Pictures of different sizes, their targets and their files."""
+    """Images of different sizes, their targets and their files."""
 
     images: list[Tensor]
     targets: list[dict[str, Any]]
@@ -135,21 +135,21 @@ class DetectionBatch(NamedTuple):
 
 
 class CocoDataset(Dataset[DetectionSample]):
-    """Pictures and their objects.
+    """Images and their objects.
 
-    A target holds, for N objects, `boxes` float32 (N, 4) x0 y0 x1 y1 in pixels of the picture, `labels` int64 (N,) from
+    A target holds, for N objects, `boxes` float32 (N, 4) x0 y0 x1 y1 in pixels of the image, `labels` int64 (N,) from
     1 on, `image_id` (an int, COCO's) and, with masks, `masks` uint8 (N, H, W) of 0 and 1. Crowds and objects that the
     protocol skips are not in it; `annotations.skipped` lists them.
 
     Args:
         folder: of the images.
         annotations: what `read_annotations` returned; with masks or without.
-        transform: a uint8 picture (3, H, W) and boxes -> `DetectionView`; None leaves both as they are.
-        drop_empty: leave out pictures without objects.
-        min_image_side: leave out pictures with a side of fewer pixels.
+        transform: a uint8 image (3, H, W) and boxes -> `DetectionView`; None leaves both as they are.
+        drop_empty: leave out images without objects.
+        min_image_side: leave out images with a side of fewer pixels.
 
     Raises:
-        ValueError: the folder or an image file is missing, or no picture is left.
+        ValueError: the folder or an image file is missing, or no image is left.
         ImportError: masks are polygons, and there is no library that draws them.
     """
 
@@ -172,7 +172,7 @@ class CocoDataset(Dataset[DetectionSample]):
         if drop_empty:
             keep &= np.diff(annotations.first) > 0
         self.images = np.flatnonzero(keep)
-        """positions in `annotations` of the pictures that are left, int64"""
+        """positions in `annotations` of the images that are left, int64"""
         if not self.images.size:
             skipped = ", ".join(f"{len(ids)} {reason}" for reason, ids in annotations.skipped.items()) or "none"
             raise ValueError(
@@ -189,7 +189,7 @@ class CocoDataset(Dataset[DetectionSample]):
 
     @property
     def is_wide(self) -> np.ndarray:
-        """Which pictures are wider than high, bool (len(self),), by the stated sizes."""
+        """Which images are wider than high, bool (len(self),), by the stated sizes."""
         height, width = self.annotations.image_sizes[self.images].T
         return width > height
 
@@ -212,11 +212,11 @@ class CocoDataset(Dataset[DetectionSample]):
         return int(found[0])
 
     def __getitem__(self, index: int) -> DetectionSample:
-        """Decode and transform one picture and its objects.
+        """Decode and transform one image and its objects.
 
         Raises:
             UndecodableImageError: naming the file.
-            UnfitSampleError: the picture has another size than the annotation file says, or a mask is damaged.
+            UnfitSampleError: the image has another size than the annotation file says, or a mask is damaged.
         """
         from torchvision.transforms.functional import pil_to_tensor
 
@@ -260,7 +260,7 @@ def train_detection_loader(
 ) -> BatchLoader[DetectionBatch]:
     """Shuffled, augmented batches of whole optimizer steps.
 
-    With `data.group_by_aspect` every step is of one shape group, and a few pictures come twice in an epoch, see
+    With `data.group_by_aspect` every step is of one shape group, and a few images come twice in an epoch, see
     `GroupedSampler`; else the incomplete last step is left out.
 
     Args:
@@ -269,11 +269,11 @@ def train_detection_loader(
         seed: of order and augmentation; with the epoch it fixes both exactly.
         rank: this process.
         world_size: number of processes; every one gets the same number of batches. It divides `data.batch_size`.
-        micro_batch: pictures in one batch; it divides the process's share of `data.batch_size`, which is the default.
+        micro_batch: images in one batch; it divides the process's share of `data.batch_size`, which is the default.
         pin_memory: copy batches to page-locked memory.
 
     Raises:
-        ValueError: as `read_annotations` and `CocoDataset`, or fewer pictures than one step.
+        ValueError: as `read_annotations` and `CocoDataset`, or fewer images than one step.
     """
     folder, file = data.train_paths()
     transform = MultiScale(
@@ -328,7 +328,7 @@ def eval_detection_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader[DetectionBatch]:
-    """Batches of all evaluation pictures in original size and a fixed order, each exactly once over all processes.
+    """Batches of all evaluation images in original size and a fixed order, each exactly once over all processes.
 
     The model resizes. Targets hold no masks: `evaluation.CocoMetric` has the truth from the annotation file.
 
@@ -356,7 +356,7 @@ def eval_detection_loader(
 
 
 def collate_detection(samples: Sequence[DetectionSample]) -> DetectionBatch:
-    """Lists of what the samples hold: pictures of different sizes are not stacked."""
+    """Lists of what the samples hold: images of different sizes are not stacked."""
     images, targets, paths = zip(*samples, strict=True)
     return DetectionBatch(list(images), list(targets), list(paths))
 

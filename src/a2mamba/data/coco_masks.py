@@ -14,7 +14,7 @@ _INSTALL = (
     'polygon masks need faster-coco-eval; install it with: pip install "a2mamba[coco]", or train with masks=False'
 )
 _POLYGONS, _RUNS, _STRING = 0, 1, 2
-# The rasteriser walks along every edge: a coordinate like 1e12 would keep it busy for hours.
+# The rasterizer walks along every edge: a coordinate like 1e12 would keep it busy for hours.
 _FARTHEST = 1e5
 
 
@@ -130,7 +130,7 @@ def runs_from_string(text: bytes) -> np.ndarray:
     last = np.flatnonzero(~more)
     first = np.concatenate(([0], last[:-1] + 1))
     lengths = last - first + 1
-    if lengths.max() > 12:  # 60 bits: no picture is so large, and more would overflow
+    if lengths.max() > 12:  # 60 bits: no image is so large, and more would overflow
         raise ValueError("its run lengths are no valid COCO string")
     shift = 5 * (np.arange(values.size) - np.repeat(first, lengths))
     runs = np.add.reduceat((values & 31) << shift, first)
@@ -145,13 +145,13 @@ def draw_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Run lengths, of 0 and 1 in turn down the columns and beginning with 0 -> uint8 (height, width).
 
     Raises:
-        ValueError: a negative run, or runs that do not fill the picture.
+        ValueError: a negative run, or runs that do not fill the image.
     """
     if runs.size and runs.min() < 0:
         raise ValueError("one of its run lengths is negative")
     # Not a plain sum: damaged strings hold numbers whose sum may overflow.
     if float(np.sum(runs, dtype=np.float64)) != height * width:
-        raise ValueError(f"its run lengths do not add up to the picture's {height} x {width} pixels")
+        raise ValueError(f"its run lengths do not add up to the image's {height} x {width} pixels")
     values = np.arange(runs.size, dtype=np.uint8) & 1
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
 
@@ -168,7 +168,7 @@ def _runs(segmentation: Mapping[str, Any], height: int, width: int) -> tuple[int
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError("its run lengths are neither a string nor a list of whole numbers of 0 or more")
     if sum(counts) != height * width:
-        raise ValueError(f"its run lengths do not add up to the picture's {height} x {width} pixels")
+        raise ValueError(f"its run lengths do not add up to the image's {height} x {width} pixels")
     return _RUNS, counts, b""
 
 
@@ -177,7 +177,7 @@ def _rings(polygons: list[Any]) -> array[float]:
     for ring in polygons:
         if not isinstance(ring, list):
             raise ValueError("its segmentation is no list of polygons")
-        # Two points bound no area, and the rasteriser takes four numbers for a box.
+        # Two points bound no area, and the rasterizer takes four numbers for a box.
         if len(ring) < 6 or len(ring) % 2:
             continue
         numbers.append(len(ring))

@@ -1,11 +1,11 @@
 """Real data on a fresh machine: scikit-learn's handwritten digits, written in the layouts of the large data sets.
 
-    root/imagenet/{train,val}/digit_<d>/*.png              single digits, 32 x 32, grey
+    root/imagenet/{train,val}/digit_<d>/*.png              single digits, 32 x 32, gray
     root/ADEChallengeData2016/{images,annotations}/...     scenes of digits, and their class maps
     root/coco/{train2017,val2017}, coco/annotations/...    scenes of digits, and their instances
 
-A scene is made of several digits in their own colours, sizes and angles, some behind others, on an uneven ground with
-strokes that belong to no digit. About a fifth of the scenes hold no digit at all. Every picture of a digit belongs to
+A scene is made of several digits in their own colors, sizes and angles, some behind others, on an uneven ground with
+strokes that belong to no digit. About a fifth of the scenes hold no digit at all. Every image of a digit belongs to
 either training or validation, in all three sets alike.
 """
 
@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 Progress = Callable[[int, int, str], None]
 
 ADE_UNLABELLED, ADE_BACKGROUND, ADE_FIRST_DIGIT = 0, 1, 2
-"""Values of the class maps: 0 unlabelled, 1 background, 2 + d for digit d, as ADE20K numbers its classes from 1."""
+"""Values of the class maps: 0 unlabeled, 1 background, 2 + d for digit d, as ADE20K numbers its classes from 1."""
 
 ADE_CLASSES = ("background", *(f"digit_{digit}" for digit in range(10)))
 """Names of the classes of the maps, from value 1 on."""
@@ -38,7 +38,7 @@ _DIGIT_SIZE = 32
 _EMPTY_SHARE = 0.2
 _MIN_VISIBLE = 0.75
 # From the first opacity on a pixel belongs to its digit. Between the two it is an edge, neither digit nor plain
-# background, and stays unlabelled in class maps.
+# background, and stays unlabeled in class maps.
 _INK, _TRACE = 0.5, 0.15
 _MIN_CONTRAST = 80
 _SPLIT, _ADE, _COCO = 0, 1, 2  # random streams
@@ -46,7 +46,7 @@ _SPLIT, _ADE, _COCO = 0, 1, 2  # random streams
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What `write_demo` wrote: the folder, and the number of pictures of each set and split."""
+    """What `write_demo` wrote: the folder, and the number of images of each set and split."""
 
     root: str
     imagenet: dict[str, int]
@@ -362,7 +362,7 @@ def _scene(digits: _Digits, size: tuple[int, int], generator: np.random.Generato
 
 
 def _ground(size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
-    """A surface whose colour changes slowly from place to place."""
+    """A surface whose color changes slowly from place to place."""
     height, width = size
     patches = generator.uniform(20, 235, 3) + generator.normal(0.0, 18.0, (4, 5, 3))
     coarse = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
@@ -396,12 +396,12 @@ def _place(ink: np.ndarray, size: tuple[int, int], generator: np.random.Generato
     height, width = size
     extent = int(generator.integers(36, 65))
     angle = generator.uniform(-25, 25)  # little enough that a 6 is no 9
-    # A margin of paper keeps the strokes that touch the border of the 8 x 8 picture in one piece.
-    picture = Image.fromarray(np.pad(ink, 2)).resize((extent * 12 // 8,) * 2, Image.Resampling.BICUBIC)
-    turned = np.asarray(picture.rotate(angle, Image.Resampling.BICUBIC), dtype=np.float64) / 255
+    # A margin of paper keeps the strokes that touch the border of the 8 x 8 image in one piece.
+    image = Image.fromarray(np.pad(ink, 2)).resize((extent * 12 // 8,) * 2, Image.Resampling.BICUBIC)
+    turned = np.asarray(image.rotate(angle, Image.Resampling.BICUBIC), dtype=np.float64) / 255
     rows, columns = np.flatnonzero((turned > 0.2).any(axis=1)), np.flatnonzero((turned > 0.2).any(axis=0))
     digit = turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # The upscaled picture is blurred: steeper edges give a line of ink instead.
+    # The upscaled image is blurred: steeper edges give a line of ink instead.
     digit = np.clip((digit - 0.25) / 0.45, 0, 1)
     digit = digit * digit * (3 - 2 * digit)
 
@@ -416,7 +416,7 @@ def _place(ink: np.ndarray, size: tuple[int, int], generator: np.random.Generato
 
 
 def _contrasting(ground: np.ndarray, others: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-    """A colour that stands out in brightness from the ground, and differs from the digits that are there."""
+    """A color that stands out in brightness from the ground, and differs from the digits that are there."""
     weights = np.array([0.299, 0.587, 0.114])
     while True:
         color = generator.uniform(0, 255, 3)
@@ -431,7 +431,7 @@ _README_TEXT = """Demo data of a2mamba, written by `a2mamba data demo`.
 The digits are those of scikit-learn's load_digits: the test part of "Optical Recognition of Handwritten Digits",
 E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, https://doi.org/10.24432/C50P49, CC BY 4.0.
 
-imagenet/               one digit a picture, 32 x 32, in ImageNet's layout
-ADEChallengeData2016/   scenes; class maps hold 0 unlabelled, 1 background, 2 + d digit d
+imagenet/               one digit an image, 32 x 32, in ImageNet's layout
+ADEChallengeData2016/   scenes; class maps hold 0 unlabeled, 1 background, 2 + d digit d
 coco/                   scenes; category d + 1 is digit d
 """

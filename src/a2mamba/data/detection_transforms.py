@@ -1,7 +1,7 @@
 """Multi-scale augmentation for detection, the "MS" policy of DETR and Sparse R-CNN that Swin's protocol uses.
 
-Only images and boxes are transformed. For the masks it is enough to know which row and column of the original picture
-each of theirs comes from: flips, crops and nearest-neighbour resizes are choices of rows and columns, and one
+Only images and boxes are transformed. For the masks it is enough to know which row and column of the original image
+each of theirs comes from: flips, crops and nearest-neighbor resizes are choices of rows and columns, and one
 selection at the end replaces three passes over every object's full-size bitmap.
 """
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 class DetectionView(NamedTuple):
-    """A picture with its objects.
+    """An image with its objects.
 
     image: uint8 (3, H, W). boxes: float32 (K, 4), x0 y0 x1 y1 in its pixels. kept: int64 (K,), which of the original
-    objects these are. rows: int64 (H,), columns: int64 (W,): where in the original picture each row and column of a
+    objects these are. rows: int64 (H,), columns: int64 (W,): where in the original image each row and column of a
     mask comes from.
     """
 
@@ -30,7 +30,7 @@ class DetectionView(NamedTuple):
 
 
 def original_view(image: Tensor, boxes: Tensor) -> DetectionView:
-    """The picture as it is."""
+    """The image as it is."""
     height, width = image.shape[-2:]
     return DetectionView(image, boxes, torch.arange(len(boxes)), torch.arange(height), torch.arange(width))
 
@@ -53,7 +53,7 @@ def resized_size(height: int, width: int, *, short: int, long: int) -> tuple[int
 
 
 def resize(view: DetectionView, *, short: int, long: int) -> DetectionView:
-    """Bilinear, without antialiasing, as OpenCV does it; masks by nearest neighbour.
+    """Bilinear, without antialiasing, as OpenCV does it; masks by nearest neighbor.
 
     Boxes follow the rounded sizes: the two axes have factors of their own.
     """
@@ -73,7 +73,7 @@ def resize(view: DetectionView, *, short: int, long: int) -> DetectionView:
 
 
 def crop(view: DetectionView, *, top: int, left: int, height: int, width: int) -> DetectionView:
-    """A part of the picture; objects whose box has no area inside are removed, the others' boxes are clipped."""
+    """A part of the image; objects whose box has no area inside are removed, the others' boxes are clipped."""
     boxes = view.boxes - torch.tensor([left, top] * 2, dtype=torch.float32)
     boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height] * 2, dtype=torch.float32))
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -92,13 +92,13 @@ class MultiScale:
     Random numbers come from torch's global generator.
 
     Args:
-        min_sizes: short sides, one drawn for each picture.
+        min_sizes: short sides, one drawn for each image.
         max_size: largest long side.
         hflip: probability of a flip.
         crop_probability: of the second policy.
         crop_resize_sizes: short sides before the crop, one drawn.
         crop_size: smallest and largest side of the crop; height and width are drawn apart, both ends included, and
-            are at most the picture's.
+            are at most the image's.
     """
 
     def __init__(

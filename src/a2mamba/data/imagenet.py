@@ -1,10 +1,10 @@
-"""Classification data: pictures with one class each, from class folders, tar shards or the Hugging Face hub.
+"""Classification data: images with one class each, from class folders, tar shards or the Hugging Face hub.
 
     root/train/<class>/<image>    the class index is the position of the class folder in natural order
     root/val/<class>/<image>      the same class folders
 
-Folders are walked by `class_folders`, tar shards by `shards`; pictures are transformed by timm's factory. Whatever the
-source, pictures are reached by their index, so that order, sharding over processes and resuming are the same for all.
+Folders are walked by `class_folders`, tar shards by `shards`; images are transformed by timm's factory. Whatever the
+source, images are reached by their index, so that order, sharding over processes and resuming are the same for all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationData:
-    """Where the pictures are and what happens to them on the way to the model. The defaults are the paper's.
+    """Where the images are and what happens to them on the way to the model. The defaults are the paper's.
 
     Raises:
         ValueError: a value out of its range; the message names the field.
@@ -50,25 +50,25 @@ class ClassificationData:
     val_split: str | None = "val"
     """folder under root to evaluate on; None as above"""
     holdout: float = 0.0
-    """share of each class's training pictures to evaluate on instead of val_split; 0: there is an evaluation split"""
+    """share of each class's training images to evaluate on instead of val_split; 0: there is an evaluation split"""
     image_size: int = 224
     """height and width of what the model sees, in pixels"""
     in_chans: int = 3
-    """channels to read: 1 grey, 3 RGB, 4 RGBA"""
+    """channels to read: 1 gray, 3 RGB, 4 RGBA"""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """per channel, subtracted from values in [0, 1]"""
     std: tuple[float, ...] = IMAGENET_STD
     """per channel, divides after that"""
     crop_pct: float = 0.9
-    """evaluation resizes the short side to floor(image_size / crop_pct), then crops the centre"""
+    """evaluation resizes the short side to floor(image_size / crop_pct), then crops the center"""
     crop_mode: Literal["center", "squash"] = "center"
     """center: as above; squash: evaluation resizes both sides, whatever their ratio"""
     interpolation: str = "bicubic"
     """of the evaluation resize"""
     train_interpolation: str = "random"
-    """of the training crop; "random" draws bilinear or bicubic for each picture"""
+    """of the training crop; "random" draws bilinear or bicubic for each image"""
     scale: tuple[float, float] = (0.08, 1.0)
-    """range of the training crop's area, as a fraction of the picture's"""
+    """range of the training crop's area, as a fraction of the image's"""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """range of the training crop's width over height, drawn log-uniformly"""
     hflip: float = 0.5
@@ -82,11 +82,11 @@ class ClassificationData:
     cutmix: float = 1.0
     """alpha of CutMix, drawn as often as Mixup where both are on; 0 switches it off"""
     reprob: float = 0.25
-    """probability of random erasing with noise, after mixing and normalisation"""
+    """probability of random erasing with noise, after mixing and normalization"""
     batch_size: int = 2048
-    """training pictures in one optimizer step: the total over all processes and forward passes"""
+    """training images in one optimizer step: the total over all processes and forward passes"""
     eval_batch_size: int = 256
-    """evaluation pictures in one forward pass of one process"""
+    """evaluation images in one forward pass of one process"""
     workers: int = 8
     """loader processes of each process; 0 loads in the process itself"""
 
@@ -112,7 +112,7 @@ class ClassificationData:
             if not 0 < low <= high:
                 raise ValueError(f"{name}={(low, high)}: expected (low, high) with 0 < low <= high")
         if self.scale[1] > 1:
-            raise ValueError(f"scale={self.scale}: the crop's area cannot exceed the picture's, 1.0")
+            raise ValueError(f"scale={self.scale}: the crop's area cannot exceed the image's, 1.0")
         for name in ("color_jitter", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
@@ -127,14 +127,14 @@ class ClassificationData:
             raise ValueError(f"train_interpolation={self.train_interpolation!r}: expected one of {known}")
         if self.in_chans == 4 and (self.auto_augment or self.color_jitter):
             raise ValueError(
-                "in_chans=4: colour augmentation is not defined on RGBA; set auto_augment=None, color_jitter=0"
+                "in_chans=4: color augmentation is not defined on RGBA; set auto_augment=None, color_jitter=0"
             )
 
 
 class ClassificationBatch(NamedTuple):
     """images (B, C, H, W); targets int64 (B,); paths, B file names.
 
-    Evaluation images are float32 and normalised. Training images are uint8: mixing, normalisation and erasing follow
+    Evaluation images are float32 and normalized. Training images are uint8: mixing, normalization and erasing follow
     on the device, see `mixing`, and a quarter of the bytes has to travel there.
     """
 
@@ -161,12 +161,12 @@ def open_split(
     transform: Callable[[Image.Image], Tensor] | None = None,
     classes: Sequence[str] | None = None,
 ) -> ImageFolder:
-    """The pictures of a split, whatever the source.
+    """The images of a split, whatever the source.
 
     Args:
         data: the source, where it is, and the channels.
         split: name of the split; None: root itself.
-        transform: a picture -> tensor (C, H, W); None gives uint8 pixels.
+        transform: an image -> tensor (C, H, W); None gives uint8 pixels.
         classes: class names in index order, for the source that has numbers in their place (wds); None: those of
             root/classes.txt, or the numbers that the split has.
 
@@ -210,12 +210,12 @@ class _HubReader:
         return self.reader[index]
 
     def filename(self, index: int, *, absolute: bool = False) -> str:
-        """The data set, the split and the row: pictures of the hub need not have names."""
+        """The data set, the split and the row: images of the hub need not have names."""
         return f"{self.name if absolute else ''}[{self.split}][{index}]"
 
 
 def train_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]:
-    """Random crop, flip, augmentation: a picture -> uint8 (C, image_size, image_size). `mixing` has what follows.
+    """Random crop, flip, augmentation: an image -> uint8 (C, image_size, image_size). `mixing` has what follows.
 
     Raises:
         ValueError: an auto_augment string that timm does not understand.
@@ -233,7 +233,7 @@ def train_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]
             auto_augment=data.auto_augment,
             color_jitter=data.color_jitter,
             interpolation=data.train_interpolation,
-            mean=data.mean,  # the colour of what geometric operations uncover
+            mean=data.mean,  # the color of what geometric operations uncover
             normalize=False,
         )
     except (AssertionError, KeyError, ValueError) as error:
@@ -248,7 +248,7 @@ def train_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]
 
 
 def eval_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]:
-    """Resize, centre crop, normalisation: a picture of any size -> float32 (C, image_size, image_size)."""
+    """Resize, center crop, normalization: an image of any size -> float32 (C, image_size, image_size)."""
     from timm.data import create_transform
 
     return create_transform(
@@ -263,7 +263,7 @@ def eval_transform(data: ClassificationData) -> Callable[[Image.Image], Tensor]:
 
 
 def load_image(path: Path | str, data: ClassificationData) -> Tensor:
-    """One picture as evaluation would see it: float32 (C, image_size, image_size).
+    """One image as evaluation would see it: float32 (C, image_size, image_size).
 
     Raises:
         UndecodableImageError: missing, damaged, or not an image.
@@ -289,7 +289,7 @@ class _WholeSteps(EpochSampler):
 
 
 def check_batch(data: ClassificationData, samples: int) -> None:
-    """Raise ValueError where there are fewer training pictures than one optimizer step takes."""
+    """Raise ValueError where there are fewer training images than one optimizer step takes."""
     if samples < data.batch_size:
         raise ValueError(
             f"data.batch_size={data.batch_size} exceeds the {samples} training images; "
@@ -313,11 +313,11 @@ def train_loader(
         seed: of order and augmentation; with the epoch it fixes both exactly.
         rank: this process.
         world_size: number of processes; every one gets the same number of batches. It divides `data.batch_size`.
-        micro_batch: pictures in one batch; it divides the process's share of `data.batch_size`, which is the default.
+        micro_batch: images in one batch; it divides the process's share of `data.batch_size`, which is the default.
         pin_memory: copy batches to page-locked memory.
 
     Raises:
-        ValueError: as `image_folder`, or fewer pictures than one step.
+        ValueError: as `image_folder`, or fewer images than one step.
     """
     dataset = open_split(data, data.train_split, transform=train_transform(data))
     if data.holdout:
@@ -345,7 +345,7 @@ def eval_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader[ClassificationBatch]:
-    """Batches of the evaluation split in a fixed order, each picture exactly once over all processes.
+    """Batches of the evaluation split in a fixed order, each image exactly once over all processes.
 
     Args:
         data: what to load.
@@ -405,10 +405,10 @@ def _augment_operations(transform: Any) -> Iterable[Any]:
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """Posterize that allows 0 bits, a black picture.
+    """Posterize that allows 0 bits, a black image.
 
     timm's "increasing" form asks for 0 bits at magnitude 10, which the noise of the default policy reaches for about
-    one picture in a thousand. Pillow drew it black up to version 12; newer ones raise ValueError.
+    one image in a thousand. Pillow drew it black up to version 12; newer ones raise ValueError.
     """
     from PIL import ImageOps
 

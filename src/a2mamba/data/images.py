@@ -57,14 +57,14 @@ def image_mode(in_chans: int) -> str:
         ValueError: for any other number of channels.
     """
     if in_chans not in _MODES:
-        raise ValueError(f"in_chans={in_chans}: image files are read with 1 (grey), 3 (RGB) or 4 (RGBA) channels")
+        raise ValueError(f"in_chans={in_chans}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels")
     return _MODES[in_chans]
 
 
 def decode_image(source: BinaryIO | Path | str, *, name: str | None = None, mode: str = "RGB") -> Image.Image:
     """Decode every pixel of an image and convert it to `mode`.
 
-    16-bit grey images are scaled to 8 bits (Pillow alone would clip them to white); transparency is dropped unless
+    16-bit gray images are scaled to 8 bits (Pillow alone would clip them to white); transparency is dropped unless
     `mode` keeps it.
 
     Args:
@@ -115,6 +115,6 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     elif image.mode == "F":
         raise ValueError("floating-point pixels; convert the image to 8 or 16 bits")
     elif image.mode == "P":
-        # Directly to RGB, Pillow warns when the palette carries transparency; the colours are the same this way.
+        # Directly to RGB, Pillow warns when the palette carries transparency; the colors are the same this way.
         image = image.convert("RGBA")
     return image.convert(mode)

@@ -87,5 +87,5 @@ def convert_labels(
 
 def _convert(job: tuple[Path, Path], label_map: LabelMap) -> None:
     source, target = job
-    picture = Image.fromarray(label_map.to_classes(read_labels(source), path=str(source)))
-    replace_file(target, partial(picture.save, format="PNG"))
+    image = Image.fromarray(label_map.to_classes(read_labels(source), path=str(source)))
+    replace_file(target, partial(image.save, format="PNG"))

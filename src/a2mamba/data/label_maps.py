@@ -158,13 +158,13 @@ def coco_stuff_labels() -> LabelMap:
 def read_labels(path: Path | str) -> np.ndarray:
     """The numbers in a label file.
 
-    Grey, palette (the indices, not the colours) and 16-bit files are read, whatever their bit depth.
+    Gray, palette (the indices, not the colors) and 16-bit files are read, whatever their bit depth.
 
     Returns:
         uint8 (H, W).
 
     Raises:
-        LabelFileError: colours instead of numbers, or numbers above 255.
+        LabelFileError: colors instead of numbers, or numbers above 255.
         UndecodableImageError: missing, damaged, or not an image.
     """
     name = str(path)
@@ -181,7 +181,7 @@ def read_labels(path: Path | str) -> np.ndarray:
         raise UndecodableImageError(name, reason) from error
     if pixels.ndim != 2 or (not np.issubdtype(pixels.dtype, np.integer) and pixels.dtype != bool):
         raise LabelFileError(
-            name, f"its pixels are colours (mode {mode}); expected one number a pixel; save it as an 8-bit grey PNG"
+            name, f"its pixels are colors (mode {mode}); expected one number a pixel; save it as an 8-bit gray PNG"
         )
     if pixels.size and (pixels.max() > 255 or pixels.min() < 0):
         raise LabelFileError(name, f"label {int(pixels.max())} is out of range; expected 0 to 255")

@@ -1,7 +1,7 @@
-"""Names and colours of the classes of the published segmentation data sets, in the order of their indices.
+"""Names and colors of the classes of the published segmentation data sets, in the order of their indices.
 
-Names are those of the data sets' own lists; where a list gives synonyms, the first. The colours of ADE20K and
-Cityscapes are the ones in general use for them. COCO-Stuff gives its classes no colours, and neither does a folder of
+Names are those of the data sets' own lists; where a list gives synonyms, the first. The colors of ADE20K and
+Cityscapes are the ones in general use for them. COCO-Stuff gives its classes no colors, and neither does a folder of
 one's own: `distinct_palette` makes them.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 
 Palette = tuple[tuple[int, int, int], ...]
-"""One colour for each class: red, green, blue, 0 to 255."""
+"""One color for each class: red, green, blue, 0 to 255."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -73,17 +73,17 @@ ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2 00ff52 000
 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff
 b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """)
-"""150 colours; road and skyscraper share one."""
+"""150 colors; road and skyscraper share one."""
 
 CITYSCAPES_PALETTE = _colors("""
 804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e 000046 003c64
 005064 0000e6 770b20
 """)
-"""19 colours."""
+"""19 colors."""
 
 
 def distinct_palette(count: int) -> Palette:
-    """Return `count` colours without black or white, neighbours far apart; the same number gives the same colours.
+    """Return `count` colors without black or white, neighbors far apart; the same number gives the same colors.
 
     Args:
         count: 0 to 256; all of them are distinct.

@@ -27,7 +27,7 @@ class _Loaded(NamedTuple):
 
 
 class _Decoding(Dataset[Any]):
-    """Turns an undecodable sample into a value: its error, or its neighbour.
+    """Turns an undecodable sample into a value: its error, or its neighbor.
 
     torch rebuilds an exception that leaves a worker with the worker's traceback as its message; as a value it reaches
     the main process with its one line and its file name.
@@ -41,13 +41,13 @@ class _Decoding(Dataset[Any]):
         failures: list[tuple[str, str]] = []
         for step in range(NEIGHBOURS + 1 if self.replace else 1):
             try:
-                return _Loaded(self.dataset[self._neighbour(key, step)], failures)
+                return _Loaded(self.dataset[self._neighbor(key, step)], failures)
             except UndecodableImageError as error:  # noqa: PERF203 - the next sample is the answer to it
                 failures.append((error.path, error.reason))
                 last = error
         return last
 
-    def _neighbour(self, key: Any, step: int) -> Any:
+    def _neighbor(self, key: Any, step: int) -> Any:
         """The sample `step` places after that of `key` in the data set, in the same epoch."""
         if step == 0:
             return key

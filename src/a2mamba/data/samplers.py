@@ -158,7 +158,7 @@ class RepeatedSampler(EpochSampler):
 
 
 class GroupedSampler(EpochSampler):
-    """Steps whose samples all belong to one group, wide pictures or others, say: less padding, less memory.
+    """Steps whose samples all belong to one group, wide images or others, say: less padding, less memory.
 
     The samples that all processes use together in one step are of one group, so that step s is the same set of samples
     for any number of processes, as with `EpochSampler`. Order inside the groups and order of the steps are new in

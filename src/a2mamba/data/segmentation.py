@@ -1,4 +1,4 @@
-"""Semantic segmentation data: pictures and a class index for each pixel; layouts as in `segmentation_files`.
+"""Semantic segmentation data: images and a class index for each pixel; layouts as in `segmentation_files`.
 
 The defaults are the Swin and SegFormer protocols' on ADE20K. ADE20K and folders of one's own take the names of their
 classes from root/classes.txt, one a line, where there is one.
@@ -51,7 +51,7 @@ from a2mamba.data.segmentation_files import (
     scan_segmentation,
 )
 from a2mamba.data.segmentation_transforms import (
-    normalise,
+    normalize,
     pad,
     photometric_distortion,
     random_box_resize,
@@ -66,7 +66,7 @@ _ADE20K_LIST = "objectInfo150.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationData:
-    """Where pictures and labels are, and what happens to them on the way to the model.
+    """Where images and labels are, and what happens to them on the way to the model.
 
     Raises:
         ValueError: a value out of its range; the message names the field.
@@ -85,7 +85,7 @@ class SegmentationData:
     crop_size: tuple[int, int] = (512, 512)
     """height and width of the training crop in pixels"""
     resize: tuple[int, int] = (2048, 512)
-    """limits of the longer and of the shorter side, in pixels; pictures are scaled to fit, aspect kept"""
+    """limits of the longer and of the shorter side, in pixels; images are scaled to fit, aspect kept"""
     ratio: tuple[float, float] = (0.5, 2.0)
     """range of the factor by which both limits are multiplied in training, drawn uniformly"""
     category_limit: float = 0.75
@@ -99,8 +99,8 @@ class SegmentationData:
     std: tuple[float, ...] = IMAGENET_STD
     """red, green, blue; divides after that"""
     batch_size: int = 16
-    """training pictures in one optimizer step: the total over all processes and forward passes; evaluation takes one
-    picture at a time"""
+    """training images in one optimizer step: the total over all processes and forward passes; evaluation takes one
+    image at a time"""
     workers: int = 8
     """loader processes of each process; 0 loads in the process itself"""
 
@@ -132,7 +132,7 @@ class SegmentationData:
 
 
 class SegmentationSample(NamedTuple):
-    """One training crop: image float32 (3, H, W), normalised; target int64 (H, W); the picture's file."""
+    """One training crop: image float32 (3, H, W), normalized; target int64 (H, W); the image's file."""
 
     image: Tensor
     target: Tensor
@@ -140,7 +140,7 @@ class SegmentationSample(NamedTuple):
 
 
 class SegmentationImage(NamedTuple):
-    """One whole picture at its own size: image uint8 (3, H, W); target int64 (H, W), classes and 255; its file."""
+    """One whole image at its own size: image uint8 (3, H, W); target int64 (H, W), classes and 255; its file."""
 
     image: Tensor
     target: Tensor
@@ -148,7 +148,7 @@ class SegmentationImage(NamedTuple):
 
 
 class SegmentationBatch(NamedTuple):
-    """images float32 (B, 3, H, W), normalised; targets int64 (B, H, W), class indices and 255; paths, B file names."""
+    """images float32 (B, 3, H, W), normalized; targets int64 (B, H, W), class indices and 255; paths, B file names."""
 
     images: Tensor
     targets: Tensor
@@ -203,7 +203,7 @@ def classes_by_count(data: SegmentationData, count: int) -> list[str]:
 
 
 def segmentation_palette(layout: str, num_classes: int) -> Palette:
-    """A colour for each class: the data set's own where it has them, made ones otherwise.
+    """A color for each class: the data set's own where it has them, made ones otherwise.
 
     Args:
         layout: as `SegmentationData.layout`.
@@ -229,10 +229,10 @@ def segmentation_labels(layout: str, num_classes: int, *, converted: bool = Fals
 
 
 class SegmentationFolder(Dataset[SegmentationSample]):
-    """The pictures and class maps of one split, decoded when asked for.
+    """The images and class maps of one split, decoded when asked for.
 
     Args:
-        pairs: pictures and their label files.
+        pairs: images and their label files.
         layout: as `SegmentationData.layout`.
         classes: class names in index order.
         transform: (image uint8 (3, H, W), class indices uint8 (H, W)) -> both; None leaves them as they are.
@@ -257,14 +257,14 @@ class SegmentationFolder(Dataset[SegmentationSample]):
         return len(self.pairs)
 
     def path(self, index: int) -> str:
-        """The file name of a sample's picture."""
+        """The file name of a sample's image."""
         return self.pairs[index].image
 
     def __getitem__(self, index: int) -> SegmentationSample:
         """Decode, convert and transform one pair; the target is int64.
 
         Raises:
-            LabelFileError: labels of another size than the picture, out of range, or colours; it names the file.
+            LabelFileError: labels of another size than the image, out of range, or colors; it names the file.
             UndecodableImageError: naming the file.
         """
         pair = self.pairs[index]
@@ -279,7 +279,7 @@ def read_pair(pair: SegmentationPair, label_map: LabelMap) -> tuple[np.ndarray, 
     """Pixels uint8 (H, W, 3) and class indices uint8 (H, W).
 
     Raises:
-        LabelFileError: labels of another size than the picture, out of range, or colours.
+        LabelFileError: labels of another size than the image, out of range, or colors.
         UndecodableImageError: naming the file.
     """
     pixels = np.array(decode_image(pair.image))
@@ -308,7 +308,7 @@ def segmentation_folder(
         transform: see `SegmentationFolder`.
 
     Raises:
-        ValueError: folders are missing or hold no pairs, or a picture or a label file is alone.
+        ValueError: folders are missing or hold no pairs, or an image or a label file is alone.
     """
     files = scan_segmentation(data.root, data.layout, split)
     for alone, what in (
@@ -324,27 +324,27 @@ def segmentation_folder(
     return SegmentationFolder(files.pairs, layout=data.layout, classes=names, transform=transform)
 
 
-def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None, pictures: int = 200) -> list[float]:
-    """The share of the labelled training pixels that each class has, 0 to 1, counted in evenly spaced label files.
+def class_shares(data: SegmentationData, *, classes: Sequence[str] | None = None, images: int = 200) -> list[float]:
+    """The share of the labeled training pixels that each class has, 0 to 1, counted in evenly spaced label files.
 
     Label files that cannot be read are left out: it is training that replaces and names them.
 
     Args:
         data: what to look at.
         classes: class names in index order; None: `segmentation_classes`.
-        pictures: label files to read at most.
+        images: label files to read at most.
 
     Raises:
         ValueError: as `segmentation_folder`.
     """
     folder = segmentation_folder(data, train_split(data), classes=classes)
     counts = np.zeros(256, dtype=np.int64)
-    for pair in folder.pairs[:: -(-len(folder) // pictures)]:
+    for pair in folder.pairs[:: -(-len(folder) // images)]:
         with suppress(UndecodableImageError):  # LabelFileError is one
             labels = folder.label_maps[pair.converted].to_classes(read_labels(pair.label), path=pair.label)
             counts += np.bincount(labels.ravel(), minlength=256)
-    labelled = counts[: len(folder.classes)]
-    return (labelled / max(1, labelled.sum())).tolist()
+    labeled = counts[: len(folder.classes)]
+    return (labeled / max(1, labeled.sum())).tolist()
 
 
 def segmentation_train_transform(data: SegmentationData) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -377,7 +377,7 @@ def train_segmentation_loader(
         pin_memory: copy batches to page-locked memory.
 
     Raises:
-        ValueError: as `segmentation_folder`, or fewer pictures than one batch.
+        ValueError: as `segmentation_folder`, or fewer images than one batch.
     """
     transform = segmentation_train_transform(data)
     dataset = segmentation_folder(data, train_split(data), classes=classes, transform=transform)
@@ -413,14 +413,14 @@ def eval_segmentation_loader(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader[SegmentationImage]:
-    """The evaluation split, one whole picture at a time in a fixed order, each exactly once over all processes.
+    """The evaluation split, one whole image at a time in a fixed order, each exactly once over all processes.
 
     Args:
         data: what to load.
         classes: class names in index order that the model was trained with; None: the data set's.
         rank: this process.
-        world_size: number of processes; numbers of pictures may differ by one.
-        pin_memory: copy pictures to page-locked memory.
+        world_size: number of processes; numbers of images may differ by one.
+        pin_memory: copy images to page-locked memory.
 
     Raises:
         ValueError: as `segmentation_folder`, or other classes than in training.
@@ -463,7 +463,7 @@ def _train_transform(image: Tensor, labels: Tensor, data: SegmentationData) -> t
     image, labels = random_flip(image, labels, probability=data.hflip)
     if data.photometric:
         image = photometric_distortion(image)
-    return pad(normalise(image, mean=data.mean, std=data.std), labels, size=data.crop_size)
+    return pad(normalize(image, mean=data.mean, std=data.std), labels, size=data.crop_size)
 
 
 def _only(samples: Sequence[SegmentationSample]) -> SegmentationImage:

@@ -1,4 +1,4 @@
-"""Where the segmentation data sets keep pictures and label files, and which belong together.
+"""Where the segmentation data sets keep images and label files, and which belong together.
 
     ade20k       images/{training,validation}/*.jpg          annotations/{training,validation}/*.png
     cityscapes   leftImg8bit/{train,val}/<city>/*_leftImg8bit.png
@@ -21,10 +21,10 @@ from a2mamba.data.names import some
 
 
 class SegmentationLayout(NamedTuple):
-    """Where a data set keeps its pictures and its label files."""
+    """Where a data set keeps its images and its label files."""
 
     images: str
-    """folder under root with the splits' pictures"""
+    """folder under root with the splits' images"""
     labels: str
     """folder under root with the splits' label files"""
     train_split: str
@@ -32,7 +32,7 @@ class SegmentationLayout(NamedTuple):
     val_split: str
     """folder of the validation split under both"""
     image_ending: str = ""
-    """end of every picture's stem"""
+    """end of every image's stem"""
     label_ending: str = ""
     """end of every label file's stem"""
     converted_ending: str | None = None
@@ -52,7 +52,7 @@ SEGMENTATION_LAYOUTS = {
 
 
 class SegmentationPair(NamedTuple):
-    """A picture, its label file, and whether that holds class indices already."""
+    """An image, its label file, and whether that holds class indices already."""
 
     image: str
     label: str
@@ -64,12 +64,12 @@ class SegmentationFiles:
     """What a walk through one split found; says nothing about whether it is fit for use.
 
     Args:
-        images: the split's folder of pictures.
+        images: the split's folder of images.
         labels: the split's folder of label files.
-        pairs: in natural order of the pictures.
-        images_alone: pictures without a label file.
-        labels_alone: label files without a picture.
-        doubles: pictures that share their label file with another one.
+        pairs: in natural order of the images.
+        images_alone: images without a label file.
+        labels_alone: label files without an image.
+        doubles: images that share their label file with another one.
     """
 
     images: Path
@@ -81,10 +81,10 @@ class SegmentationFiles:
 
 
 def scan_segmentation(root: Path | str, layout: str, split: str) -> SegmentationFiles:
-    """Walk the pictures and the label files of one split; folders inside the split's may be nested.
+    """Walk the images and the label files of one split; folders inside the split's may be nested.
 
     Raises:
-        ValueError: the folder of the pictures or of the labels does not exist.
+        ValueError: the folder of the images or of the labels does not exist.
     """
     from timm.utils import natural_key
 

@@ -1,7 +1,7 @@
-"""The training pipeline of semantic segmentation, step by step: resize, crop, flip, distortion, normalisation, padding.
+"""The training pipeline of semantic segmentation, step by step: resize, crop, flip, distortion, normalization, padding.
 
 The steps, their order and their probabilities are those of the Swin and SegFormer protocols. Images are uint8
-(3, H, W) until they are normalised, class maps uint8 (H, W). Randomness comes from python's global generator, which
+(3, H, W) until they are normalized, class maps uint8 (H, W). Randomness comes from python's global generator, which
 `SeededDataset` seeds for each sample.
 """
 
@@ -21,11 +21,11 @@ _HUES = 180
 
 
 def box_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a picture scaled, aspect kept, to fit a box.
+    """Height and width of an image scaled, aspect kept, to fit a box.
 
     Args:
-        height: of the picture.
-        width: of the picture.
+        height: of the image.
+        width: of the image.
         box: limits in pixels of the longer and of the shorter side, in either order.
     """
     scale = min(max(box) / max(height, width), min(box) / min(height, width))
@@ -144,7 +144,7 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.stack(channels).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def normalise(image: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(image: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (..., 3, H, W) -> float32: minus the mean, over the standard deviation, both of values in [0, 1]."""
     mean_values = torch.tensor(mean, device=image.device)[:, None, None] * 255
     std_values = torch.tensor(std, device=image.device)[:, None, None] * 255
@@ -154,7 +154,7 @@ def normalise(image: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...])
 def pad(image: Tensor, labels: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Fill up to at least `size`, on the right and at the bottom.
 
-    The image, which is normalised, with 0: the mean colour; labels with `IGNORE_LABEL`.
+    The image, which is normalized, with 0: the mean color; labels with `IGNORE_LABEL`.
     """
     missing = [max(0, wanted - side) for wanted, side in zip(size, labels.shape, strict=True)]
     edges = (0, missing[1], 0, missing[0])

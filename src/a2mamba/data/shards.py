@@ -1,10 +1,10 @@
-"""Pictures in tar files, read in any order: the shards are walked once, and each picture is then read at its place.
+"""Images in tar files, read in any order: the shards are walked once, and each image is then read at its place.
 
 Streaming shards from one end to the other, as WebDataset does, would give up three things that every other source
-has here: an epoch's order that does not depend on the number of processes, each picture exactly once, and resuming
+has here: an epoch's order that does not depend on the number of processes, each image exactly once, and resuming
 inside an epoch. An uncompressed tar file needs no streaming: its members lie in it as they are.
 
-    labels "folder"   <class>/<picture> inside of the shards; without a folder, the shard's own name is the class
+    labels "folder"   <class>/<image> inside of the shards; without a folder, the shard's own name is the class
     labels "cls"      WebDataset's: <key>.<jpg, png, ...> beside <key>.cls, a number; names in root/classes.txt, if any
 """
 
@@ -26,7 +26,7 @@ Labels = Literal["folder", "cls"]
 
 
 class _Member(NamedTuple):
-    """A picture in a shard: its name there, where its bytes lie, and its label, a class name or number."""
+    """An image in a shard: its name there, where its bytes lie, and its label, a class name or number."""
 
     name: str
     offset: int
@@ -35,17 +35,17 @@ class _Member(NamedTuple):
 
 
 class ShardReader:
-    """The pictures of one split, in the form of timm's readers: indexing gives (file, class index).
+    """The images of one split, in the form of timm's readers: indexing gives (file, class index).
 
-    Every picture is read through a file of its own, so that loader processes share nothing.
+    Every image is read through a file of its own, so that loader processes share nothing.
 
     Args:
         shards: uncompressed tar files.
-        labels: where the label of a picture stands, see above.
+        labels: where the label of an image stands, see above.
         classes: class names in index order; None: those that are found, in natural order.
 
     Raises:
-        ValueError: a shard is compressed, truncated, no tar file, or without pictures; a picture without a label; a
+        ValueError: a shard is compressed, truncated, no tar file, or without images; an image without a label; a
             label that is not one of ``classes``. The message names the shard.
     """
 
@@ -86,12 +86,12 @@ class ShardReader:
         return f"{shard if absolute else Path(shard).name}/{name}"
 
     def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
-        """The bytes of one picture and its class; OSError where the shard has become shorter, or unreadable."""
+        """The bytes of one image and its class; OSError where the shard has become shorter, or unreadable."""
         with open(self.shards[self._shard[index]], "rb") as file:
             file.seek(int(self._offset[index]))
             content = file.read(int(self._size[index]))
         if len(content) < self._size[index]:
-            raise OSError("the shard ends inside of this picture")
+            raise OSError("the shard ends inside of this image")
         return io.BytesIO(content), int(self.targets[index])
 
 
@@ -138,28 +138,28 @@ def _index(shard: Path, labels: Labels) -> tuple[_Member, ...]:
 
 @functools.lru_cache(maxsize=8192)
 def _walk(shard: str, size: int, modified: int, labels: Labels) -> tuple[_Member, ...]:
-    """The pictures of a shard. Size and time are there for the cache: a shard that was replaced is walked again."""
+    """The images of a shard. Size and time are there for the cache: a shard that was replaced is walked again."""
     try:
         with tarfile.open(shard, mode="r:") as archive:
             files = [entry for entry in archive if entry.isfile() and not _is_hidden(entry.name)]
-            found = _labelled_by_cls(shard, archive, files) if labels == "cls" else _labelled_by_folder(shard, files)
+            found = _labeled_by_cls(shard, archive, files) if labels == "cls" else _labeled_by_folder(shard, files)
             members = tuple(found)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"shard {shard} is no uncompressed tar file, or damaged: {error}") from None
     if not members:
-        raise ValueError(f"shard {shard} holds no pictures ({' '.join(IMAGE_EXTENSIONS)})")
+        raise ValueError(f"shard {shard} holds no images ({' '.join(IMAGE_EXTENSIONS)})")
     return members
 
 
-def _labelled_by_folder(shard: str, files: Sequence[tarfile.TarInfo]) -> Iterator[_Member]:
+def _labeled_by_folder(shard: str, files: Sequence[tarfile.TarInfo]) -> Iterator[_Member]:
     for entry in files:
         if os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
             folder = os.path.basename(os.path.dirname(entry.name))
             yield _Member(entry.name, entry.offset_data, entry.size, folder or Path(shard).stem)
 
 
-def _labelled_by_cls(shard: str, archive: tarfile.TarFile, files: Sequence[tarfile.TarInfo]) -> Iterator[_Member]:
-    pictures: dict[str, tarfile.TarInfo] = {}
+def _labeled_by_cls(shard: str, archive: tarfile.TarFile, files: Sequence[tarfile.TarInfo]) -> Iterator[_Member]:
+    images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
     for entry in files:
         # WebDataset's key ends at the first dot of the file's name, not at the last.
@@ -167,7 +167,7 @@ def _labelled_by_cls(shard: str, archive: tarfile.TarFile, files: Sequence[tarfi
         stem, _, extension = name.partition(".")
         key = os.path.join(folder, stem)
         if f".{extension.lower()}" in IMAGE_EXTENSIONS:
-            pictures[key] = entry
+            images[key] = entry
         elif extension.lower() == "cls":
             content = archive.extractfile(entry)
             assert content is not None, "it is a file"
@@ -175,7 +175,7 @@ def _labelled_by_cls(shard: str, archive: tarfile.TarFile, files: Sequence[tarfi
             if not text.isdigit():
                 raise ValueError(f"{shard}/{entry.name}: expected a class number, found {text!r}")
             labels[key] = str(int(text))
-    for key, entry in pictures.items():
+    for key, entry in images.items():
         if key not in labels:
             raise ValueError(f"{shard}/{entry.name}: no {key}.cls beside it; expected the class number there")
         yield _Member(entry.name, entry.offset_data, entry.size, labels[key])

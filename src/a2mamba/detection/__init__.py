@@ -1,9 +1,9 @@
 """Mask R-CNN and Cascade Mask R-CNN."""
 
 from a2mamba.detection.config import DetectorConfig, RoIConfig, RPNConfig
-from a2mamba.detection.counting import DummyForward, parameters_by_module
-from a2mamba.detection.create import create_detector, detector_config, list_detectors
 from a2mamba.detection.detector import Detector
+from a2mamba.detection.factory import create_detector, detector_config, list_detectors
+from a2mamba.detection.flops import DummyForward, parameters_by_module
 from a2mamba.detection.from_torchvision import from_torchvision
 from a2mamba.detection.masks import iter_masks, paste_masks
 

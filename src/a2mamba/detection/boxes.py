@@ -62,7 +62,7 @@ def base_anchors(size: float, aspect_ratios: Sequence[float], *, rounded: bool) 
 def anchor_grid(
     base: Sequence[Sequence[float]], map_size: Sequence[int], strides: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Return one level's anchors (H * W * A, 4), float32, centred on (column * stride, row * stride).
+    """Return one level's anchors (H * W * A, 4), float32, centered on (column * stride, row * stride).
 
     Args:
         base: A anchors around the origin.
@@ -72,8 +72,8 @@ def anchor_grid(
     """
     y = torch.arange(map_size[0], device=device, dtype=torch.float32) * strides[0]
     x = torch.arange(map_size[1], device=device, dtype=torch.float32) * strides[1]
-    centres = torch.cartesian_prod(y, x).flip(1).repeat(1, 2)
-    return (centres[:, None] + torch.tensor(base, device=device)).flatten(0, 1)
+    centers = torch.cartesian_prod(y, x).flip(1).repeat(1, 2)
+    return (centers[:, None] + torch.tensor(base, device=device)).flatten(0, 1)
 
 
 def inside(boxes: Tensor, image_size: Sequence[int], tolerance: float) -> Tensor:

@@ -130,7 +130,7 @@ class RoIConfig:
     add_ground_truth: bool = True
     """the objects' own boxes are among the proposals that are sampled from"""
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
-    """smooth L1 on deltas, or generalised IoU on decoded boxes"""
+    """smooth L1 on deltas, or generalized IoU on decoded boxes"""
     smooth_l1_beta: float = 0.0
     """where smooth L1 turns from quadratic to linear; 0 is the L1 loss"""
     box_loss_weight: float = 1.0
@@ -221,7 +221,7 @@ class DetectorConfig:
     fpn_init: Literal["xavier", "kaiming"] = "xavier"
     """initial weights of the pyramid: Xavier-uniform, or torchvision's Kaiming-uniform with a = 1"""
     paste: Literal["grid", "box"] = "grid"
-    """masks are sampled at the image's pixel centres, or resized to an integer box, as torchvision does"""
+    """masks are sampled at the image's pixel centers, or resized to an integer box, as torchvision does"""
     rpn: RPNConfig = field(default_factory=RPNConfig)
     """proposals"""
     roi: RoIConfig = field(default_factory=RoIConfig)

@@ -2,7 +2,7 @@
 
 Shapes: B images of a batch, padded to H x W; level i of the pyramid has stride 4 * 2 ** i.
 
-    images -> normalised batch (B, 3, H, W) -> backbone: 4 maps -> pyramid: 5 levels
+    images -> normalized batch (B, 3, H, W) -> backbone: 4 maps -> pyramid: 5 levels
            -> proposals (from all 5) -> boxes and masks (from the first 4) -> back to the images' own sizes
 """
 
@@ -87,7 +87,7 @@ class Detector(nn.Module):
 
         Returns:
             In training, float32 scalars: "loss_objectness", "loss_rpn_box_reg", and of each stage "loss_classifier",
-            "loss_box_reg" and "loss_mask"; their sum is to be minimised. In evaluation, for each image, best first:
+            "loss_box_reg" and "loss_mask"; their sum is to be minimized. In evaluation, for each image, best first:
             boxes (D, 4) in pixels of the image as it was given, labels (D,) int64, scores (D,), and masks: float32
             probabilities (D, 1, h, w), or (D, 1, S, S) without ``paste``.
 
@@ -107,7 +107,7 @@ class Detector(nn.Module):
         return self._in_image_pixels(detections, images, batch, paste)
 
     def levels(self, batch: Tensor) -> list[Tensor]:
-        """Normalised batch (B, 3, H, W) -> the pyramid's levels (B, width, H_i, W_i), the pooled one last."""
+        """Normalized batch (B, 3, H, W) -> the pyramid's levels (B, width, H_i, W_i), the pooled one last."""
         return self.fpn.levels(backbone_maps(self.backbone, batch))
 
     def train(self, mode: bool = True) -> Detector:

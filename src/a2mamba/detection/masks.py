@@ -45,7 +45,7 @@ def mask_targets(
 
 
 def _axis_weights(start: Tensor, stop: Tensor, cells: int, first: int, last: int) -> Tensor:
-    """Return (last - first, cells): how pixel centres mix the cells of [start, stop], linearly, and 0 beyond them."""
+    """Return (last - first, cells): how pixel centers mix the cells of [start, stop], linearly, and 0 beyond them."""
     pixels = torch.arange(first, last, device=start.device) + 0.5
     position = (pixels - start) / (stop - start).clamp(min=1e-6) * cells - 0.5
     return (1 - (position[:, None] - torch.arange(cells, device=start.device)).abs()).clamp(min=0)
@@ -68,7 +68,7 @@ def iter_masks(
         probabilities: (N, 1, S, S), of the cells of the boxes.
         boxes: (N, 4) in pixels of the image.
         size: (H, W) of the image.
-        paste: "grid": bilinear at the image's pixel centres, as mmdetection; "box": resized to an integer box that is
+        paste: "grid": bilinear at the image's pixel centers, as mmdetection; "box": resized to an integer box that is
             one cell larger a side, as torchvision.
     """
     height, width = size

@@ -23,7 +23,7 @@ def resized(height: int, width: int, config: DetectorConfig) -> tuple[int, int]:
 
 
 class Preprocess(GeneralizedRCNNTransform):
-    """Normalise, resize and pad: torchvision's transform with the protocol's sizes.
+    """Normalize, resize and pad: torchvision's transform with the protocol's sizes.
 
     Args:
         config: sizes and statistics.

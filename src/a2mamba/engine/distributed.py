@@ -105,7 +105,7 @@ def distribute(
     Args:
         model: on its device, the same in every process.
         strategy: see `Strategy`.
-        sync_batch_norm: batch statistics over the samples of all processes. Otherwise each process normalises with its
+        sync_batch_norm: batch statistics over the samples of all processes. Otherwise each process normalizes with its
             own, and `average_batch_norm` keeps the running statistics equal.
         device: of the model.
         optimizer: over its parameters, without state; with "fsdp" it goes on with the sharded ones.
@@ -212,7 +212,7 @@ def merge_metrics(metrics: Sequence[Mergeable]) -> None:
 def average_batch_norm(model: nn.Module) -> None:
     """Sets the running statistics of every batch norm to their mean over the processes.
 
-    Done after every step where batch norm is not synchronised, so that a checkpoint at any step is the whole truth.
+    Done after every step where batch norm is not synchronized, so that a checkpoint at any step is the whole truth.
     """
     if world_size() == 1:
         return

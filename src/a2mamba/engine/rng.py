@@ -12,7 +12,7 @@ import torch
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seeds Python's, numpy's and torch's global generators (CPU and devices) for one step of one process.
 
-    The three numbers are mixed by numpy's SeedSequence, so that neighbouring steps, ranks and seeds are unrelated.
+    The three numbers are mixed by numpy's SeedSequence, so that neighboring steps, ranks and seeds are unrelated.
     """
     words = np.random.SeedSequence([seed, step, rank]).generate_state(4)
     torch.manual_seed(int(words[0]) << 32 | int(words[1]))

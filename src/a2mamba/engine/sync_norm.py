@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """y = (x - m) / sqrt(v + eps) * w + b, with m and v over the N positions of all processes.
 
     With g = dL/dy, h = (x - m) / sqrt(v + eps) and sums over all processes:
@@ -29,15 +29,15 @@ class _Normalise(torch.autograd.Function):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         sums = torch.cat((wide.sum(axes), wide.new_tensor([wide.numel() // wide.shape[1]])))
         dist.all_reduce(sums)
-        count = sums[-1].clamp(min=1)  # where no process has anything, there is nothing to normalise either
+        count = sums[-1].clamp(min=1)  # where no process has anything, there is nothing to normalize either
         mean = sums[:-1] / count
-        centred = wide - _channel(mean, x)
+        centered = wide - _channel(mean, x)
         # A second exchange rather than E[x^2] - E[x]^2, which cancels where the mean is large.
-        squares = centred.square().sum(axes)
+        squares = centered.square().sum(axes)
         dist.all_reduce(squares)
         variance = squares / count
         inverse = (variance + eps).rsqrt()
-        normal = centred * _channel(inverse, x)
+        normal = centered * _channel(inverse, x)
         ctx.save_for_backward(normal, inverse, count, weight)
         ctx.dtype = x.dtype
         y = normal if weight is None else normal * _channel(weight, x)
@@ -85,7 +85,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if input.device.type == "cuda":
             return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
         self._check_input_dim(input)
-        y, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        y, mean, variance, count = _Normalize.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self._follow(mean, variance, count)
         return y
@@ -126,7 +126,7 @@ def _synchronized(norm: _BatchNorm, path: str) -> _BatchNorm:
         return norm
     if type(norm) is not nn.BatchNorm2d and not getattr(norm, "synchronizable", False):
         raise ValueError(
-            f"{path or 'the model'} is a {type(norm).__name__}, and only BatchNorm2d can be synchronised over "
+            f"{path or 'the model'} is a {type(norm).__name__}, and only BatchNorm2d can be synchronized over "
             "processes; set sync_batch_norm=false"
         )
     made = SyncBatchNorm2d(

@@ -31,7 +31,7 @@ class Task(Protocol):
     """the model that is trained; the loop puts DistributedDataParallel around it where there are several processes"""
 
     def losses(self, batch: Any, progress: Progress) -> dict[str, Tensor]:
-        """Named scalar losses, each a mean over the samples of the batch; their sum is minimised.
+        """Named scalar losses, each a mean over the samples of the batch; their sum is minimized.
 
         Called under autocast, with the batch on the device and the random generators seeded for this step.
         """

@@ -2,7 +2,6 @@
 
 from a2mamba.evaluation.classification import ConfusionMatrix, TopK
 from a2mamba.evaluation.coco import ClassPrecision, CocoMetric, ImageAgreement
-from a2mamba.evaluation.coco_plots import precision_recall_plot
 from a2mamba.evaluation.metric import Metric
 from a2mamba.evaluation.segmentation import MeanIoU
 
@@ -14,5 +13,4 @@ __all__ = [
     "MeanIoU",
     "Metric",
     "TopK",
-    "precision_recall_plot",
 ]

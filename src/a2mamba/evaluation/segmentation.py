@@ -13,7 +13,7 @@ class MeanIoU:
     """Mean intersection over union, mean class accuracy and pixel accuracy, in percent.
 
     Pixels are counted over the whole set before anything is divided, so that every pixel weighs the same whatever the
-    size of its picture. Pixels whose target is ignored are left out altogether. A class that occurs neither in the
+    size of its image. Pixels whose target is ignored are left out altogether. A class that occurs neither in the
     predictions nor in the targets has no IoU, and a class that does not occur in the targets no accuracy; the means are
     over the other classes. (The mIoU of the ADE20K, Cityscapes and COCO-Stuff protocols.)
 
@@ -40,7 +40,7 @@ class MeanIoU:
         return self._matrix.clone()
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add one picture or a batch; counted on the prediction's device.
+        """Add one image or a batch; counted on the prediction's device.
 
         Args:
             prediction: (H, W) or (B, H, W), class indices of any integer dtype; those of ignored pixels do not matter.

@@ -37,7 +37,7 @@ class A2SSM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set what a plain initialisation of convolutions and linear maps does not: step, decay, skip."""
+        """Set what a plain initialization of convolutions and linear maps does not: step, decay, skip."""
         init_input_projection(self.x_proj.weight)
         init_step_projection(self.dt_proj.weight, self.dt_proj.bias)
         nn.init.zeros_(self.A_log)

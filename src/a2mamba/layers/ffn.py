@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.layers.chunking import may_join, may_split, over_images, over_rows
 from a2mamba.layers.depthwise import ResidualDepthwise
-from a2mamba.layers.pieces import may_join, may_split, over_images, over_rows
 from a2mamba.ops import gelu_depthwise
 
-PIECE = 2**21
+MAX_CHUNK_ELEMENTS = 2**21
 """Numbers of the wide map that are computed at a time, where the map has twice as many and may be split."""
 
 
@@ -34,12 +34,12 @@ class ConvFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         hidden, (height, width) = self.fc1.out_channels, x.shape[2:]
-        if not may_split(self, x, hidden, 2 * PIECE):
+        if not may_split(self, x, hidden, 2 * MAX_CHUNK_ELEMENTS):
             return self._whole(x)
         row = hidden * width
-        if height * row <= PIECE:
-            return over_images(self._whole, x, PIECE // (height * row))
-        return over_images(lambda image: over_rows(self._whole, image, PIECE // row, margin=1), x, 1)
+        if height * row <= MAX_CHUNK_ELEMENTS:
+            return over_images(self._whole, x, MAX_CHUNK_ELEMENTS // (height * row))
+        return over_images(lambda image: over_rows(self._whole, image, MAX_CHUNK_ELEMENTS // row, margin=1), x, 1)
 
     def _whole(self, x: Tensor) -> Tensor:
         x = self.fc1(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from a2mamba.layers.pieces import may_join
+from a2mamba.layers.chunking import may_join
 from a2mamba.ops import gated_norm
 from a2mamba.ops.precision import without_autocast
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.layers.pieces import spans
+from a2mamba.layers.chunking import spans
 from a2mamba.ops.dispatch import unwatched
 from a2mamba.ops.precision import without_autocast
 
-PIECE = 2**22
+MAX_CHUNK_ELEMENTS = 2**22
 """Numbers of a bias that are there at a time, at inference."""
 
 
 def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
-    """Resize (G, N, N) to (G, tokens, tokens) as a one-image, G-channel picture: bicubic, align_corners false.
+    """Resize (G, N, N) to (G, tokens, tokens) as a one-image, G-channel image: bicubic, align_corners false.
 
     That is R b R^T with the (tokens, N) matrix R that resizes one axis. Two thin products are several times faster than
     the general interpolation, whose result they equal to rounding.
@@ -89,7 +89,7 @@ class GlobalAttention(nn.Module):
         q, k, values = q.flatten(2, 3), k.flatten(2, 3), v.to(q.dtype).flatten(2, 3)
         heads, tokens = q.shape[1:3]
         # A resized bias is larger than everything else, so at inference some heads have theirs at a time.
-        most = PIECE // tokens**2 if unwatched(q) else heads
+        most = MAX_CHUNK_ELEMENTS // tokens**2 if unwatched(q) else heads
         parts = [
             self._attend(q[:, first:last], k[:, first:last], values[:, first:last], self.bias[first:last])
             for first, last in spans(heads, most)

@@ -66,7 +66,7 @@ class MASS(nn.Module):
         """Mix tokens.
 
         Args:
-            x: (B, C, H, W), normalised.
+            x: (B, C, H, W), normalized.
             rope: rotations of the map, (H, W, C / G / 2, 2).
 
         Returns:

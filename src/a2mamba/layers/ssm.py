@@ -17,7 +17,7 @@ def step_rank(channels: int) -> int:
 
 @torch.no_grad()
 def init_step_projection(weight: Tensor, bias: Tensor) -> None:
-    """Initialise the projection of the step size in place, (..., C, R) and (..., C).
+    """Initialize the projection of the step size in place, (..., C, R) and (..., C).
 
     The weight is uniform in +-R ** -0.5; softplus of the bias is log-uniform in [0.001, 0.1] (SPEC section 6).
     """
@@ -30,6 +30,6 @@ def init_step_projection(weight: Tensor, bias: Tensor) -> None:
 
 @torch.no_grad()
 def init_input_projection(weight: Tensor) -> None:
-    """Initialise the (..., R + 2, C) projection in place as nn.Linear does: uniform in +-C ** -0.5."""
+    """Initialize the (..., R + 2, C) projection in place as nn.Linear does: uniform in +-C ** -0.5."""
     bound = weight.shape[-1] ** -0.5
     nn.init.uniform_(weight, -bound, bound)

@@ -26,7 +26,7 @@ HAS_NUMBA = find_spec("numba") is not None
 class Backend:
     """One implementation of an operator.
 
-    ``why_not`` and ``run`` take the operator's own arguments, already checked and normalised. ``why_not`` returns
+    ``why_not`` and ``run`` take the operator's own arguments, already checked and normalized. ``why_not`` returns
     ``None`` when the backend can run, otherwise a phrase that completes "cannot run because ...".
     """
 

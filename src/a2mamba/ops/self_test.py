@@ -6,7 +6,7 @@ in float32 and bfloat16. Running takes milliseconds; the first time on a machine
 which takes seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later
 processes do not repeat it.
 
-:func:`passed` synchronises on its first call for a device; afterwards it is one dictionary lookup. While torch.compile
+:func:`passed` synchronizes on its first call for a device; afterwards it is one dictionary lookup. While torch.compile
 traces, it answers from memory only and runs nothing: a model that is compiled before it ever ran is tested at its
 first eager use, or by calling :func:`passed` before compiling. Warm up before capturing a CUDA graph, as ever.
 """

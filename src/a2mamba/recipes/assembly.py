@@ -17,7 +17,7 @@ import torch
 from a2mamba.backbone import load_checkpoint
 from a2mamba.engine import Ema, Trainer
 from a2mamba.recipes import classification, detection, segmentation
-from a2mamba.recipes.rehearsal import Length, Rehearsal, describe_groups, measure_cost
+from a2mamba.recipes.dry_run import Length, Rehearsal, describe_groups, measure_cost
 from a2mamba.recipes.training import LearnsFromAverage, Resume, TrainingRun, fit
 
 _MODULES = {"classification": classification, "segmentation": segmentation, "detection": detection}
@@ -60,7 +60,7 @@ def train(
 
 
 def rehearse(run: TrainingRun, *, device: torch.device | str, measure: bool = True) -> Rehearsal:
-    """Say what a run would do and cost, without its pictures where they are missing; nothing is written.
+    """Say what a run would do and cost, without its images where they are missing; nothing is written.
 
     Args:
         run: the resolved configuration.

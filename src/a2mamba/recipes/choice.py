@@ -16,7 +16,7 @@ class Wishes(NamedTuple):
         model: the backbone, segmentation network or detector; None: nano on a CPU, tiny elsewhere.
         checkpoint: weights to begin with; None: the released ones, downloaded once.
         scratch: begin with random weights instead.
-        epochs: None: by the number of pictures.
+        epochs: None: by the number of images.
     """
 
     model: str | None = None
@@ -43,6 +43,6 @@ class Layout(NamedTuple):
     name: str
     expected: str
     """the shape of its folders, for messages"""
-    recognise: Callable[[Path], bool]
+    recognize: Callable[[Path], bool]
     choose: Callable[[Path, Wishes, str], Choice]
     """(folder, wishes, device) -> choice"""

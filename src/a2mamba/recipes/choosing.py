@@ -13,7 +13,7 @@ LAYOUTS: tuple[Layout, ...] = (CLASS_FOLDERS, *SCENES)
 
 
 def choose_run(root: Path, wishes: Wishes | None = None, *, device: str) -> Choice:
-    """Recognise the layout of a folder and choose a recipe for it, with numbers that fit its size.
+    """Recognize the layout of a folder and choose a recipe for it, with numbers that fit its size.
 
     Args:
         root: the data set.
@@ -26,7 +26,7 @@ def choose_run(root: Path, wishes: Wishes | None = None, *, device: str) -> Choi
     if not root.is_dir():
         raise ValueError(f"data folder {root} does not exist or is not a folder; check the path")
     for layout in LAYOUTS:
-        if layout.recognise(root):
+        if layout.recognize(root):
             return layout.choose(root, wishes or Wishes(), device)
     known = "; ".join(f"{layout.name}: {layout.expected}" for layout in LAYOUTS)
     found = sorted(entry.name for entry in root.iterdir())

@@ -1,4 +1,4 @@
-"""Choosing a recipe for pictures in class folders: a row of `choosing.LAYOUTS`."""
+"""Choosing a recipe for images in class folders: a row of `choosing.LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from a2mamba.data.class_folders import scan_classes
 from a2mamba.recipes.batches import linear_lr
 from a2mamba.recipes.choice import Choice, Layout, Wishes
 from a2mamba.recipes.classification import ModelConfig
+from a2mamba.recipes.image_sizes import middle_short_side
 from a2mamba.recipes.own_data import finetune
-from a2mamba.recipes.pictures import middle_short_side
 
 _TRAIN = ("train", "training")
 _VAL = ("val", "valid", "validation", "test")
@@ -37,16 +37,16 @@ def is_classification(root: Path) -> bool:
 
 
 _OTHER = ("annotations", "images", "labels", "masks", "leftImg8bit", "gtFine")
-"""Folders that say that the pictures have labels beside them, instead of a class each."""
+"""Folders that say that the images have labels beside them, instead of a class each."""
 
 
 def choose_classification(root: Path, wishes: Wishes, device: str) -> Choice:
-    """A backbone fine-tuned on class folders, its length by the number of pictures."""
+    """A backbone fine-tuned on class folders, its length by the number of images."""
     train, val = _split(root, _TRAIN), _split(root, _VAL)
     tree = scan_classes(root / train if train is not None else root)
     count, classes = len(tree.samples), len(tree.classes)
     where = f"{train}/" if train is not None else "the folder itself"
-    reasons = [f"class folders: {count:,} pictures of {classes} classes in {where}"]
+    reasons = [f"class folders: {count:,} images of {classes} classes in {where}"]
     if train is not None and val is not None:
         holdout = 0.0
         reasons.append(f"evaluation on {val}/")
@@ -56,7 +56,7 @@ def choose_classification(root: Path, wishes: Wishes, device: str) -> Choice:
     trained_on = round(count * (1 - holdout))
     short = middle_short_side([file for file, _ in tree.samples])
     size = min(max(short // _STRIDE, 1) * _STRIDE, 224)
-    reasons.append(f"pictures of {size} x {size}: the nearest that the pictures are large enough for, at most 224")
+    reasons.append(f"images of {size} x {size}: the nearest that the images are large enough for, at most 224")
     model = wishes.model
     if model is None:
         model = "a2mamba_nano" if device == "cpu" else "a2mamba_tiny"
@@ -88,7 +88,7 @@ def choose_classification(root: Path, wishes: Wishes, device: str) -> Choice:
         ema_decay=decay,
     )
     if run.data.hflip:
-        reasons.append("pictures are mirrored; set data.hflip=0 where a mirrored one means something else")
+        reasons.append("images are mirrored; set data.hflip=0 where a mirrored one means something else")
     return Choice("finetune", run, reasons)
 
 
@@ -96,16 +96,16 @@ _TARGET_STEPS = 3000
 _SCRATCH_RATE = 5.0  # random weights take a larger rate than good ones
 
 
-def _length(pictures: int) -> tuple[int, int]:
+def _length(images: int) -> tuple[int, int]:
     """Batch and epochs: at least some 20 steps an epoch where possible, about 3,000 steps in all.
 
     Raises:
-        ValueError: too few pictures for any batch.
+        ValueError: too few images for any batch.
     """
-    if pictures < 4:
-        raise ValueError(f"{pictures} training pictures are too few; add pictures")
-    batch = next((size for size in (128, 64, 32, 16, 8) if pictures >= 20 * size), 4)
-    return batch, min(max(round(_TARGET_STEPS / (pictures // batch)), 10), 100)
+    if images < 4:
+        raise ValueError(f"{images} training images are too few; add images")
+    batch = next((size for size in (128, 64, 32, 16, 8) if images >= 20 * size), 4)
+    return batch, min(max(round(_TARGET_STEPS / (images // batch)), 10), 100)
 
 
 def _ema_decay(steps: int) -> float:
@@ -126,7 +126,7 @@ def _data(
     return replace(
         data,
         image_size=size,
-        # Small pictures are shown whole: their borders hold more of what they show.
+        # Small images are shown whole: their borders hold more of what they show.
         crop_pct=1.0 if small else data.crop_pct,
         scale=(0.5, 1.0) if small else data.scale,
         batch_size=batch,
@@ -139,6 +139,6 @@ def _data(
 CLASS_FOLDERS = Layout(
     name="class folders",
     expected="<root>/{train,val}/<class>/<image> or <root>/<class>/<image>",
-    recognise=is_classification,
+    recognize=is_classification,
     choose=choose_classification,
 )

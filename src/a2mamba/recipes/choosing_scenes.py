@@ -1,4 +1,4 @@
-"""Choosing a recipe for pictures with class maps, and for pictures with objects: rows of `choosing.LAYOUTS`."""
+"""Choosing a recipe for images with class maps, and for images with objects: rows of `choosing.LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from a2mamba.data.check_coco import annotation_files
 from a2mamba.data.segmentation_files import expected_layout
 from a2mamba.recipes.choice import Choice, Layout, Wishes
 from a2mamba.recipes.detection import coco_1x
-from a2mamba.recipes.pictures import middle_short_side
+from a2mamba.recipes.image_sizes import middle_short_side
 from a2mamba.recipes.segmentation import DATASETS, segman_v2
 
-_SMALL = 5000  # pictures; published sets have more, and are trained by their protocols
-_VISITS = 60  # how often a small set's pictures are seen
+_SMALL = 5000  # images; published sets have more, and are trained by their protocols
+_VISITS = 60  # how often a small set's images are seen
 
 
 def _size(device: str, wishes: Wishes, prefix: str) -> tuple[str, str]:
@@ -41,15 +41,15 @@ def _start(run: Any, wishes: Wishes) -> tuple[Any, str]:
 
 
 def is_segmentation(root: Path, *, layout: str) -> bool:
-    """Whether a folder has pictures and label files where a layout keeps them."""
+    """Whether a folder has images and label files where a layout keeps them."""
     shape = SEGMENTATION_LAYOUTS[layout]
     return all((root / kind / shape.train_split).is_dir() for kind in (shape.images, shape.labels))
 
 
 def choose_segmentation(root: Path, wishes: Wishes, device: str, *, layout: str) -> Choice:
-    """SegMAN-V2 by the SegFormer protocol; small sets get smaller crops where their pictures are, and fewer steps."""
+    """SegMAN-V2 by the SegFormer protocol; small sets get smaller crops where their images are, and fewer steps."""
     pairs = scan_segmentation(root, layout, SEGMENTATION_LAYOUTS[layout].train_split).pairs
-    reasons = [f"layout {layout}: {len(pairs):,} training pictures with class maps"]
+    reasons = [f"layout {layout}: {len(pairs):,} training images with class maps"]
     size, why = _size(device, wishes, "segman_v2_")
     reasons.append(why)
     protocol = next((name for name in DATASETS if name == layout), DATASETS[0])
@@ -68,13 +68,13 @@ def choose_segmentation(root: Path, wishes: Wishes, device: str, *, layout: str)
         # The protocol's rate is for 160,000 steps; a short run takes a larger one.
         run = replace(run, schedule=schedule, optimizer=replace(run.optimizer, lr=3e-4), decoder_lr_scale=5.0)
         run = replace(run, test=replace(run.test, mode="whole", box=(4 * short, short)))
-        reasons.append(f"crops of {crop} x {crop}, {10 * interval:,} steps of {batch}: few and small pictures")
+        reasons.append(f"crops of {crop} x {crop}, {10 * interval:,} steps of {batch}: few and small images")
     elif wishes.epochs is not None:
-        raise ValueError(f"--epochs is for small data sets; set schedule.iterations for the {len(pairs):,} pictures")
+        raise ValueError(f"--epochs is for small data sets; set schedule.iterations for the {len(pairs):,} images")
     run, start = _start(replace(run, data=data), wishes)
     reasons.append(start)
     if data.hflip:
-        reasons.append("pictures are mirrored; set data.hflip=0 where a mirrored one means something else")
+        reasons.append("images are mirrored; set data.hflip=0 where a mirrored one means something else")
     return Choice(recipe, run, reasons)
 
 
@@ -84,15 +84,15 @@ def is_detection(root: Path) -> bool:
 
 
 def choose_detection(root: Path, wishes: Wishes, device: str) -> Choice:
-    """Mask R-CNN by the short schedule; small pictures are not enlarged."""
+    """Mask R-CNN by the short schedule; small images are not enlarged."""
     files = annotation_files(root)
     train, *others = files
     val = next((name for name in others if name.startswith("val")), others[0] if others else train)
     annotations = read_annotations(files[train], masks=True)
     count = len(annotations.image_ids)
-    reasons = [f"COCO annotations: {count:,} training pictures, {len(annotations.categories)} categories"]
+    reasons = [f"COCO annotations: {count:,} training images, {len(annotations.categories)} categories"]
     if val == train:
-        reasons.append("evaluated on the training pictures: there is no other annotation file")
+        reasons.append("evaluated on the training images: there is no other annotation file")
     size, why = _size(device, wishes, "mask_rcnn_a2mamba_")
     reasons.append(why)
     run = coco_1x("mask_rcnn", size)
@@ -115,14 +115,14 @@ def choose_detection(root: Path, wishes: Wishes, device: str) -> Choice:
         schedule = replace(run.schedule, epochs=epochs, milestones=steps, warmup_iterations=warmup)
         run = replace(run, schedule=schedule, optimizer=replace(run.optimizer, lr=2e-4))
         run = replace(run, detector=replace(run.detector, min_size=short, max_size=long))
-        reasons.append(f"short sides of {short} pixels, {epochs} epochs at batch {batch}: few and small pictures")
+        reasons.append(f"short sides of {short} pixels, {epochs} epochs at batch {batch}: few and small images")
     elif wishes.epochs is not None:
         ends = wishes.epochs * 2 // 3, wishes.epochs * 11 // 12
         run = replace(run, schedule=replace(run.schedule, epochs=wishes.epochs, milestones=ends))
     run, start = _start(replace(run, data=data), wishes)
     reasons.append(start)
     if data.hflip:
-        reasons.append("pictures are mirrored; set data.hflip=0 where a mirrored one means something else")
+        reasons.append("images are mirrored; set data.hflip=0 where a mirrored one means something else")
     return Choice(f"mask_rcnn_{size}_1x", run, reasons)
 
 
@@ -131,7 +131,7 @@ SCENES: tuple[Layout, ...] = (
         Layout(
             name=name,
             expected=expected_layout(name),
-            recognise=partial(is_segmentation, layout=name),
+            recognize=partial(is_segmentation, layout=name),
             choose=partial(choose_segmentation, layout=name),
         )
         for name in SEGMENTATION_LAYOUTS
@@ -139,7 +139,7 @@ SCENES: tuple[Layout, ...] = (
     Layout(
         name="COCO annotations",
         expected="<root>/annotations/instances_<split>.json and <root>/<split>/<image>",
-        recognise=is_detection,
+        recognize=is_detection,
         choose=choose_detection,
     ),
 )

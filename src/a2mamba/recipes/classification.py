@@ -24,7 +24,7 @@ from a2mamba.engine import (
 )
 from a2mamba.evaluation import ConfusionMatrix, TopK
 from a2mamba.recipes.batches import BatchPlan
-from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.dry_run import DataSize, plan_for_device
 from a2mamba.recipes.training import NetworkConfig, Parts, Prepared, TrainingRun, drawn_from
 from a2mamba.tasks import ClassificationTask
 
@@ -159,14 +159,14 @@ def random_batch(run: ClassificationRun, classes: int, size: int) -> Classificat
 
 
 def plan(run: ClassificationRun, parts: Parts[ClassificationTask, Pyramid], *, device: torch.device | str) -> BatchPlan:
-    """Share the total batch out as `plan_for_device`, in even parts where pictures are mixed in pairs."""
+    """Share the total batch out as `plan_for_device`, in even parts where images are mixed in pairs."""
     total = run.data.batch_size
     trial = ClassificationTask(parts.model, prepare=parts.task.prepare, mesa_ratio=run.mesa_ratio)
     trial.learn_from(parts.model)  # takes as much memory as the averaged model would
     planned = plan_for_device(run, replace(parts, task=trial), device=device, total=total)
     if planned.micro_batch % 2 and (run.data.mixup > 0 or run.data.cutmix > 0):
         raise ValueError(
-            f"mixup and cutmix need an even number of pictures in a forward pass, and data.batch_size={total} gives "
+            f"mixup and cutmix need an even number of images in a forward pass, and data.batch_size={total} gives "
             f"{planned.micro_batch}; change it or micro_batch, or set data.mixup=0 data.cutmix=0"
         )
     return planned

@@ -29,7 +29,7 @@ from a2mamba.engine import (
 from a2mamba.evaluation import CocoMetric
 from a2mamba.evaluation.coco import IouType
 from a2mamba.recipes.batches import BatchPlan
-from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.dry_run import DataSize, plan_for_device
 from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun, drawn_from
 from a2mamba.tasks import DetectionTask
 
@@ -116,7 +116,7 @@ def digit_objects(kind: str = "mask_rcnn", root: str = "demo/data") -> Detection
     Measured: Mask R-CNN, seed 42, twice: box AP50 78.8 and 76.8 %, mask AP50 73.3 and 69.9 % (box AP 51.2 and 48.9,
     mask AP 42.4 and 40.9), the averaged model after the last epoch, which is its best; eleven and a half minutes, the
     evaluations among them. Eight scenes are learnt by heart to box AP 98.7, by the cascade to 92.3
-    (`benchmarks/overfit.py`). The cascade by two processes, seed 42, norms not synchronised: box AP50 81.4 %, mask AP50
+    (`benchmarks/overfit.py`). The cascade by two processes, seed 42, norms not synchronized: box AP50 81.4 %, mask AP50
     75.7 % (box AP 55.9, mask AP 41.5) in 10 min 27 s from start to end; in twelve epochs 88.0 and 83.8 %.
     """
     name = f"{kind}_a2mamba_nano"
@@ -174,7 +174,7 @@ RECIPES: dict[str, Callable[[], DetectionRun]] = {
 
 
 def run_of_model(name: str) -> DetectionRun:
-    """Return a run that looks at pictures as a detector's own recipe does.
+    """Return a run that looks at images as a detector's own recipe does.
 
     Raises:
         ValueError: for an unknown name, naming the nearest.
@@ -184,7 +184,7 @@ def run_of_model(name: str) -> DetectionRun:
 
 
 def debug(run: DetectionRun) -> DetectionRun:
-    """Return the same run in its debug form: a test detector, small pictures, two epochs; seconds on two cores."""
+    """Return the same run in its debug form: a test detector, small images, two epochs; seconds on two cores."""
     kind = run.model.name.partition("_a2mamba_")[0]
     name = f"{kind}_a2mamba_test"
     return replace(
@@ -235,12 +235,12 @@ def build_model(run: DetectionRun, classes: Sequence[str]) -> Detector:
 def evaluate(
     model: nn.Module, loader: Iterable[DetectionBatch], metric: CocoMetric, *, device: torch.device | str
 ) -> Iterator[tuple[str, float]]:
-    """Yield the results of a metric over the pictures of ``eval_detection_loader``; the model is in eval mode.
+    """Yield the results of a metric over the images of ``eval_detection_loader``; the model is in eval mode.
 
-    Of several processes each looks at its own pictures, and all get the results of all.
+    Of several processes each looks at its own images, and all get the results of all.
 
     Raises:
-        ValueError: where a picture cannot be decoded, or does not fit its annotations.
+        ValueError: where an image cannot be decoded, or does not fit its annotations.
     """
     with torch.inference_mode():
         for batch in loader:
@@ -286,12 +286,12 @@ def data_size(run: DetectionRun) -> DataSize:
         samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
     except ValueError as error:
         samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]
-        notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed, as in COCO 2017: {error}")
+        notes.append(f"{samples:,} images and {len(classes)} classes are assumed, as in COCO 2017: {error}")
     return DataSize(classes, samples, max(1, samples // run.data.batch_size), notes)
 
 
 _COCO_IMAGES, _COCO_CLASSES = 117_266, 80
-_OBJECTS = 10  # in a picture of noise
+_OBJECTS = 10  # in an image of noise
 
 
 def build_parts(
@@ -319,7 +319,7 @@ def samples_on_cpu(run: DetectionRun) -> int:
 
 
 def random_batch(run: DetectionRun, classes: int, size: int) -> DetectionBatch:
-    """A training batch of noise, of the largest size that pictures have: for measuring memory and time without data."""
+    """A training batch of noise, of the largest size that images have: for measuring memory and time without data."""
     width = run.data.max_size
     height = min(max(run.data.min_sizes), width)
     corner = torch.rand(size, _OBJECTS, 2) * torch.tensor([width, height]) / 2

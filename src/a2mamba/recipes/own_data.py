@@ -1,4 +1,4 @@
-"""Recipes for the embedded digits and for one's own pictures."""
+"""Recipes for the embedded digits and for one's own images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def digits(root: str = "demo/data") -> ClassificationRun:
     Two threads on two cores that have other work too take many times as long: the operations are short.
     Expected: at least 97 % top-1 on the held-out fifth; `make demo` measures it and writes it to demo/report.json.
     Measured: seeds 42, 1, 2: 99.16, 99.16, 98.33 % (the best epoch, chosen on the same fifth), after the last epoch
-    98.89, 98.33, 97.77 %. One picture is 0.28 %; another order of the same sums moves a run by one or two.
+    98.89, 98.33, 97.77 %. One image is 0.28 %; another order of the same sums moves a run by one or two.
 
     The model is a2mamba_nano, unchanged; at 32 x 32 its maps are 8, 4, 2 and 1 positions a side, all smaller than its
     windows, so it is the small-map form of the attention that learns here.
@@ -52,7 +52,7 @@ def digits_full(root: str = "demo/data") -> ClassificationRun:
 
 
 def _digits(root: str, *, mixup: float = 0.0) -> ClassificationData:
-    """Digits stay digits: no mirroring, no large crops, no colours; and no parts of two of them side by side."""
+    """Digits stay digits: no mirroring, no large crops, no colors; and no parts of two of them side by side."""
     return ClassificationData(
         root=f"{root}/imagenet",
         image_size=32,
@@ -72,12 +72,12 @@ def _digits(root: str, *, mixup: float = 0.0) -> ClassificationData:
 
 
 def folder(root: str = "data") -> ClassificationRun:
-    """Train a2mamba_nano from random weights on one's own pictures: root/train/<class>/*, root/val/<class>/*.
+    """Train a2mamba_nano from random weights on one's own images: root/train/<class>/*, root/val/<class>/*.
 
     Source: the optimizer, augmentation and smoothing of the authors' recipe for nano, at batch 64 and for 50 epochs.
     Command: a2mamba train folder data.root=DIR [model.name=a2mamba_tiny]
     Hardware and time: any; `a2mamba train` shows the time that is left.
-    Expected: depends on the pictures; not measured by us. With few pictures `finetune` is the better recipe.
+    Expected: depends on the images; not measured by us. With few images `finetune` is the better recipe.
     """
     return ClassificationRun(
         model=ModelConfig(name="a2mamba_nano", drop_path_rate=0.05),
@@ -89,14 +89,14 @@ def folder(root: str = "data") -> ClassificationRun:
 
 
 def finetune(root: str = "data") -> ClassificationRun:
-    """Go on from ImageNet weights on one's own pictures: root/train/<class>/*, root/val/<class>/*.
+    """Go on from ImageNet weights on one's own images: root/train/<class>/*, root/val/<class>/*.
 
     Source: our own; a tenth of the rate of training from random weights, a short schedule, and the mild augmentation
-    that few pictures call for. The classifier is new, all other weights are the released ones.
+    that few images call for. The classifier is new, all other weights are the released ones.
     Command: a2mamba train finetune data.root=DIR [model.checkpoint=FILE] [model.name=a2mamba_nano]
     Hardware and time: any; `a2mamba train finetune --dry-run` measures it. `a2mamba fit DIR` fits batch and epochs to
-    the number of pictures.
-    Expected: depends on the pictures; not measured by us.
+    the number of images.
+    Expected: depends on the images; not measured by us.
     """
     return ClassificationRun(
         model=ModelConfig(name="a2mamba_tiny", pretrained=True, drop_path_rate=0.1),

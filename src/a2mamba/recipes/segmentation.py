@@ -31,7 +31,7 @@ from a2mamba.engine import (
 )
 from a2mamba.evaluation import MeanIoU
 from a2mamba.recipes.batches import BatchPlan
-from a2mamba.recipes.rehearsal import DataSize, plan_for_device
+from a2mamba.recipes.dry_run import DataSize, plan_for_device
 from a2mamba.recipes.training import Parts, Prepared, SystemConfig, TrainingRun, drawn_from
 from a2mamba.segmentation import Segmenter, create_segmenter, list_segmenters
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
@@ -63,13 +63,13 @@ class SegmentationRun(TrainingRun):
     data: SegmentationData
     schedule: PolynomialScheduleConfig
     test: TestMode
-    """how pictures of the held-out split are looked at"""
+    """how images of the held-out split are looked at"""
     decoder_lr_scale: float = 1.0
     """factor of the learning rate of everything outside the backbone"""
     auxiliary_weight: float = 0.4
     """weight of the auxiliary head's loss; without effect for systems that have none"""
     average: Literal["all", "valid"] = "all"
-    """mean of the loss over all pixels, ignored ones in the denominator, or over the labelled ones"""
+    """mean of the loss over all pixels, ignored ones in the denominator, or over the labeled ones"""
     class_prior: bool = False
     """start the classifiers at the classes' shares of the training pixels instead of at zero, as the protocols do: for
     backbones that begin from little, and data of which one class has nearly everything"""
@@ -139,7 +139,7 @@ def segman(size: str, dataset: Dataset) -> SegmentationRun:
     """Train SegMAN, the predecessor, by SegFormer's protocol.
 
     Source: SegMAN's published configurations. Its decoder is 152 wide, not 144, for S on Cityscapes; L looks at whole
-    pictures of Cityscapes, the others slide. The drop path is 0 there (see `segman_v2`).
+    images of Cityscapes, the others slide. The drop path is 0 there (see `segman_v2`).
     Command: a2mamba train segman_tiny_ade20k data.root=DIR model.backbone_checkpoint=FILE
     Hardware and time: as `segman_v2`.
     Expected: the figures of its paper; not measured by us.
@@ -239,7 +239,7 @@ RECIPES: dict[str, Callable[[], SegmentationRun]] = {
 
 
 def run_of_model(name: str) -> SegmentationRun:
-    """Return a run that looks at pictures as a network's own recipe does: SegFormer's or Swin's way on ADE20K.
+    """Return a run that looks at images as a network's own recipe does: SegFormer's or Swin's way on ADE20K.
 
     Raises:
         ValueError: for an unknown name, naming the nearest.
@@ -302,16 +302,16 @@ def evaluate(
     *,
     device: torch.device | str,
 ) -> Iterator[tuple[str, float]]:
-    """Yield the results of a metric over the pictures of ``eval_segmentation_loader``; the model is in eval mode.
+    """Yield the results of a metric over the images of ``eval_segmentation_loader``; the model is in eval mode.
 
-    Of several processes each looks at its own pictures, and all get the results of all.
+    Of several processes each looks at its own images, and all get the results of all.
 
     Raises:
-        ValueError: where a picture cannot be decoded, or a label does not fit.
+        ValueError: where an image cannot be decoded, or a label does not fit.
     """
-    for picture in loader:
-        prediction = predict(model, picture.image, mode=run.test, mean=run.data.mean, std=run.data.std, device=device)
-        metric.update(prediction, picture.target)
+    for image in loader:
+        prediction = predict(model, image.image, mode=run.test, mean=run.data.mean, std=run.data.std, device=device)
+        metric.update(prediction, image.target)
     merge_metrics([metric])
     yield from metric.results()
 
@@ -355,12 +355,12 @@ def data_size(run: SegmentationRun) -> DataSize:
     except ValueError as error:
         samples, count = _PUBLISHED[run.data.layout]
         classes = [str(i) for i in range(run.data.num_classes or count)]
-        notes.append(f"{samples:,} pictures and {len(classes)} classes are assumed: {error}")
+        notes.append(f"{samples:,} images and {len(classes)} classes are assumed: {error}")
     return DataSize(classes, samples, run.schedule.interval, notes)
 
 
 _PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
-"""Training pictures and classes of the data sets, where a run is rehearsed without them."""
+"""Training images and classes of the data sets, where a run is rehearsed without them."""
 
 
 def build_parts(

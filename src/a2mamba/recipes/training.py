@@ -38,8 +38,8 @@ from a2mamba.engine import (
 )
 from a2mamba.engine.schedule import AnyScheduleConfig
 from a2mamba.files import replace_text
+from a2mamba.recipes.loggers import WandbLogger
 from a2mamba.recipes.overrides import to_json
-from a2mamba.recipes.tracking import WandbLogger
 
 Resume = Literal["never", "require", "auto"]
 """never: begin a new run; require: go on, and it is an error where there is nothing to; auto: go on, or begin"""
@@ -162,7 +162,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Parts(Generic[TaskT, ModelT]):
-    """What learns: made of a run and the class names alone, without its pictures."""
+    """What learns: made of a run and the class names alone, without its images."""
 
     task: TaskT
     model: ModelT
@@ -172,7 +172,7 @@ class Parts(Generic[TaskT, ModelT]):
 
 
 class Prepared(NamedTuple):
-    """A run with its pictures: what `fit` joins to the engine.
+    """A run with its images: what `fit` joins to the engine.
 
     Args:
         parts: task, model and optimizer.

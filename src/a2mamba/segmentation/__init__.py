@@ -1,6 +1,6 @@
 """Semantic segmentation: SegMAN-V2, SegMAN and UperNet, their loss, and their test modes."""
 
-from a2mamba.segmentation.create import create_segmenter, list_segmenters, upernet
+from a2mamba.segmentation.factory import create_segmenter, list_segmenters, upernet
 from a2mamba.segmentation.fusion import fuse_segmenter
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
 from a2mamba.segmentation.losses import IGNORE_INDEX, pixel_cross_entropy

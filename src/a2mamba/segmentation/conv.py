@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class ConvNormReLU(nn.Module):
     """Convolution without bias -> BatchNorm -> ReLU.
 
-    The norm is nn.BatchNorm2d; ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes it the synchronised one of the papers'
+    The norm is nn.BatchNorm2d; ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes it the synchronized one of the papers'
     runs in several processes.
 
     Args:

@@ -2,7 +2,7 @@
 
 What a mode does to an image of h x w, once for every scale, and again for its mirror image with ``flip``:
 
-    resize into the box -> round both sides up to a multiple -> normalise -> network, whole or in windows -> logits
+    resize into the box -> round both sides up to a multiple -> normalize -> network, whole or in windows -> logits
     logits -> bilinear to the size of the network's input -> bilinear to h x w -> softmax -> mean of passes -> argmax
 
 The last line is computed in strips of rows: what is kept of a pass is its logits at the decoder's stride, or the
@@ -298,12 +298,12 @@ def window_starts(side: int, crop: int, stride: int) -> list[int]:
 
 
 def _inputs(image: Tensor, mode: TestMode, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
-    """Yield the image at every scale, resized and normalised: float32 (1, 3, H, W)."""
+    """Yield the image at every scale, resized and normalized: float32 (1, 3, H, W)."""
     for scale in mode.scales:
         resized = image
         for size in mode._resizes(image.shape[1], image.shape[2], scale):
             resized = resize_image(resized, size)
-        yield _normalise(resized, mean, std)
+        yield _normalize(resized, mean, std)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -314,7 +314,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return transforms.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=False)
 
 
-def _normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def _normalize(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     shift, scale = (torch.tensor(v, device=image.device, dtype=torch.float32)[:, None, None] * 255 for v in (mean, std))
     return ((image.float() - shift) / scale)[None]
 

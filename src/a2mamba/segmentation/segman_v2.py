@@ -44,7 +44,7 @@ class SegMANV2Config:
     """L, the paper's C_l: channels that stage 1 is projected to"""
     mlp_ratio: float
     """of the feed-forward network after the mixer, whose channels are 3 C"""
-    head_width: int = 32
+    head_dim: int = 32
     """channels of an attention head; 3 C is a multiple of it, it is a multiple of 4"""
     projection_norm: bool = False
     """norm and ReLU after the projections of stages 2 to 4; SegMAN's decoder has a bias there instead"""
@@ -115,7 +115,7 @@ class GlobalMASS(nn.Module):
         """Mix tokens.
 
         Args:
-            x: (B, C, H, W), normalised.
+            x: (B, C, H, W), normalized.
             rope: rotations of the map, (H, W, C / G / 2, 2); read with ``rotary`` only.
 
         Returns:
@@ -157,18 +157,18 @@ class MMRefine(nn.Module):
     def __init__(self, config: SegMANV2Config) -> None:
         super().__init__()
         width, mixed = config.width, 3 * config.width
-        if mixed % config.head_width or config.head_width % 4:
+        if mixed % config.head_dim or config.head_dim % 4:
             raise ValueError(
-                f"width {width}: 3 * width must be a multiple of head_width {config.head_width}, and that one of 4"
+                f"width {width}: 3 * width must be a multiple of head_dim {config.head_dim}, and that one of 4"
             )
-        self.head_width = config.head_width
+        self.head_dim = config.head_dim
         self.fold_conv = ConvNormReLU(4 * width, width, 3, stride=2)
         self.conv1 = ConvNormReLU(width, width, 3, stride=2)
         self.conv2 = ConvNormReLU(width, width, 3, stride=2)
         self.conv_fold = ConvNormReLU(4 * width, width)
         mixer = GlobalMASS(
             mixed,
-            mixed // config.head_width,
+            mixed // config.head_dim,
             rotary=config.rotary,
             pair_bias_tokens=config.pair_bias_tokens,
             state_attention=config.state_attention,
@@ -190,9 +190,7 @@ class MMRefine(nn.Module):
             self.conv_fold(pixel_unshuffle(halved, 2)),
         )
         x = torch.cat(scales, dim=1)
-        rope = rope_table(
-            x.shape[2], x.shape[3], self.head_width, x.device, torch.promote_types(x.dtype, torch.float32)
-        )
+        rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, torch.promote_types(x.dtype, torch.float32))
         x = self.block(x, rope)
         if self.reduce is not None:
             x = self.reduce(x)

@@ -59,7 +59,7 @@ class Segmenter(nn.Module):
         """Return class logits.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
             native_resolution: stop at each head's own stride instead of resizing to H x W. The loss resizes to the
                 labels anyway.
             all_heads: return a dictionary of what training has a loss for: "decode" and, where there is an auxiliary

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class LabelledImages(Protocol):
+class LabeledImages(Protocol):
     """What the task reads of a batch."""
 
     @property
     def images(self) -> Tensor:
-        """Images (B, C, H, W): float32 and normalised, or what ``prepare`` takes."""
+        """Images (B, C, H, W): float32 and normalized, or what ``prepare`` takes."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Position(Protocol):
 
 
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(images, class indices) -> (normalised images, class indices or probabilities (B, classes)), on the device"""
+"""(images, class indices) -> (normalized images, class indices or probabilities (B, classes)), on the device"""
 
 
 class ClassificationTask:
@@ -72,7 +72,7 @@ class ClassificationTask:
         """Take the averaged model, which stays in eval mode; a ratio above 0 needs one before the first loss."""
         self._average = average
 
-    def losses(self, batch: LabelledImages, progress: Position) -> dict[str, Tensor]:
+    def losses(self, batch: LabeledImages, progress: Position) -> dict[str, Tensor]:
         """Return {"cross_entropy": scalar}, and "mesa", times its ratio, once it has begun; means over the batch."""
         images, targets = batch.images, batch.targets
         if self.prepare is not None:
@@ -86,15 +86,15 @@ class ClassificationTask:
             losses["mesa"] = self.mesa_ratio * F.cross_entropy(logits, taught)
         return losses
 
-    def batch_size(self, batch: LabelledImages) -> int:
+    def batch_size(self, batch: LabeledImages) -> int:
         """Return the number of images."""
         return len(batch.targets)
 
-    def describe(self, batch: LabelledImages) -> list[str]:
+    def describe(self, batch: LabeledImages) -> list[str]:
         """Return the file names of the images."""
         return list(batch.paths)
 
 
 def class_scores(model: nn.Module, images: Tensor) -> Tensor:
-    """Return class probabilities (B, classes), float32, of normalised images (B, C, H, W)."""
+    """Return class probabilities (B, classes), float32, of normalized images (B, C, H, W)."""
     return torch.softmax(model(images).float(), dim=-1)

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 
-class LabelledObjects(Protocol):
+class LabeledObjects(Protocol):
     """What the task reads of a batch."""
 
     @property
@@ -36,15 +36,15 @@ class DetectionTask:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def losses(self, batch: LabelledObjects, progress: object) -> dict[str, Tensor]:
+    def losses(self, batch: LabeledObjects, progress: object) -> dict[str, Tensor]:
         """Return the detector's losses, each a mean as its protocol defines it; ``progress`` changes nothing."""
         losses: dict[str, Tensor] = self.model(batch.images, batch.targets)
         return losses
 
-    def batch_size(self, batch: LabelledObjects) -> int:
+    def batch_size(self, batch: LabeledObjects) -> int:
         """Return the number of images."""
         return len(batch.images)
 
-    def describe(self, batch: LabelledObjects) -> list[str]:
+    def describe(self, batch: LabeledObjects) -> list[str]:
         """Return the file names of the images."""
         return list(batch.paths)

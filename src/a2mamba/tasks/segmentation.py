@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from a2mamba.segmentation import pixel_cross_entropy
 
 
-class LabelledMaps(Protocol):
+class LabeledMaps(Protocol):
     """What the task reads of a batch."""
 
     @property
     def images(self) -> Tensor:
-        """Normalised images (B, 3, H, W), float32."""
+        """Normalized images (B, 3, H, W), float32."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class SegmentationTask:
         self.weights = dict(weights or {})
         self.average: Literal["all", "valid"] = average
 
-    def losses(self, batch: LabelledMaps, progress: object) -> dict[str, Tensor]:
+    def losses(self, batch: LabeledMaps, progress: object) -> dict[str, Tensor]:
         """Return {head: scalar}, each a mean over the batch's pixels times its weight; ``progress`` changes nothing."""
         heads: dict[str, Tensor] = self.model(batch.images, all_heads=True, native_resolution=True)
         return {
@@ -57,10 +57,10 @@ class SegmentationTask:
             for name, logits in heads.items()
         }
 
-    def batch_size(self, batch: LabelledMaps) -> int:
+    def batch_size(self, batch: LabeledMaps) -> int:
         """Return the number of images."""
         return len(batch.targets)
 
-    def describe(self, batch: LabelledMaps) -> list[str]:
+    def describe(self, batch: LabeledMaps) -> list[str]:
         """Return the file names of the images."""
         return list(batch.paths)

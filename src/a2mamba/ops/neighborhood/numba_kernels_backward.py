@@ -1,6 +1,6 @@
 """The gradient of neighborhood attention on CPUs, made of the forward's blocks (``numba_kernels.py``).
 
-One thread owns a whole image (one head of one picture), so that nothing needs to be added atomically and no sum depends
+One thread owns a whole image (one head of one image), so that nothing needs to be added atomically and no sum depends
 on the number of threads. For a strip and a tile it computes the weights P again, dP as the scores of gradients with
 values, and from both dS; dQ is the sum of keys with the weights dS.
 

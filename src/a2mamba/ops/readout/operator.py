@@ -101,7 +101,7 @@ def gated_norm(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Normalise over the channels, add, multiply, and normalise again: the end of every mixer (SPEC section 4).
+    """Normalize over the channels, add, multiply, and normalize again: the end of every mixer (SPEC section 4).
 
     Args:
         x: (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Class maps as pictures: in the colours of their classes, over the photograph, and side by side."""
+"""Class maps as images: in the colors of their classes, over the photograph, and side by side."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ _MARGIN, _LINE, _SWATCH = 8, 20, 12
 _INK = (28, 32, 38)
 
 
-def class_picture(classes: np.ndarray | Tensor, palette: Palette) -> Image.Image:
-    """A palette picture whose pixel values are the class indices; saved as PNG, it is a label file and looks like one.
+def class_map_image(classes: np.ndarray | Tensor, palette: Palette) -> Image.Image:
+    """A palette image whose pixel values are the class indices; saved as PNG, it is a label file and looks like one.
 
     Args:
         classes: (H, W), class indices and 255 (ignored, drawn black), on the CPU.
-        palette: a colour for each class.
+        palette: a color for each class.
 
     Returns:
         Mode "P".
 
     Raises:
-        ValueError: another shape, or a class that has no colour.
+        ValueError: another shape, or a class that has no color.
     """
-    picture = Image.fromarray(_checked(classes, palette))
-    picture.putpalette(_colors(palette).tobytes())
-    return picture
+    image = Image.fromarray(_checked(classes, palette))
+    image.putpalette(_colors(palette).tobytes())
+    return image
 
 
 def overlay(image: Image.Image, classes: np.ndarray | Tensor, palette: Palette, *, opacity: float = 0.5) -> Image.Image:
-    """A photograph with the colours of the classes over it; ignored pixels show the photograph alone.
+    """A photograph with the colors of the classes over it; ignored pixels show the photograph alone.
 
     Args:
         image: the photograph.
         classes: (H, W) of the same size, class indices and 255, on the CPU.
-        palette: a colour for each class.
-        opacity: of the colours, 0 to 1.
+        palette: a color for each class.
+        opacity: of the colors, 0 to 1.
 
     Returns:
         Mode "RGB".
 
     Raises:
-        ValueError: sizes that differ, a class that has no colour, or an opacity out of range.
+        ValueError: sizes that differ, a class that has no color, or an opacity out of range.
     """
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity={opacity}: expected 0 to 1")
@@ -57,26 +57,26 @@ def overlay(image: Image.Image, classes: np.ndarray | Tensor, palette: Palette, 
             f"classes are {indices.shape[1]} x {indices.shape[0]} pixels, the image {image.width} x {image.height}; "
             f"both must be equal"
         )
-    picture = image.convert("RGB")
+    blended = image.convert("RGB")
     cover = Image.fromarray(np.where(indices == IGNORE_LABEL, 0, round(255 * opacity)).astype(np.uint8))
-    picture.paste(Image.fromarray(_colors(palette)[indices]), mask=cover)
-    return picture
+    blended.paste(Image.fromarray(_colors(palette)[indices]), mask=cover)
+    return blended
 
 
-def picture_grid(
+def image_grid(
     rows: Sequence[Sequence[Image.Image]],
     *,
     headings: Sequence[str],
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
     cell: tuple[int, int] = (240, 320),
 ) -> Image.Image:
-    """Pictures in rows under headings, on white, each as large as its cell allows.
+    """Images in rows under headings, on white, each as large as its cell allows.
 
     Args:
-        rows: pictures of any size and mode, as many in each row as there are headings; image, truth and prediction,
+        rows: images of any size and mode, as many in each row as there are headings; image, truth and prediction,
             for instance.
         headings: of the columns.
-        legend: names and colours to show below; see `class_legend`.
+        legend: names and colors to show below; see `class_legend`.
         cell: height and width of a cell in pixels.
 
     Returns:
@@ -86,9 +86,7 @@ def picture_grid(
         ValueError: no rows, or a row of another length.
     """
     if not rows or any(len(row) != len(headings) for row in rows):
-        raise ValueError(
-            f"rows of {[len(row) for row in rows]} pictures: expected {len(headings)} in each, as headings"
-        )
+        raise ValueError(f"rows of {[len(row) for row in rows]} images: expected {len(headings)} in each, as headings")
     height, width = cell
     font = ImageFont.load_default(size=13)
     entry = _MARGIN * 2 + _SWATCH + int(max((font.getlength(name) for name, _ in legend), default=0))
@@ -101,9 +99,9 @@ def picture_grid(
     draw = ImageDraw.Draw(canvas)
     for column, heading in enumerate(headings):
         draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), heading, fill=_INK, font=font)
-    for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures):
-            fitted = _fit(picture, height, width)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            fitted = _fit(image, height, width)
             left = _MARGIN + column * (width + _MARGIN) + (width - fitted.width) // 2
             canvas.paste(fitted, (left, top + row * (height + _MARGIN) + (height - fitted.height) // 2))
     for number, (name, color) in enumerate(legend):
@@ -117,7 +115,7 @@ def picture_grid(
 def class_legend(
     maps: Sequence[np.ndarray | Tensor], classes: Sequence[str], palette: Palette
 ) -> list[tuple[str, tuple[int, int, int]]]:
-    """Names and colours of the classes that occur in any of some class maps, in the order of their indices."""
+    """Names and colors of the classes that occur in any of some class maps, in the order of their indices."""
     found = sorted({int(index) for single in maps for index in np.unique(np.asarray(single))} - {IGNORE_LABEL})
     return [(classes[index], palette[index]) for index in found]
 
@@ -128,7 +126,7 @@ def _checked(classes: np.ndarray | Tensor, palette: Palette) -> np.ndarray:
         raise ValueError(f"classes are {indices.dtype} {indices.shape}: expected integers (H, W)")
     wrong = indices[((indices < 0) | (indices >= len(palette))) & (indices != IGNORE_LABEL)]
     if wrong.size:
-        raise ValueError(f"class {int(wrong[0])} is out of range for a palette of {len(palette)} colours")
+        raise ValueError(f"class {int(wrong[0])} is out of range for a palette of {len(palette)} colors")
     return indices.astype(np.uint8)
 
 
@@ -137,8 +135,8 @@ def _colors(palette: Palette) -> np.ndarray:
     return np.array([*palette, *[_IGNORED] * (256 - len(palette))], dtype=np.uint8)
 
 
-def _fit(picture: Image.Image, height: int, width: int) -> Image.Image:
-    scale = min(height / picture.height, width / picture.width)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    # Pillow never blends the indices of a palette picture, whatever the method.
-    return picture.resize(size, Image.Resampling.BICUBIC).convert("RGB")
+def _fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    scale = min(height / image.height, width / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # Pillow never blends the indices of a palette image, whatever the method.
+    return image.resize(size, Image.Resampling.BICUBIC).convert("RGB")

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from a2mamba.data import CocoDataset, GalleryCase, detection_gallery, draw_objects, read_annotations
-from a2mamba.data.detection_pictures import object_color
-
-from .coco_helpers import content, write_coco
-from .helpers import error_line
+from a2mamba.data import CocoDataset, read_annotations
+from a2mamba.visualize import GalleryCase, detection_gallery, draw_objects
+from a2mamba.visualize.objects import object_color
+from data.coco_helpers import content, write_coco
+from data.helpers import error_line
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -34,12 +34,12 @@ def objects(*, masks: bool = False, scores: bool = False) -> dict[str, Tensor]:
     return found
 
 
-def grey() -> Image.Image:
+def gray() -> Image.Image:
     return Image.new("RGB", (120, 100), (128, 128, 128))
 
 
 def test_outlines_are_where_the_boxes_are() -> None:
-    drawn = np.asarray(draw_objects(grey(), objects(), names=NAMES)).astype(int)
+    drawn = np.asarray(draw_objects(gray(), objects(), names=NAMES)).astype(int)
     assert drawn.shape == (100, 120, 3)
     assert drawn[60, 10].tolist() == list(object_color(1))
     assert drawn[75, 60].tolist() == list(object_color(2))
@@ -49,8 +49,8 @@ def test_outlines_are_where_the_boxes_are() -> None:
 
 
 def test_masks_tint_their_pixels_alone() -> None:
-    plain = np.asarray(draw_objects(grey(), objects(), names=NAMES)).astype(int)
-    drawn = np.asarray(draw_objects(grey(), objects(masks=True), names=NAMES, opacity=0.5)).astype(int)
+    plain = np.asarray(draw_objects(gray(), objects(), names=NAMES)).astype(int)
+    drawn = np.asarray(draw_objects(gray(), objects(masks=True), names=NAMES, opacity=0.5)).astype(int)
     tinted = drawn[70, 30]
     assert np.abs(tinted - (np.array(object_color(1)) + 128) / 2).max() <= 1
     assert np.abs(drawn[75, 75] - (np.array(object_color(2)) + 128) / 2).max() <= 1, "0.5 is inside"
@@ -58,12 +58,12 @@ def test_masks_tint_their_pixels_alone() -> None:
 
 
 def test_scores_select_and_scale_enlarges() -> None:
-    drawn = np.asarray(draw_objects(grey(), objects(scores=True), names=NAMES, min_score=0.5, scale=2)).astype(int)
+    drawn = np.asarray(draw_objects(gray(), objects(scores=True), names=NAMES, min_score=0.5, scale=2)).astype(int)
     assert drawn.shape == (200, 240, 3)
     assert drawn[120, 20].tolist() == list(object_color(1))
     assert drawn[150, 120].tolist() == [128] * 3, "the second object has a low score"
     empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    assert np.asarray(draw_objects(grey(), empty, names=NAMES)).min() == 128
+    assert np.asarray(draw_objects(gray(), empty, names=NAMES)).min() == 128
 
 
 def test_boxes_out_of_order_and_outside_do_not_fail() -> None:
@@ -71,13 +71,13 @@ def test_boxes_out_of_order_and_outside_do_not_fail() -> None:
         "boxes": torch.tensor([[50.0, 50.0, 20.0, 30.0], [-30.0, -30.0, 300.0, 300.0], [118.0, 98.0, 119.0, 99.0]]),
         "labels": torch.tensor([1, 2, 3]),
     }
-    assert draw_objects(grey(), odd, names=NAMES).size == (120, 100)
+    assert draw_objects(gray(), odd, names=NAMES).size == (120, 100)
 
 
-def test_bad_pictures() -> None:
-    error_line(lambda: draw_objects(grey(), objects(), names=["cat"]), "label 2", "1")
+def test_bad_images() -> None:
+    error_line(lambda: draw_objects(gray(), objects(), names=["cat"]), "label 2", "1")
     wrong = {**objects(), "masks": torch.zeros(2, 10, 10)}
-    error_line(lambda: draw_objects(grey(), wrong, names=NAMES), "10 x 10", "120 x 100")
+    error_line(lambda: draw_objects(gray(), wrong, names=NAMES), "10 x 10", "120 x 100")
 
 
 def test_colors_differ() -> None:

@@ -94,13 +94,13 @@ def test_digits_are_stratified_and_every_one_is_in_one_split(demo: Path) -> None
         assert abs(val - everything[digit] / 5) <= 0.5
 
 
-def test_digit_pictures_are_the_digits_of_their_class(demo: Path) -> None:
-    """Averaged back to 8 x 8, a picture is nearest to a scikit-learn digit with its label."""
+def test_digit_images_are_the_digits_of_their_class(demo: Path) -> None:
+    """Averaged back to 8 x 8, an image is nearest to a scikit-learn digit with its label."""
     bunch = load_digits()
     for path in sorted((demo / "imagenet" / "val").rglob("*.png"))[::17]:
-        picture = pixels(path)
-        assert picture.shape == (32, 32)
-        small = picture.reshape(8, 4, 8, 4).mean(axis=(1, 3)) * 16 / 255
+        image = pixels(path)
+        assert image.shape == (32, 32)
+        small = image.reshape(8, 4, 8, 4).mean(axis=(1, 3)) * 16 / 255
         nearest = np.abs(bunch.images - small).sum(axis=(1, 2)).argmin()
         assert path.parent.name == f"digit_{bunch.target[nearest]}"
 
@@ -166,7 +166,7 @@ def test_class_maps_follow_ade20k(demo: Path) -> None:
 
 
 def test_ink_stands_out_from_the_ground_around_it(demo: Path) -> None:
-    """Label and picture agree: across a digit's edge the picture changes, across the same edge mirrored it does not."""
+    """Label and image agree: across a digit's edge the image changes, across the same edge mirrored it does not."""
     root = demo / "ADEChallengeData2016"
     right, wrong = [], []
     for annotation in sorted((root / "annotations" / "training").iterdir()):
@@ -222,11 +222,11 @@ def test_masks_and_class_map_of_a_scene_agree() -> None:
         expected = np.zeros_like(scene.classes)
         for instance in scene.instances:
             expected[instance.mask] = 2 + instance.label
-        labelled = scene.classes >= 2
-        # A later digit's faint edge makes an earlier digit's pixels unlabelled; otherwise the two are the same.
-        assert np.array_equal(scene.classes[labelled], expected[labelled])
+        labeled = scene.classes >= 2
+        # A later digit's faint edge makes an earlier digit's pixels unlabeled; otherwise the two are the same.
+        assert np.array_equal(scene.classes[labeled], expected[labeled])
         assert not (scene.classes[expected >= 2] == 1).any()
-        overlaps += int(((expected >= 2) & ~labelled).any())
+        overlaps += int(((expected >= 2) & ~labeled).any())
     assert overlaps > 0
 
 

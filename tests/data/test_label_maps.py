@@ -159,8 +159,8 @@ def test_bad_maps() -> None:
     error_line(lambda: class_labels(256), "expected")
 
 
-def grey_png(path: Path, pixels: np.ndarray, bits: int) -> Path:
-    """A grey PNG of a depth that Pillow does not write."""
+def gray_png(path: Path, pixels: np.ndarray, bits: int) -> Path:
+    """A gray PNG of a depth that Pillow does not write."""
     height, width = pixels.shape
     rows = b"".join(
         b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].reshape(-1)).tobytes() for row in pixels
@@ -179,14 +179,14 @@ def grey_png(path: Path, pixels: np.ndarray, bits: int) -> Path:
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_every_depth_holds_numbers(bits: int, tmp_path: Path) -> None:
     pixels = (np.arange(7 * 5) % 2**bits).astype(np.uint8).reshape(7, 5)
-    assert np.array_equal(read_labels(grey_png(tmp_path / "a.png", pixels, bits)), pixels)
+    assert np.array_equal(read_labels(gray_png(tmp_path / "a.png", pixels, bits)), pixels)
 
 
 def test_palettes_and_16_bits_are_numbers(tmp_path: Path) -> None:
     pixels = np.array([[0, 3, 255], [150, 1, 2]], dtype=np.uint8)
-    picture = Image.fromarray(pixels)
-    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    picture.save(tmp_path / "palette.png")
+    image = Image.fromarray(pixels)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    image.save(tmp_path / "palette.png")
     with Image.open(tmp_path / "palette.png") as saved:
         assert saved.mode == "P"
     Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "deep.png")
@@ -199,10 +199,10 @@ def test_palettes_and_16_bits_are_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colours_are_no_numbers(mode: str, tmp_path: Path) -> None:
-    file = tmp_path / "colour.png"
+def test_colors_are_no_numbers(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "color.png"
     Image.new(mode, (4, 4)).save(file)
-    message = error_line(lambda: read_labels(file), str(file), f"mode {mode}", "8-bit grey PNG")
+    message = error_line(lambda: read_labels(file), str(file), f"mode {mode}", "8-bit gray PNG")
     with pytest.raises(LabelFileError) as caught:
         read_labels(file)
     copy = pickle.loads(pickle.dumps(caught.value))  # as it comes from a loader's worker
@@ -224,7 +224,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     error_line(lambda: read_labels(file), str(file))
 
 
-def test_names_and_colours() -> None:
+def test_names_and_colors() -> None:
     for names, count in ((ADE20K_CLASSES, 150), (CITYSCAPES_CLASSES, 19), (COCO_STUFF_CLASSES, 171)):
         assert len(set(names)) == len(names) == count
         assert all(name == name.strip() and name for name in names)

@@ -238,7 +238,7 @@ def test_batch_larger_than_the_data(tiny: Path) -> None:
 
 
 def steps(loaders: list[Any], passes: int) -> list[set[str]]:
-    """The pictures of each optimizer step: `passes` batches of every process."""
+    """The images of each optimizer step: `passes` batches of every process."""
     paths = [[batch.paths for batch in loader] for loader in loaders]
     assert len({len(batches) for batches in paths}) == 1
     return [
@@ -247,7 +247,7 @@ def steps(loaders: list[Any], passes: int) -> list[set[str]]:
     ]
 
 
-def test_a_step_is_the_same_pictures_however_it_is_shared_out(tiny: Path) -> None:
+def test_a_step_is_the_same_images_however_it_is_shared_out(tiny: Path) -> None:
     """Two steps of four; the last two of the ten make no whole step, on any number of processes."""
     data = settings(tiny, batch_size=4)
     whole = steps([train_loader(data, seed=1)], 1)
@@ -260,7 +260,7 @@ def test_a_step_is_the_same_pictures_however_it_is_shared_out(tiny: Path) -> Non
         assert steps(loaders, passes) == whole
 
 
-def test_held_out_pictures(tmp_path: Path) -> None:
+def test_held_out_images(tmp_path: Path) -> None:
     """A share of each class, the same each time, that training does not see."""
     for label, count in (("cat", 10), ("dog", 3), ("owl", 2)):
         for number in range(count):
@@ -278,7 +278,7 @@ def test_held_out_pictures(tmp_path: Path) -> None:
     (batch, *_) = eval_loader(data)
     assert batch.images.dtype == torch.float32
     write_image(tmp_path / "emu" / "0.png")
-    error_line(lambda: eval_loader(data), "'emu'", "one picture")
+    error_line(lambda: eval_loader(data), "'emu'", "one image")
 
 
 def test_squashed_evaluation_shows_everything(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_squashed_evaluation_shows_everything(tmp_path: Path) -> None:
     assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_eval_transform_is_resize_crop_normalise(tmp_path: Path) -> None:
+def test_eval_transform_is_resize_crop_normalize(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     data = settings(tmp_path, image_size=45, crop_pct=0.9)
     short = math.floor(45 / 0.9)
@@ -304,7 +304,7 @@ def test_eval_transform_is_resize_crop_normalise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 5), (300, 200)])
-def test_any_picture_size(size: tuple[int, int], tmp_path: Path) -> None:
+def test_any_image_size(size: tuple[int, int], tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", size=size)
     data = settings(tmp_path, image_size=32)
     assert load_image(path, data).shape == (3, 32, 32)
@@ -326,7 +326,7 @@ def test_channels(in_chans: int, tiny: Path) -> None:
 
 
 def test_plain_training_transform_is_only_the_crop(tmp_path: Path) -> None:
-    """With everything off and a crop of the whole picture, training and evaluation see the same pixels."""
+    """With everything off and a crop of the whole image, training and evaluation see the same pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     whole: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "crop_pct": 1.0}
     off = settings(tmp_path, hflip=0.0, auto_augment=None, color_jitter=0.0, **whole)

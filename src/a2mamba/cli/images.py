@@ -1,4 +1,4 @@
-"""Pictures of predictions."""
+"""Images of predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from a2mamba.recipes.segmentation import SegmentationRun
 
 GRID_ROWS = 8
-"""Pictures in a grid of segmentation results, and cases in a gallery of detections."""
+"""Images in a grid of segmentation results, and cases in a gallery of detections."""
 
 SIDE = 256
 PANEL = 300
@@ -31,22 +31,22 @@ INK, PALE, ACCENT = (28, 32, 38), (226, 230, 235), (38, 110, 190)
 
 
 def annotate(prediction: dict[str, Any], target: Path) -> None:
-    """Write a PNG with the picture on the left and a bar for each of its likeliest classes on the right.
+    """Write a PNG with the image on the left and a bar for each of its likeliest classes on the right.
 
     Args:
         prediction: {"image": file, "top": [{"class": name, "probability": 0 to 1}, ...]}.
         target: file to write; its folder is made.
     """
     with Image.open(prediction["image"]) as file:
-        picture = file.convert("RGB")
-    scale = min(SIDE / picture.width, SIDE / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
+        image = file.convert("RGB")
+    scale = min(SIDE / image.width, SIDE / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
 
     top = prediction["top"]
     height = max(SIDE, ROW * len(top)) + 2 * MARGIN
     canvas = Image.new("RGB", (SIDE + PANEL + 3 * MARGIN, height), "white")
-    canvas.paste(picture, (MARGIN + (SIDE - size[0]) // 2, (height - size[1]) // 2))
+    canvas.paste(image, (MARGIN + (SIDE - size[0]) // 2, (height - size[1]) // 2))
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=15)
     left = SIDE + 2 * MARGIN
@@ -64,9 +64,9 @@ def annotate(prediction: dict[str, Any], target: Path) -> None:
     write_png(canvas, target)
 
 
-def write_png(picture: Image.Image, target: Path) -> None:
+def write_png(image: Image.Image, target: Path) -> None:
     """Write a PNG completely or not at all; its folder is made."""
-    replace_file(target, partial(picture.save, format="PNG"))
+    replace_file(target, partial(image.save, format="PNG"))
 
 
 def write_segmentation_grid(
@@ -78,15 +78,16 @@ def write_segmentation_grid(
     *,
     device: str,
 ) -> Path:
-    """Write segmentation.png: image, truth and prediction of pictures from all over the evaluation split.
+    """Write segmentation.png: image, truth and prediction of images from all over the evaluation split.
 
     Returns:
         the file.
     """
     from torchvision.transforms.functional import to_pil_image
 
-    from a2mamba.data import class_legend, class_picture, overlay, picture_grid, segmentation_palette
+    from a2mamba.data import segmentation_palette
     from a2mamba.segmentation.inference import predict
+    from a2mamba.visualize import class_legend, class_map_image, image_grid, overlay
 
     palette = segmentation_palette(config.data.layout, len(classes))
     chosen = range(0, len(loader), max(1, len(loader) // GRID_ROWS))[:GRID_ROWS]
@@ -98,24 +99,24 @@ def write_segmentation_grid(
             model, sample.image, mode=config.test, mean=config.data.mean, std=config.data.std, device=device
         )
         image = to_pil_image(sample.image)
-        rows.append([image, class_picture(sample.target, palette), class_picture(prediction, palette)])
+        rows.append([image, class_map_image(sample.target, palette), class_map_image(prediction, palette)])
         rows[-1].append(overlay(image, prediction, palette))
         maps += [sample.target, prediction]
-    grid = picture_grid(
+    grid = image_grid(
         rows, headings=("image", "truth", "prediction", "overlay"), legend=class_legend(maps, classes, palette)
     )
     write_png(grid, folder / "segmentation.png")
     return folder / "segmentation.png"
 
 
-def write_detection_pictures(config: DetectionRun, metric: CocoMetric, folder: Path) -> Path:
+def write_object_images(config: DetectionRun, metric: CocoMetric, folder: Path) -> Path:
     """Write worst.png, typical.png (truth beside prediction) and the precision-recall plots of an evaluation.
 
     Returns:
         the folder.
     """
-    from a2mamba.data import CocoDataset, GalleryCase, detection_gallery, read_annotations
-    from a2mamba.evaluation import precision_recall_plot
+    from a2mamba.data import CocoDataset, read_annotations
+    from a2mamba.visualize import GalleryCase, detection_gallery, precision_recall_plot
 
     images, file = config.data.val_paths()
     dataset = CocoDataset(images, read_annotations(file, masks=config.data.masks))

@@ -41,11 +41,11 @@ def test_demo_scenes(demo: Path) -> None:
     assert {name: split.images for name, split in report.splits.items()} == {"training": 24, "validation": 12}
     seen = report.splits["training"].classes
     assert len(seen) == 11
-    assert next(iter(seen.values())) == 24  # the background is in every picture
+    assert next(iter(seen.values())) == 24  # the background is in every image
     counts = [0] * 11
     for file in (root / "annotations" / "training").iterdir():
-        with Image.open(file) as picture:
-            for value in set(np.asarray(picture).ravel().tolist()) - {0}:
+        with Image.open(file) as image:
+            for value in set(np.asarray(image).ravel().tolist()) - {0}:
                 counts[value - 1] += 1
     assert [*seen.values()] == counts
     assert calls == [(24, 24, "training"), (12, 12, "validation")]
@@ -66,7 +66,7 @@ def test_every_kind_of_problem_is_named(own: Path) -> None:
     write_labels(masks / "train" / "1.png", 0, 1, size=(6, 8))
     for number in (3, 4, 5):
         write_image(images / "train" / f"{number}.png", seed=20 + number, size=SIZE)
-    write_image(masks / "train" / "3.png", size=SIZE)  # colours
+    write_image(masks / "train" / "3.png", size=SIZE)  # colors
     (masks / "train" / "4.png").write_bytes(b"")
     (images / "train" / "6.png").write_text("no image")
     write_labels(masks / "train" / "6.png", 0)
@@ -90,7 +90,7 @@ def test_every_kind_of_problem_is_named(own: Path) -> None:
     assert "train: 3 label files that do not fit" in problems
     assert f"{masks / 'train' / '0.png'} (label 7 is out of range)" in problems
     assert f"{masks / 'train' / '1.png'} (8 x 6 pixels, its image 9 x 6)" in problems
-    assert "colours (mode RGB)" in problems
+    assert "colors (mode RGB)" in problems
     assert "val: 1 of 3 classes are never seen: stem" in problems
     assert "1 images lie in more than one split" in problems
     assert report.duplicates == [[str(images / "train" / "0.png"), str(images / "val" / "leak.png")]]

@@ -1,4 +1,4 @@
-"""Maps in pieces: the same results, and only where nobody notices."""
+"""Maps in chunks: the same results, and only where nobody notices."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import a2mamba
 from a2mamba.backbone import pyramid
-from a2mamba.layers import ConvFFN, ffn, keep_memory, pieces
-from a2mamba.layers.pieces import may_split, over_images, over_rows, spans
+from a2mamba.layers import ConvFFN, chunking, ffn, keep_memory
+from a2mamba.layers.chunking import may_split, over_images, over_rows, spans
 from a2mamba.ops.dispatch import unwatched
 from support import relative_error
 
@@ -24,10 +24,10 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a few rows or one image."""
-    monkeypatch.setattr(ffn, "PIECE", 600)
-    monkeypatch.setattr(pyramid, "PIECE", 5000)
+    monkeypatch.setattr(ffn, "MAX_CHUNK_ELEMENTS", 600)
+    monkeypatch.setattr(pyramid, "MAX_CHUNK_ELEMENTS", 5000)
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, 1), (7, 3), (8, 3), (9, 3), (10, 100), (5, 0), (0, 4)])
@@ -56,7 +56,7 @@ def test_rows_with_their_margins(most: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(4, 5), (30, 9)])
-def test_feed_forward_in_pieces(size: tuple[int, int], small_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feed_forward_in_chunks(size: tuple[int, int], small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = ConvFFN(4, 8).double().eval()
     x = torch.randn(3, 4, *size, dtype=torch.float64)
     calls: list[tuple[int, ...]] = []
@@ -80,7 +80,7 @@ def network() -> nn.Module:
     return a2mamba.create_model("a2mamba_test").eval()
 
 
-def test_a_network_in_pieces(small_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_in_chunks(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(), torch.randn(3, 3, 64, 48)
     batches: list[int] = []
     blocks = pyramid.Stage._blocks
@@ -110,7 +110,7 @@ def test_without_gradients_everything_is_computed_otherwise_and_is_the_same(name
         assert relative_error(model(x), expected) < 1e-4
 
 
-def test_a_hook_sees_the_whole_batch(small_pieces: None) -> None:
+def test_a_hook_sees_the_whole_batch(small_chunks: None) -> None:
     model, x = network(), torch.randn(3, 3, 64, 48)
     seen: list[int] = []
     block = model.get_submodule("stages.0.blocks.0")
@@ -173,9 +173,9 @@ def test_who_watches() -> None:
 
 @pytest.fixture
 def fresh_memory() -> Iterator[None]:
-    pieces._give_back_once.cache_clear()
+    chunking._give_back_once.cache_clear()
     yield
-    pieces._give_back_once.cache_clear()
+    chunking._give_back_once.cache_clear()
 
 
 def test_a_large_block_is_given_back_once(fresh_memory: None) -> None:

@@ -19,7 +19,7 @@ MS: dict[str, Any] = {
 }
 
 
-def picture(height: int, width: int) -> Tensor:
+def pattern(height: int, width: int) -> Tensor:
     """Red grows to the right, green downwards; blue is noise."""
     red = torch.arange(width).expand(height, width)
     green = torch.arange(height)[:, None].expand(height, width)
@@ -50,7 +50,7 @@ def test_half_is_rounded_up() -> None:
 
 
 def test_resize_scales_each_axis_by_its_rounded_size() -> None:
-    view = resize(original_view(picture(37, 53), boxes((0, 0, 53, 37), (10, 5, 20, 30))), short=48, long=133)
+    view = resize(original_view(pattern(37, 53), boxes((0, 0, 53, 37), (10, 5, 20, 30))), short=48, long=133)
     assert tuple(view.image.shape) == (3, 48, 69)
     torch.testing.assert_close(
         view.boxes, boxes((0, 0, 69, 48), (10 * 69 / 53, 5 * 48 / 37, 20 * 69 / 53, 30 * 48 / 37))
@@ -59,7 +59,7 @@ def test_resize_scales_each_axis_by_its_rounded_size() -> None:
 
 
 def test_resize_is_bilinear_without_antialiasing() -> None:
-    image = picture(40, 60)
+    image = pattern(40, 60)
     view = resize(original_view(image, boxes()), short=25, long=1000)
     expected = functional.interpolate(image[None].float(), size=(25, 38), mode="bilinear", align_corners=False)[0]
     # torch's kernel for bytes rounds after each of its two passes.
@@ -67,7 +67,7 @@ def test_resize_is_bilinear_without_antialiasing() -> None:
 
 
 def test_flip_mirrors_boxes_and_pixels() -> None:
-    image = picture(8, 10)
+    image = pattern(8, 10)
     view = flip(original_view(image, boxes((1, 2, 4, 7))))
     assert view.boxes.tolist() == [[6, 2, 9, 7]]
     assert torch.equal(view.image[:, 2:7, 6:9], image[:, 2:7, 1:4].flip(-1))
@@ -79,7 +79,7 @@ def test_flip_mirrors_boxes_and_pixels() -> None:
 
 def test_crop_shifts_clips_and_removes() -> None:
     view = original_view(
-        picture(50, 60),
+        pattern(50, 60),
         boxes(
             (0, 0, 60, 50),  # larger than the crop
             (10, 5, 30, 25),  # equal to it
@@ -95,11 +95,11 @@ def test_crop_shifts_clips_and_removes() -> None:
     assert part.boxes.tolist() == [[0, 0, 20, 20], [0, 0, 20, 20], [19, 19, 20, 20], [2, 3, 4, 4]]
     assert torch.equal(part.image, view.image[:, 5:25, 10:30])
     again = crop(part, top=10, left=0, height=10, width=10)
-    assert again.kept.tolist() == [0, 1], "positions are those in the original picture"
+    assert again.kept.tolist() == [0, 1], "positions are those in the original image"
 
 
 def test_crop_without_objects_is_allowed() -> None:
-    part = crop(original_view(picture(50, 60), boxes((0, 0, 5, 5))), top=20, left=20, height=10, width=10)
+    part = crop(original_view(pattern(50, 60), boxes((0, 0, 5, 5))), top=20, left=20, height=10, width=10)
     assert part.boxes.shape == (0, 4)
     assert part.kept.shape == (0,)
 
@@ -110,7 +110,7 @@ def test_chosen_rows_and_columns_are_what_masks_become() -> None:
     for _ in range(30):
         height, width = (int(torch.randint(20, 90, ())) for _ in range(2))
         mask = torch.randint(2, (height, width)).float()
-        view = flip(original_view(picture(height, width), boxes()))
+        view = flip(original_view(pattern(height, width), boxes()))
         view = resize(view, short=50, long=100)
         bitmap = functional.interpolate(mask.flip(-1)[None, None], size=tuple(view.image.shape[1:]), mode="nearest")
         top, left = (int(torch.randint(side // 2, ())) for side in view.image.shape[1:])
@@ -124,7 +124,7 @@ def test_chosen_rows_and_columns_are_what_masks_become() -> None:
 def test_both_policies_with_all_their_sizes() -> None:
     torch.manual_seed(0)
     transform = MultiScale(**MS)
-    image, whole = picture(75, 100), boxes((0, 0, 100, 75))
+    image, whole = pattern(75, 100), boxes((0, 0, 100, 75))
     shorts, crops, flips = [], [], 0
     for _ in range(400):
         view = transform(image, whole)
@@ -160,25 +160,25 @@ def test_crop_sizes_are_drawn_from_their_range(monkeypatch: pytest.MonkeyPatch) 
     torch.manual_seed(0)
     transform = MultiScale(**{**MS, "crop_probability": 1.0, "crop_resize_sizes": (50,)})
     for _ in range(400):
-        transform(picture(75, 100), boxes())
+        transform(pattern(75, 100), boxes())
     heights, widths, tops, lefts = (set(values) for values in zip(*seen, strict=True))
-    assert heights == set(range(38, 51)), "the picture's height is less than the largest crop"
+    assert heights == set(range(38, 51)), "the image's height is less than the largest crop"
     assert widths == set(range(38, 61))
     assert {0, 12} <= tops
     assert {0} <= lefts
     assert max(lefts) > 20
 
 
-def test_a_picture_smaller_than_the_crop_stays_whole() -> None:
+def test_a_image_smaller_than_the_crop_stays_whole() -> None:
     transform = MultiScale(**{**MS, "crop_probability": 1.0, "crop_resize_sizes": (20,), "hflip": 0.0})
-    view = transform(picture(20, 20), boxes((0, 0, 20, 20)))
+    view = transform(pattern(20, 20), boxes((0, 0, 20, 20)))
     assert view.boxes.shape == (1, 4)
     assert view.boxes[0].tolist() == [0, 0, view.image.shape[2], view.image.shape[1]]
     assert (view.rows[0], view.rows[-1]) == (0, 19)
 
 
 def test_probabilities_of_zero_and_one() -> None:
-    image = picture(48, 64)
+    image = pattern(48, 64)
     still = MultiScale(**{**MS, "hflip": 0.0, "crop_probability": 0.0, "min_sizes": (48,)})(image, boxes((1, 2, 3, 4)))
     assert torch.equal(still.image, image)
     assert still.boxes.tolist() == [[1, 2, 3, 4]]

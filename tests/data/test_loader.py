@@ -1,4 +1,4 @@
-"""Undecodable samples in training: replaced by their neighbours, the same in every run, and put on a list."""
+"""Undecodable samples in training: replaced by their neighbors, the same in every run, and put on a list."""
 
 from __future__ import annotations
 

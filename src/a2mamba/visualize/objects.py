@@ -1,4 +1,4 @@
-"""Pictures of objects: boxes, masks and labels on a photograph, and a gallery of truth beside prediction."""
+"""Images of objects: boxes, masks and labels on a photograph, and a gallery of truth beside prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GalleryCase(NamedTuple):
 
 
 def object_color(label: int) -> tuple[int, int, int]:
-    """A strong colour for a label from 1 on; neighbouring labels get hues that are far apart."""
+    """A strong color for a label from 1 on; neighboring labels get hues that are far apart."""
     red, green, blue = colorsys.hsv_to_rgb((label * _GOLDEN) % 1, 0.85, 0.95 if label % 2 else 0.75)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -70,10 +70,10 @@ def draw_objects(
 
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
-    picture = image.convert("RGB").resize(size, method)
+    canvas = image.convert("RGB").resize(size, method)
     if "masks" in objects:
-        picture = _with_masks(picture, image, objects["masks"], labels, order, opacity)
-    draw = ImageDraw.Draw(picture)
+        canvas = _with_masks(canvas, image, objects["masks"], labels, order, opacity)
+    draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=12)
     line = 1 if max(size) < 400 else 2
     for place in order:
@@ -86,7 +86,7 @@ def draw_objects(
         if scores is not None:
             text += f" {float(scores[place]):.2f}"
         _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])), font)
-    return picture
+    return canvas
 
 
 def detection_gallery(
@@ -106,7 +106,7 @@ def detection_gallery(
         predict: COCO's image id -> the prediction, see `draw_objects`.
         min_score: predictions of lower scores are left out.
         columns: pairs beside each other.
-        panel: height and width that each picture is fitted into, in pixels.
+        panel: height and width that each image is fitted into, in pixels.
 
     Returns:
         Mode "RGB".
@@ -144,20 +144,20 @@ def detection_gallery(
 
 
 def _with_masks(
-    picture: Image.Image, image: Image.Image, masks: Tensor, labels: Tensor, order: Sequence[int], opacity: float
+    canvas: Image.Image, image: Image.Image, masks: Tensor, labels: Tensor, order: Sequence[int], opacity: float
 ) -> Image.Image:
-    """Each mask in its colour, with a firm outline so that neighbours of one class stay apart."""
+    """Each mask in its color, with a firm outline so that neighbors of one class stay apart."""
     masks = masks[:, 0] if masks.ndim == 4 else masks
     if tuple(masks.shape[1:]) != (image.height, image.width):
         raise ValueError(
             f"masks are {masks.shape[2]} x {masks.shape[1]} pixels, the image {image.width} x {image.height}; "
             f"both must be equal"
         )
-    pixels = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(canvas).astype(np.float32)
     for place in order:
         mask = masks[place].detach().cpu()
         solid = (mask >= 0.5) if mask.is_floating_point() else mask != 0
-        fitted = Image.fromarray(solid.numpy().astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+        fitted = Image.fromarray(solid.numpy().astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
         inside = np.pad(np.asarray(fitted) > 0, 1)
         core = inside[1:-1, 1:-1]
         outline = core & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
@@ -175,7 +175,7 @@ def _tag(
     color: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """A label above its box, or inside where there is no room above, and never beyond the picture's right edge."""
+    """A label above its box, or inside where there is no room above, and never beyond the image's right edge."""
     x0, y0 = box[:2].tolist()
     width, height = font.getlength(text) + 4, 15
     left = max(0.0, min(x0, size[0] - width))

@@ -1,4 +1,4 @@
-"""Large maps in pieces on CPUs: what is computed on the way then stays in the cache, and memory is used again.
+"""Large maps in chunks on CPUs: what is computed on the way then stays in the cache, and memory is used again.
 
 Where nothing is kept for a backward, a chain of operations over a large map can be computed for a few images or rows at
 a time. The results are those of the whole map; the maps in between are small. One pass over a map that outgrows the
@@ -36,7 +36,7 @@ def _give_back_once() -> None:
 
 
 def may_split(module: nn.Module, x: Tensor, channels: int, most: int) -> bool:
-    """Whether ``module`` is to be given ``x`` (B, C, H, W) in pieces.
+    """Whether ``module`` is to be given ``x`` (B, C, H, W) in chunks.
 
     That is where it makes a map of so many ``channels``, and of more than ``most`` numbers; and where it may be: on a
     CPU, in evaluation mode, without anybody noticing.
@@ -61,7 +61,7 @@ def unhooked(module: nn.Module) -> bool:
 
 
 def spans(size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of as few pieces of nearly one length, at most ``most``, as cover range(size)."""
+    """Yield (first, last) of as few chunks of nearly one length, at most ``most``, as cover range(size)."""
     count = -(-size // max(1, most))
     for i in range(count):
         yield size * i // count, size * (i + 1) // count
@@ -69,8 +69,8 @@ def spans(size: int, most: int) -> Iterator[tuple[int, int]]:
 
 def over_images(function: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
     """Return ``function(x)`` of a batch, at most ``most`` images at a time."""
-    pieces = [function(x[first:last]) for first, last in spans(len(x), most)]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    chunks = [function(x[first:last]) for first, last in spans(len(x), most)]
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
 def over_rows(function: Callable[[Tensor], Tensor], x: Tensor, most: int, margin: int) -> Tensor:
@@ -80,12 +80,12 @@ def over_rows(function: Callable[[Tensor], Tensor], x: Tensor, most: int, margin
         function: keeps the size of a map; a row of its result depends on ``margin`` rows above and below, with zeros
             outside the map.
         x: the maps.
-        most: rows of a piece, its margins not counted.
-        margin: rows computed beyond a piece, and dropped.
+        most: rows of a chunk, its margins not counted.
+        margin: rows computed beyond a chunk, and dropped.
     """
     height = x.shape[2]
-    pieces = []
+    chunks = []
     for first, last in spans(height, most):
         low, high = max(0, first - margin), min(height, last + margin)
-        pieces.append(function(x[:, :, low:high])[:, :, first - low : last - low])
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+        chunks.append(function(x[:, :, low:high])[:, :, first - low : last - low])
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)

@@ -88,7 +88,7 @@ def test_target_of_a_sample(coco: Path) -> None:
         assert bool(mask[y0:y1, x0:x1].all())
 
 
-def test_empty_picture_keeps_the_shapes(coco: Path) -> None:
+def test_empty_image_keeps_the_shapes(coco: Path) -> None:
     target = dataset_of(coco)[1].target
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,)
@@ -315,7 +315,7 @@ def test_error_survives_pickling() -> None:
     )
 
 
-def test_empty_and_tiny_pictures_are_left_out_of_training(coco: Path) -> None:
+def test_empty_and_tiny_images_are_left_out_of_training(coco: Path) -> None:
     assert dataset_of(coco, drop_empty=True).images.tolist() == [0, 2]
     assert dataset_of(coco, min_image_side=HEIGHT).images.tolist() == [0, 1, 2]
     error_line(lambda: dataset_of(coco, min_image_side=HEIGHT + 1), "41 pixels")
@@ -326,7 +326,7 @@ def test_empty_and_tiny_pictures_are_left_out_of_training(coco: Path) -> None:
     error_line(lambda: train_detection_loader(data_of(coco, batch_size=3), seed=0), "batch_size=3", "the 2 training")
 
 
-def test_crowds_alone_make_a_picture_empty(coco: Path) -> None:
+def test_crowds_alone_make_a_image_empty(coco: Path) -> None:
     def crowds(data: dict[str, Any]) -> None:
         for annotation in data["annotations"]:
             annotation["iscrowd"] = int(annotation["image_id"] == 1)
@@ -338,7 +338,7 @@ def test_crowds_alone_make_a_picture_empty(coco: Path) -> None:
     error_line(lambda: dataset_of(coco, drop_empty=True), "no image with objects", "5 crowd")
 
 
-def test_evaluation_visits_all_pictures_once_in_original_size(demo: Path) -> None:
+def test_evaluation_visits_all_images_once_in_original_size(demo: Path) -> None:
     data = DetectionData(root=str(demo / "coco"), workers=0, eval_batch_size=5)
     seen = []
     for rank in range(2):
@@ -406,7 +406,7 @@ def test_steps_are_the_same_for_any_number_of_processes_and_passes(demo: Path) -
 
 def test_batches_hold_one_shape_group(tmp_path: Path) -> None:
     data = content()
-    # Square pictures go with the high ones.
+    # Square images go with the high ones.
     data["images"] = [
         {"id": number, "file_name": f"{number}.png", "height": height, "width": 50}
         for number, height in enumerate([40, 60, 45, 70, 41, 80, 42, 50, 43, 49])

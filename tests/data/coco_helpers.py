@@ -13,7 +13,7 @@ CATEGORY_IDS = (3, 7, 90)
 
 
 def rectangle(x: int, y: int, w: int, h: int) -> dict[str, Any]:
-    """Uncompressed run lengths of a filled rectangle in a picture of HEIGHT x WIDTH."""
+    """Uncompressed run lengths of a filled rectangle in an image of HEIGHT x WIDTH."""
     counts = [x * HEIGHT + y]
     for _ in range(w - 1):
         counts += [h, HEIGHT - h]

@@ -34,7 +34,7 @@ class Group:
 
 
 class DataSize(NamedTuple):
-    """How much there is to train on; notes: what was assumed where the pictures are missing."""
+    """How much there is to train on; notes: what was assumed where the images are missing."""
 
     classes: Sequence[str]
     samples: int

@@ -1,4 +1,4 @@
-"""Pictures in tar files: the same samples, order and resuming as in folders."""
+"""Images in tar files: the same samples, order and resuming as in folders."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @pytest.fixture
 def folders(tiny: Path, tmp_path: Path) -> Path:
-    """The class folders of `tiny` in two shards a split: <class>/<picture>, with other files among them."""
+    """The class folders of `tiny` in two shards a split: <class>/<image>, with other files among them."""
     root = tmp_path / "tars"
     for split in ("train", "val"):
         (root / split).mkdir(parents=True)
         files = sorted((tiny / split).glob("*/*.png"))
         for number, part in enumerate((files[::2], files[1::2])):
             with tarfile.open(root / split / f"{number}.tar", "w") as archive:
-                add(archive, "README.txt", b"no picture")
+                add(archive, "README.txt", b"no image")
                 add(archive, ".cache/cat/9.png", b"hidden")
                 for file in part:
                     add(archive, f"./{file.parent.name}/{file.name}", file.read_bytes())
@@ -105,14 +105,14 @@ def test_resuming_and_workers_are_exact(source: Any, folders: Path, keyed: Path)
     assert len(paths) == len(set(paths)) == 9
 
 
-def test_names_say_where_a_picture_is(folders: Path) -> None:
+def test_names_say_where_a_image_is(folders: Path) -> None:
     dataset = open_split(settings(folders, source="tar"), "train")
     names = {dataset.path(i) for i in range(len(dataset))}
     assert f"{folders}/train/0.tar/./cat/0.png" in names
     assert len(names) == 10
 
 
-def test_a_damaged_picture_is_named(folders: Path) -> None:
+def test_a_damaged_image_is_named(folders: Path) -> None:
     shard = folders / "val" / "1.tar"
     whole = shard.read_bytes()
     start = whole.index(b"\x89PNG") + 60
@@ -176,7 +176,7 @@ def test_mistakes(folders: Path, keyed: Path, tmp_path: Path) -> None:
     error_line(lambda: opened(tmp_path / "bad", "tar"), "0.tar", "damaged", "unexpected end")
     with tarfile.open(bad / "0.tar", "w") as archive:
         add(archive, "cat/a.txt", b"x")
-    error_line(lambda: opened(tmp_path / "bad", "tar"), "0.tar", "holds no pictures")
+    error_line(lambda: opened(tmp_path / "bad", "tar"), "0.tar", "holds no images")
 
 
 # ------------------------------------------------------------------------------------------------------------ hub

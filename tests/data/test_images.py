@@ -95,7 +95,7 @@ def test_wider_pixels_are_refused(tmp_path: Path) -> None:
     error_line(lambda: decode_image(tmp_path / "float.tif"), "float.tif", "floating-point")
 
 
-def test_palette_with_transparency_gives_its_colours_without_a_warning(tmp_path: Path) -> None:
+def test_palette_with_transparency_gives_its_colors_without_a_warning(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), mode=None).convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.save(tmp_path / "palette.png", transparency=bytes([0, 128, 255]))

@@ -46,7 +46,7 @@ def write_labels(path: Path, values: np.ndarray) -> Path:
 
 
 def labels(*numbers: int) -> np.ndarray:
-    """Stripes of numbers, of a picture's size."""
+    """Stripes of numbers, of an image's size."""
     return np.repeat(np.array(numbers), -(-SIZE[1] // len(numbers)))[: SIZE[1]][None].repeat(SIZE[0], axis=0)
 
 
@@ -88,7 +88,7 @@ def coco_stuff(tmp_path: Path) -> Path:
 
 
 def test_demo_scenes(demo: Path) -> None:
-    """Values of the maps: 0 unlabelled, 1 background, 2 + d digit d."""
+    """Values of the maps: 0 unlabeled, 1 background, 2 + d digit d."""
     data = settings(demo / "ADEChallengeData2016")
     assert len(segmentation_classes(data)) == 11
     dataset = segmentation_folder(data, "validation")
@@ -149,7 +149,7 @@ def test_cityscapes(cityscapes: Path) -> None:
     dataset = segmentation_folder(data, "train")
     assert [Path(dataset.path(index)).parent.name for index in range(len(dataset))] == ["aachen", "bonn"]
     assert dataset[0].target.tolist() == labels(255, 0, 18, 255).tolist()
-    # A converted file is preferred, for the picture that has one.
+    # A converted file is preferred, for the image that has one.
     ids = cityscapes / "gtFine" / "train" / "bonn" / "bonn_000000_000019_gtFine_labelTrainIds.png"
     write_labels(ids, labels(4, 18, 255))
     dataset = segmentation_folder(data, "train")
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named_in_one_line(workers: int, own: Path) -> None
     write_labels(mask, labels(0, 1, 3))
     error_line(read, str(mask), "label 3 is out of range", "0 to 2 (3 classes)", "255")
     write_image(mask, size=SIZE)
-    error_line(read, str(mask), "colours", "RGB")
+    error_line(read, str(mask), "colors", "RGB")
     with pytest.raises(LabelFileError):
         read()
     mask.write_bytes(b"")
@@ -208,7 +208,7 @@ def test_pairs_that_miss_a_part(own: Path) -> None:
     extra.unlink()
     error_line(lambda: segmentation_folder(data, "train"), str(mask), "without an image")
     shutil.rmtree(mask.parent)
-    write_image(own / "images" / "train" / ".thumbnails" / "0.png", size=SIZE)  # hidden files are no pictures
+    write_image(own / "images" / "train" / ".thumbnails" / "0.png", size=SIZE)  # hidden files are no images
     write_image(own / "images" / "train" / "._0.jpg", size=SIZE)
     assert len(segmentation_folder(data, "train")) == 5
 
@@ -236,21 +236,21 @@ def test_number_of_classes(own: Path) -> None:
 
 
 def test_shares_of_the_classes(own: Path) -> None:
-    """Four stripes of seven columns: classes 0, 2, ignored, 1; one picture of five differs."""
+    """Four stripes of seven columns: classes 0, 2, ignored, 1; one image of five differs."""
     assert class_shares(settings(own, layout="folder")) == pytest.approx([1 / 3] * 3)
     write_labels(own / "masks" / "train" / "0.png", labels(2))
     assert class_shares(settings(own, layout="folder")) == pytest.approx(
         [4 * 7 / (4 * 21 + 28), 4 * 7 / (4 * 21 + 28), (4 * 7 + 28) / (4 * 21 + 28)]
     )
-    # Every third picture: 0 and 3.
-    assert class_shares(settings(own, layout="folder"), pictures=2) == pytest.approx([1 / 7, 1 / 7, 5 / 7])
+    # Every third image: 0 and 3.
+    assert class_shares(settings(own, layout="folder"), images=2) == pytest.approx([1 / 7, 1 / 7, 5 / 7])
     # Labels that cannot be read are left out.
-    (own / "masks" / "train" / "0.png").write_text("no picture")
+    (own / "masks" / "train" / "0.png").write_text("no image")
     write_labels(own / "masks" / "train" / "1.png", labels(77))
     assert class_shares(settings(own, layout="folder")) == pytest.approx([1 / 3] * 3)
 
 
-def test_evaluation_sees_whole_pictures_once(demo: Path) -> None:
+def test_evaluation_sees_whole_images_once(demo: Path) -> None:
     data = settings(demo / "ADEChallengeData2016")
     alone = list(eval_segmentation_loader(data))
     assert [Path(item.path).name for item in alone] == [f"ADE_val_{number:08d}.jpg" for number in range(1, 13)]
@@ -317,7 +317,7 @@ def test_epochs_of_a_fixed_number_of_samples(own: Path) -> None:
 
 
 def test_labels_stay_with_their_pixels() -> None:
-    """A picture whose colour is its label: still so after resizing, cropping and flipping."""
+    """An image whose color is its label: still so after resizing, cropping and flipping."""
     blocks = np.random.default_rng(0).integers(0, 5, (6, 9)).astype(np.uint8)
     targets = torch.from_numpy(np.kron(blocks, np.ones((20, 20), dtype=np.uint8)))
     image = (targets * 50)[None].repeat(3, 1, 1)
@@ -329,9 +329,9 @@ def test_labels_stay_with_their_pixels() -> None:
             changed, found = transform(image, targets)
         assert (changed.shape, found.shape) == ((3, 100, 100), (100, 100))
         valid = found != 255
-        colour = changed[0] * 255 / 50
-        # Between two blocks the picture is blended and the label is not.
-        assert ((colour - found).abs() < 0.05)[valid].float().mean() > 0.85
+        color = changed[0] * 255 / 50
+        # Between two blocks the image is blended and the label is not.
+        assert ((color - found).abs() < 0.05)[valid].float().mean() > 0.85
         assert changed[:, ~valid].abs().sum() == 0
         padded += bool((~valid).any())
     assert 0 < padded < 20
@@ -348,9 +348,9 @@ def test_each_switch_acts() -> None:
     assert first.mean().abs() < 0.4
     mirrored = segmentation_train_transform(settings(Path("x"), **{**plain, "hflip": 1.0}, photometric=False))
     assert torch.equal(mirrored(image, targets)[0], first.flip(-1))
-    colourful = segmentation_train_transform(settings(Path("x"), **plain))
+    colorful = segmentation_train_transform(settings(Path("x"), **plain))
     with seeded(0):
-        results = [colourful(image, targets) for _ in range(8)]
+        results = [colorful(image, targets) for _ in range(8)]
     assert any(not torch.equal(changed, first) for changed, _ in results)
     assert all(torch.equal(found, targets) for _, found in results)
     assert pickle.loads(pickle.dumps(still))(image, targets)[0].equal(first)  # workers may be spawned

@@ -28,7 +28,7 @@ class DummyForward(nn.Module):
         self.masks = masks
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), normalised -> the outputs of all heads."""
+        """(B, 3, H, W), normalized -> the outputs of all heads."""
         levels = self.detector.levels(images)
         logits, deltas = self.detector.rpn.head(levels)
         outputs = [*logits, *deltas]

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def write_image(path: Path, *, seed: int = 0, size: tuple[int, int] = (24, 20)) -> Path:
-    """A picture of noise, of the given height and width; another seed is another picture."""
+    """An image of noise, of the given height and width; another seed is another image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

@@ -1,4 +1,4 @@
-"""What can be known of a folder's pictures without decoding them."""
+"""What can be known of a folder's images without decoding them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _READ = 64  # headers are cheap, and folders may hold a million files
 
 
 def middle_short_side(files: Sequence[str]) -> int:
-    """The median of the pictures' short sides in pixels, from the headers of some of them.
+    """The median of the images' short sides in pixels, from the headers of some of them.
 
     Raises:
-        ValueError: none of them is a picture.
+        ValueError: none of them is an image.
     """
     from PIL import Image
 
@@ -27,5 +27,5 @@ def middle_short_side(files: Sequence[str]) -> int:
         except (OSError, Image.DecompressionBombError):  # noqa: PERF203 - the loader will name it
             continue
     if not sides:
-        raise ValueError(f"none of {some(chosen)} is a picture; run: a2mamba data check")
+        raise ValueError(f"none of {some(chosen)} is an image; run: a2mamba data check")
     return int(median(sides))

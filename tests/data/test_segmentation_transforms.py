@@ -19,7 +19,7 @@ def noise(*shape: int, seed: int = 0, high: int = 256) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("picture", "box", "expected"),
+    ("image", "box", "expected"),
     [
         ((512, 683), (2048, 512), (512, 683)),  # ADE20K's usual size: nothing to do
         ((1024, 2048), (2048, 1024), (1024, 2048)),  # Cityscapes
@@ -31,8 +31,8 @@ def noise(*shape: int, seed: int = 0, high: int = 256) -> Tensor:
         ((1, 1000), (100, 100), (1, 100)),  # never to nothing
     ],
 )
-def test_box_size(picture: tuple[int, int], box: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert steps.box_size(*picture, box) == expected
+def test_box_size(image: tuple[int, int], box: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert steps.box_size(*image, box) == expected
 
 
 @pytest.mark.parametrize("size", [(61, 90), (19, 23), (37, 52)])
@@ -41,7 +41,7 @@ def test_resizing(size: tuple[int, int]) -> None:
     resized = steps.resize_image(image, size)
     expected = functional.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
     assert resized.dtype == torch.uint8
-    # No smoothing: an antialiased picture is far from this where it shrinks.
+    # No smoothing: an antialiased image is far from this where it shrinks.
     assert (resized.float() - expected).abs().max() <= 1
     rows = np.floor(np.arange(size[0]) * 37 / size[0]).astype(int)
     columns = np.floor(np.arange(size[1]) * 52 / size[1]).astype(int)
@@ -112,7 +112,7 @@ def test_crops_of_one_class_are_tried_ten_times(monkeypatch: pytest.MonkeyPatch)
         assert len(calls) == 22
 
 
-def test_crop_of_a_small_picture() -> None:
+def test_crop_of_a_small_image() -> None:
     image, labels = noise(3, 10, 30), noise(10, 30, high=4)
     cut, targets = steps.random_crop(image, labels, size=(16, 16), category_limit=0.75)
     assert cut.shape == (3, 10, 16)
@@ -132,7 +132,7 @@ def test_flip() -> None:
 
 def test_hsv_is_what_the_standard_library_says() -> None:
     image = noise(3, 40, 50)
-    image[:, 0] = torch.arange(50, dtype=torch.uint8)  # greys
+    image[:, 0] = torch.arange(50, dtype=torch.uint8)  # grays
     image[0, 1], image[1, 1], image[2, 1] = 255, 0, 0
     image[0, 2], image[1, 2], image[2, 2] = 9, 9, 3
     hue, saturation, value = steps.rgb_to_hsv(image)
@@ -149,7 +149,7 @@ def test_hsv_is_what_the_standard_library_says() -> None:
             expected = np.array(colorsys.hsv_to_rgb(*found)) * 255
             assert np.abs(back[:, row, column].numpy() - expected).max() <= 0.5 + 1e-3
     assert int(hue.max()) <= 179
-    assert torch.equal(back[:, 0], image[:, 0])  # greys stay as they are
+    assert torch.equal(back[:, 0], image[:, 0])  # grays stay as they are
 
 
 class Script:
@@ -246,10 +246,10 @@ def test_probabilities_of_distortion() -> None:
     assert same == pytest.approx(2000 / 16, abs=50)
 
 
-def test_normalising_and_padding() -> None:
+def test_normalizing_and_padding() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     image, labels = noise(3, 5, 7), noise(5, 7)
-    normal = steps.normalise(image, mean=mean, std=std)
+    normal = steps.normalize(image, mean=mean, std=std)
     expected = (image.numpy().transpose(1, 2, 0) - np.array([123.675, 116.28, 103.53])) / [58.395, 57.12, 57.375]
     assert normal.dtype == torch.float32
     assert np.allclose(normal.numpy(), expected.transpose(2, 0, 1), atol=1e-5)
