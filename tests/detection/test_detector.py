@@ -491,7 +491,7 @@ MASK = torch.zeros(1, 97, 64, dtype=torch.uint8)
         (None, "training needs one target for each of 2 images, got none"),
     ],
 )
-def test_targets_that_cannot_be_learnt_from(targets: Any, message: str) -> None:
+def test_targets_that_cannot_be_learned_from(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         convolutional().train()(scene()[0], targets)
     assert "\n" not in str(caught.value)
