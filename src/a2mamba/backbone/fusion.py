@@ -53,9 +53,10 @@ def fuse_for_inference(model: ModuleT) -> ModuleT:
     parts = [module for module in model.modules() if conv_norms(module) or isinstance(module, Foldable)]
     if not parts:
         raise ValueError(f"{type(model).__name__} contains no A2Mamba or SegMAN part, so there is nothing to fuse")
-    if any(module.training for module in model.modules()):
+    norms = [part.get_submodule(norm) for part in parts for _, norm in conv_norms(part)]
+    if any(module.training for module in (*parts, *norms)):
         raise ValueError("a model in training mode cannot be fused; call model.eval() first")
-    if any(isinstance(part.get_submodule(norm), nn.Identity) for part in parts for _, norm in conv_norms(part)):
+    if any(isinstance(norm, nn.Identity) for norm in norms):
         raise ValueError("this model was fused before; fuse the model that it was made from")
     fused = copy.deepcopy(model).requires_grad_(False)
     for module in list(fused.modules()):
