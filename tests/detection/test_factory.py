@@ -110,6 +110,9 @@ def test_the_dummy_forward_by_hand() -> None:
     assert boxes - none == 5 * box
     mask = 14 * 14 * (9 * 16 * 16 + 4 * 16 * 16) + 28 * 28 * 16 * 3
     assert masks - none == 5 * mask
+    alone = create_detector("mask_rcnn_a2mamba_test", num_classes=3, device="meta", masks=False)
+    assert flops(DummyForward(alone, boxes=5, masks=5), size) == boxes
+    assert parameters_by_module(alone)["mask_heads"] == 0
 
 
 def saved(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:

@@ -24,7 +24,6 @@ from a2mamba.segmentation import (
     SegMANV2Config,
     Segmenter,
     factory,
-    fuse_segmenter,
     segman_v2,
     upernet,
 )
@@ -244,22 +243,22 @@ def test_fused_networks_compute_the_same(name: str) -> None:
     randomize(model.decoder)
     with torch.no_grad():
         expected = model.eval()(images)
-        fused = fuse_segmenter(model)
+        fused = a2mamba.fuse_for_inference(model)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
         assert (fused(images) - expected).abs().max() < 1e-4 * expected.abs().max()
         assert torch.equal(model(images), expected), "the network itself is not changed"
     assert fused.auxiliary is None
     with pytest.raises(ValueError, match="fused before"):
-        fuse_segmenter(fused)
+        a2mamba.fuse_for_inference(fused)
     with pytest.raises(ValueError, match="training mode"):
-        fuse_segmenter(model.train())
+        a2mamba.fuse_for_inference(model.train())
 
 
 def test_networks_with_other_backbones_fuse_too() -> None:
     model = upernet(timm.create_model("resnet18", features_only=True), num_classes=4, width=16).eval()
     images, norms = torch.randn(1, 3, 64, 64), sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with torch.no_grad():
-        torch.testing.assert_close(fuse_segmenter(model)(images), model(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a2mamba.fuse_for_inference(model)(images), model(images), rtol=1e-4, atol=1e-5)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == norms, "the network itself is not changed"
 
 

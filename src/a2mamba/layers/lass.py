@@ -24,6 +24,9 @@ class LASS(nn.Module):
         device, dtype: of the parameters.
     """
 
+    # With global attention it has neither.
+    conv_norms = (("conv", "conv_norm"),)
+
     def __init__(
         self,
         channels: int,

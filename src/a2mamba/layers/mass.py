@@ -34,6 +34,8 @@ class MASS(nn.Module):
         device, dtype: of the parameters.
     """
 
+    conv_norms = (("gate", "gate_norm"),)
+
     def __init__(
         self,
         channels: int,
