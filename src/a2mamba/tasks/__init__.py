@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from a2mamba.tasks.batches import BatchPlan
@@ -56,6 +57,22 @@ def task_of_network(name: str) -> Task[Any, Any]:
     raise ValueError(f"unknown model {name!r}; {f'did you mean {nearest[0]!r}?' if nearest else 'see: a2mamba models'}")
 
 
+def refuse_options(
+    chosen: Iterable[str], task: Task[Any, Any], taken: Callable[[Task[Any, Any]], frozenset[str]]
+) -> None:
+    """Raise ValueError for an option that has no effect on a task, naming the tasks that it is for.
+
+    Args:
+        chosen: names of options.
+        task: which task they are to be used for.
+        taken: the options that a task takes.
+    """
+    for option in chosen:
+        if option not in taken(task):
+            owners = " and ".join(other.name for other in TASKS.values() if option in taken(other))
+            raise ValueError(f"the option {option} is for {owners}; this is {task.name}")
+
+
 __all__ = [
     "TASKS",
     "AnyRun",
@@ -87,6 +104,7 @@ __all__ = [
     "Task",
     "TrainingRun",
     "drawn_from",
+    "refuse_options",
     "task_of",
     "task_of_network",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +66,10 @@ class PredictionOptions:
         if self.min_score is not None and not 0 <= self.min_score <= 1:
             raise ValueError(f"min_score={self.min_score}: expected 0 to 1")
 
+    def chosen(self) -> list[str]:
+        """Return the names of the options that are set."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
 
 @dataclass(frozen=True, repr=False)
 class Prediction(ABC):
@@ -93,22 +97,26 @@ class Prediction(ABC):
     def drawings(self) -> dict[str, Image.Image]:
         """Return what `suffixes` lists, the one to look at last."""
 
-    def save(self, folder: Path | str) -> dict[str, Path]:
-        """Write the drawings as PNG files, each whole or not at all; return their paths by kind.
+    def drawing(self) -> Image.Image:
+        """Return the drawing to look at."""
+        *_, last = self.drawings().values()
+        return last
+
+    def save(self, folder: Path | str) -> dict[str, Any]:
+        """Write the drawings as PNG files, each whole or not at all; return `to_dict` with their names.
 
         Names begin with the image's place among those that were asked about, so that no two are equal.
         """
-        stem = f"{self.source.number:04d}-{Path(self.source.name).stem}"
-        files = {kind: Path(folder) / f"{stem}{suffix}.png" for kind, suffix in self.suffixes.items()}
+        entry = self.to_dict()
         for kind, drawing in self.drawings().items():
-            write_png(drawing, files[kind])
-        return files
+            entry[kind] = f"{self.source.number:04d}-{Path(self.source.name).stem}{self.suffixes[kind]}.png"
+            write_png(drawing, Path(folder) / entry[kind])
+        return entry
 
     def _repr_png_(self) -> bytes:
         """Let notebooks show the drawing."""
-        *_, drawing = self.drawings().values()
         buffer = io.BytesIO()
-        drawing.save(buffer, format="PNG")
+        self.drawing().save(buffer, format="PNG")
         return buffer.getvalue()
 
     def __repr__(self) -> str:

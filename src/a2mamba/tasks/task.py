@@ -70,6 +70,10 @@ class Task(ABC, Generic[RunT, ModelT]):
     """what `a2mamba eval` can be asked for, by the names of its options"""
     prediction_options: ClassVar[frozenset[str]]
     """the fields of `PredictionOptions` that have an effect"""
+    prediction_type: type[Prediction]
+    """what `predict` returns"""
+    released_classes: ClassVar[int] = 0
+    """classes of released weights, where there are any"""
     images_at_a_time: ClassVar[int]
     """images of one forward pass where the caller does not say how many"""
 
@@ -80,11 +84,15 @@ class Task(ABC, Generic[RunT, ModelT]):
         """Return the names of its networks."""
 
     @abstractmethod
-    def run_of_network(self, name: str) -> RunT:
+    def run_of_network(self, name: str, *, pretrained: bool = False) -> RunT:
         """Return a run that looks at images as a network's own recipe does: for weights that bring no run.
 
+        Args:
+            name: of the network.
+            pretrained: begin with its released weights, of `released_classes` classes.
+
         Raises:
-            ValueError: for an unknown name, naming the nearest.
+            ValueError: for an unknown name, naming the nearest; no weights of it are released.
         """
 
     @abstractmethod

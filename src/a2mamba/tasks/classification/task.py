@@ -39,21 +39,23 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
 
     name = "classification"
     run_type = ClassificationRun
+    prediction_type = ClassificationPrediction
     evaluation_options = frozenset({"confusion"})
     prediction_options = frozenset({"top"})
+    released_classes = 1000
     images_at_a_time = 16
 
     def networks(self) -> list[str]:
         """Return the names of the backbones."""
         return list_models()
 
-    def run_of_network(self, name: str) -> ClassificationRun:
+    def run_of_network(self, name: str, *, pretrained: bool = False) -> ClassificationRun:
         """Return a run that sees images as timm's record of a backbone says."""
         check_name(name)
         record = timm.get_pretrained_cfg(name)
         assert record is not None, "every backbone is registered"
         return ClassificationRun(
-            model=ModelConfig(name=name),
+            model=ModelConfig(name=name, pretrained=pretrained),
             data=ClassificationData(root="", crop_pct=record.crop_pct, interpolation=record.interpolation),
             optimizer=OptimizerConfig(lr=0.0),
             schedule=ScheduleConfig(epochs=1),

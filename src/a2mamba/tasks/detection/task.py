@@ -39,6 +39,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
 
     name = "detection"
     run_type = DetectionRun
+    prediction_type = DetectionPrediction
     evaluation_options = frozenset({"save_images", "results", "per_class"})
     prediction_options = frozenset({"min_score"})
     images_at_a_time = 1
@@ -47,8 +48,10 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the names of the detectors."""
         return list_detectors()
 
-    def run_of_network(self, name: str) -> DetectionRun:
+    def run_of_network(self, name: str, *, pretrained: bool = False) -> DetectionRun:
         """Return a run that sees images as the paper's protocol does."""
+        if pretrained:
+            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
         return DetectionRun(
             model=DetectorModelConfig(name=name),
             detector=detector_config(name),

@@ -42,6 +42,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
 
     name = "segmentation"
     run_type = SegmentationRun
+    prediction_type = SegmentationPrediction
     evaluation_options = frozenset({"confusion", "test_mode", "ms", "save_images", "per_class"})
     prediction_options = frozenset({"test_mode"})
     images_at_a_time = 1
@@ -50,8 +51,10 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         """Return the names of the segmentation networks."""
         return list_segmenters()
 
-    def run_of_network(self, name: str) -> SegmentationRun:
+    def run_of_network(self, name: str, *, pretrained: bool = False) -> SegmentationRun:
         """Return a run that sees images as SegFormer's or, for UperNet, Swin's protocol does on ADE20K."""
+        if pretrained:
+            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
         return SegmentationRun(
             model=SegmenterConfig(name=name),
             data=SegmentationData(root=""),
