@@ -455,8 +455,8 @@ class Pyramid(nn.Module):
 
         Args:
             original: False: A_log and D of every scan, as the authors mark them (docs/network.md, section 10). True:
-                what their optimizer really spared, which does not read those marks: every released tensor of one axis or
-                none. A_log, position biases and the weights of residual scales have more, and are decayed. Build
+                what their optimizer really spared, which does not read those marks: every released tensor of at most
+                one axis. A_log, position biases and the weights of residual scales have more, and are decayed. Build
                 parameter groups from this set alone then, without a rule for vectors.
         """
         names = {name for name, _ in self.named_parameters()}
