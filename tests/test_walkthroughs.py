@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from test_documents import fenced
 
 FOUND = sorted((Path(__file__).parents[1] / "docs").glob("extend_*.md"))

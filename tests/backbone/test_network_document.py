@@ -11,7 +11,7 @@ import pytest
 import a2mamba
 from a2mamba.analysis import parameters
 from a2mamba.backbone.facts import FACTS
-from a2mamba.backbone.registry import VARIANTS
+from a2mamba.backbone.registry import REGISTERED
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "network.md").read_text()
@@ -43,7 +43,7 @@ def test_every_backbone_has_its_row() -> None:
 @pytest.mark.parametrize("name", a2mamba.list_models())
 def test_the_table_is_what_is_built(name: str) -> None:
     """``tests/analysis/test_flops.py`` recounts the FLOPs of ``FACTS`` on the models themselves."""
-    row, variant = table()[name], asdict(VARIANTS[name])
+    row, variant = table()[name], asdict(REGISTERED[name])
     for column, field in COLUMNS.items():
         value = variant[field] if isinstance(variant[field], tuple) else (variant[field],)
         found = row[column].split()

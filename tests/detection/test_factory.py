@@ -163,6 +163,7 @@ def test_config_replaces_the_names_own() -> None:
     assert model.config is config
     assert [conv.out_channels for conv in stage.box_head.convs] == [6, 6]
     assert [fc.out_features for fc in stage.box_head.fcs] == [4, 4]
+    assert stage.mask_head is not None
     assert [conv.out_channels for conv in stage.mask_head.convs] == [2, 2, 2]
 
 

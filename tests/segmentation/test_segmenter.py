@@ -384,14 +384,14 @@ def test_rep_conv_fuses_exactly() -> None:
     by_branch = sum(norm(conv(x)) for conv, norm in zip(module.convs, module.norms, strict=True))
     assert torch.allclose(expected, by_branch)
     before = parameters(module)
-    module.fuse()
-    module.fuse()
+    module.fold()
+    module.fold()
     assert torch.allclose(module(x), expected, atol=1e-12)
     assert parameters(module) == 6 * 49 + 6 < before
     full = RepConv(4, 5, ((3, 2),), groups=1).eval()
     x = torch.randn(1, 4, 8, 8)
     expected = full(x)
-    full.fuse()
+    full.fold()
     assert torch.allclose(full(x), expected, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit into a kernel of 5"):
         RepConv(4, 5, ((3, 3),))

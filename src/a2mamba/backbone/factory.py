@@ -10,12 +10,12 @@ from timm.models._features import FeatureGetterNet
 from a2mamba.backbone.checkpoint import load_checkpoint
 from a2mamba.backbone.options import LogitsOptions, MapsOptions, ModelOptions, takes_model_options
 from a2mamba.backbone.pyramid import Pyramid
-from a2mamba.backbone.registry import VARIANTS
+from a2mamba.backbone.registry import REGISTERED
 
 
 def list_models() -> list[str]:
     """Return the names of all backbones, smallest first within a family."""
-    return list(VARIANTS)
+    return list(REGISTERED)
 
 
 @takes_model_options(LogitsOptions, MapsOptions)
@@ -44,7 +44,7 @@ def create_model(name: str, options: ModelOptions) -> Pyramid | FeatureGetterNet
 
 def check_name(name: str) -> None:
     """Raise ValueError if no backbone has this name, naming the nearest."""
-    if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(VARIANTS)}"
+    if name not in REGISTERED:
+        nearest = difflib.get_close_matches(name, REGISTERED, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(REGISTERED)}"
         raise ValueError(f"unknown model {name!r}; {hint}")
