@@ -101,6 +101,15 @@ def test_parameters_of_the_parts() -> None:
     assert cascade["mask_heads"] == 3 * 2_643_280
 
 
+def test_images_of_other_channels() -> None:
+    config = replace(detector_config("mask_rcnn_a2mamba_test"), image_mean=(0.5,), image_std=(0.2,))
+    model = create_detector("mask_rcnn_a2mamba_test", num_classes=2, in_chans=1, config=config).eval()
+    with torch.inference_mode():
+        assert len(model([torch.rand(1, 64, 64)])) == 1
+    with pytest.raises(ValueError, match=r"in_chans=1, and image_mean=\(0.485, .* a mean and a std for each channel"):
+        create_detector("mask_rcnn_a2mamba_test", num_classes=2, in_chans=1, device="meta")
+
+
 def test_the_dummy_forward_by_hand() -> None:
     """Twice the boxes, twice the heads' work; and the work of a narrow box head."""
     model = create_detector("mask_rcnn_a2mamba_test", num_classes=3, device="meta")

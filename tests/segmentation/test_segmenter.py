@@ -270,6 +270,7 @@ def test_options_reach_the_backbone(tmp_path: Path) -> None:
     rates = [m.drop_prob for m in model.backbone.modules() if isinstance(m, DropPath)]
     assert max(rates) == pytest.approx(0.4)
     assert model.get_parameter("backbone.model.stages.3.blocks.0.mixer.global_attention.bias").shape[-1] == 3 * 4
+    assert make("segman_v2_test", in_chans=1).eval()(torch.zeros(1, 1, 32, 32)).shape[-2:] == (32, 32)
     backbone = a2mamba.create_model("a2mamba_test")
     torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
     loaded = make("upernet_a2mamba_test", backbone_checkpoint=tmp_path / "backbone.pth")
