@@ -81,8 +81,8 @@ def create_detector(name: str, options: DetectorOptions) -> Detector:
         config = replace(config, masks=options.masks)
     if len(config.image_mean) != options.in_chans:
         raise ValueError(
-            f"in_chans={options.in_chans}, and image_mean={config.image_mean} of the detector's config: expected a mean "
-            "and a std for each channel"
+            f"in_chans={options.in_chans}, and image_mean={config.image_mean} in the detector's config: expected a "
+            "mean and a std for each channel"
         )
     backbone = create_model(_parts(name)[1], pretrained=options.pretrained_backbone, **options.of_backbone())
     backbone.prune_intermediate_layers(len(backbone.stages), prune_head=True)
