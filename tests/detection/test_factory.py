@@ -76,7 +76,9 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize(
+    "name", [n if n.endswith("_small") else pytest.param(n, marks=pytest.mark.slow) for n in COSTS]
+)
 def test_costs_of_the_paper(name: str) -> None:
     model = create_detector(name, num_classes=80, device="meta")
     parameters, operations = COSTS[name]
