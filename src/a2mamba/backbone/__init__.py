@@ -1,7 +1,7 @@
 """Backbones, their variants and their weights. Importing this registers the models with timm."""
 
 from a2mamba.backbone.a2mamba import A2Mamba
-from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
+from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions
@@ -24,7 +24,6 @@ __all__ = [
     "Variant",
     "WeightsUnavailableError",
     "check_name",
-    "classifier_weight",
     "create_model",
     "from_released",
     "fuse_for_inference",
@@ -34,4 +33,5 @@ __all__ = [
     "read_file",
     "register",
     "to_released",
+    "weights_of",
 ]
