@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -236,15 +237,15 @@ def test_initial_values() -> None:
 @pytest.mark.parametrize("form", ["safetensors", "pickle"])
 def test_folders_saved_by_timm_load(form: str, tmp_path: Path) -> None:
     """``save_for_hf`` stores the options of the model too, and timm passes them back under a name of its own."""
-    model = timm.create_model("a2mamba_test", num_classes=5, img_size=64, in_chans=1).eval()
+    model = make("a2mamba_test", num_classes=5, img_size=64, in_chans=1).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=form == "safetensors")
     images = torch.randn(1, 1, 64, 64)
-    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    again = make(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(again(images), model(images))
-    fewer = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).eval()
+    fewer = make(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).eval()
     assert fewer(images).shape == (1, 2)
     assert torch.equal(fewer.forward_features(images), model.forward_features(images))
-    maps = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
+    maps = make(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
     assert torch.equal(maps(images)[-1], model.forward_features(images))
 
 
@@ -271,6 +272,15 @@ def test_the_two_entrances_know_the_same_options(name: str) -> None:
         timm.create_model(name, drop_path=0.1, device="meta")
     with pytest.raises(TypeError, match="drop_path"):
         a2mamba.create_model(name, drop_path=0.1)  # type: ignore[call-overload]
+
+
+@every_small
+def test_models_can_be_pickled(name: str) -> None:
+    model = make(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(images), model(images))
+    assert a2mamba.to_released(again).keys() == a2mamba.to_released(model).keys()
 
 
 def test_every_option_is_a_keyword() -> None:

@@ -270,6 +270,7 @@ def test_options_reach_the_backbone(tmp_path: Path) -> None:
     rates = [m.drop_prob for m in model.backbone.modules() if isinstance(m, DropPath)]
     assert max(rates) == pytest.approx(0.4)
     assert model.get_parameter("backbone.model.stages.3.blocks.0.mixer.global_attention.bias").shape[-1] == 3 * 4
+    assert make("segman_v2_test", in_chans=1).eval()(torch.zeros(1, 1, 32, 32)).shape[-2:] == (32, 32)
     backbone = a2mamba.create_model("a2mamba_test")
     torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
     loaded = make("upernet_a2mamba_test", backbone_checkpoint=tmp_path / "backbone.pth")
@@ -384,14 +385,14 @@ def test_rep_conv_fuses_exactly() -> None:
     by_branch = sum(norm(conv(x)) for conv, norm in zip(module.convs, module.norms, strict=True))
     assert torch.allclose(expected, by_branch)
     before = parameters(module)
-    module.fuse()
-    module.fuse()
+    module.fold()
+    module.fold()
     assert torch.allclose(module(x), expected, atol=1e-12)
     assert parameters(module) == 6 * 49 + 6 < before
     full = RepConv(4, 5, ((3, 2),), groups=1).eval()
     x = torch.randn(1, 4, 8, 8)
     expected = full(x)
-    full.fuse()
+    full.fold()
     assert torch.allclose(full(x), expected, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit into a kernel of 5"):
         RepConv(4, 5, ((3, 3),))

@@ -6,8 +6,6 @@ weights are called in released files, and the table of variants.
 
 from __future__ import annotations
 
-from typing import Any
-
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import register
 from a2mamba.backbone.rules import BATCH_OF_ONE, COLUMN, KERNEL, SAME, Rule
@@ -46,8 +44,6 @@ def _released(name: str) -> tuple[str, str]:
     return "LMMM2025/A2Mamba", f"a2mamba_pretrained_weights/{name}.pth"
 
 
-LAYER_SCALE: dict[str, Any] = {"scaling": ("layer",) * 4, "scale_init": (1, 1, 1e-6, 1e-6)}
-
 # Table I of the paper, with what the paper leaves out taken from the released weights.
 VARIANTS: dict[str, Variant] = {
     "a2mamba_nano": Variant(
@@ -84,7 +80,8 @@ VARIANTS: dict[str, Variant] = {
         depths=(4, 6, 12, 6),
         heads=(4, 8, 12, 16),
         mlp_ratios=(4, 4, 3.75, 3.75),
-        **LAYER_SCALE,
+        scaling=("layer",) * 4,
+        scale_init=(1, 1, 1e-6, 1e-6),
         crop_pct=0.95,
         weights=_released("a2mamba_base"),
         released_mixer=MASS_RULES,
@@ -95,7 +92,8 @@ VARIANTS: dict[str, Variant] = {
         depths=(4, 6, 18, 6),
         heads=(4, 8, 16, 24),
         mlp_ratios=(4, 4, 4, 4),
-        **LAYER_SCALE,
+        scaling=("layer",) * 4,
+        scale_init=(1, 1, 1e-6, 1e-6),
         crop_pct=0.975,
         weights=_released("a2mamba_large"),
         released_mixer=MASS_RULES,
@@ -107,7 +105,8 @@ VARIANTS: dict[str, Variant] = {
         depths=(4, 6, 12, 6),
         heads=(4, 8, 16, 30),
         mlp_ratios=(4, 4, 4, 4),
-        **LAYER_SCALE,
+        scaling=("layer",) * 4,
+        scale_init=(1, 1, 1e-6, 1e-6),
         crop_pct=0.975,
         released_mixer=MASS_RULES,
     ),

@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec, Protocol, overload
 
 import timm
 from timm.models._features import FeatureGetterNet
 
 from a2mamba.backbone.checkpoint import load_checkpoint
-from a2mamba.backbone.options import LogitsOptions, MapsOptions, ModelOptions, takes_model_options
+from a2mamba.backbone.options import ModelOptions, takes
 from a2mamba.backbone.pyramid import Pyramid
-from a2mamba.backbone.registry import VARIANTS
+from a2mamba.backbone.registry import REGISTERED
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LogitsOptions(ModelOptions):
+    """Those that make a network of logits."""
+
+    features_only: Literal[False] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MapsOptions(ModelOptions):
+    """Those that make a network of maps."""
+
+    features_only: Literal[True]
+
+
+class _CreateModel(Protocol[P, Q]):
+    """The type of ``create_model``: what it returns depends on ``features_only``."""
+
+    @overload
+    def __call__(self, name: str, *args: P.args, **kwargs: P.kwargs) -> Pyramid: ...
+    @overload
+    def __call__(self, name: str, *args: Q.args, **kwargs: Q.kwargs) -> FeatureGetterNet: ...
+
+
+def _takes_model_options(
+    logits: Callable[P, _LogitsOptions], maps: Callable[Q, _MapsOptions]
+) -> Callable[[Callable[[str, ModelOptions], Pyramid | FeatureGetterNet]], _CreateModel[P, Q]]:
+    """Do the same as :func:`takes`; for type checkers, each kind of options has its own result."""
+
+    def decorate(make: Callable[[str, ModelOptions], Pyramid | FeatureGetterNet]) -> _CreateModel[P, Q]:
+        made: Any = takes(ModelOptions)(make)
+        return made
+
+    return decorate
 
 
 def list_models() -> list[str]:
     """Return the names of all backbones, smallest first within a family."""
-    return list(VARIANTS)
+    return list(REGISTERED)
 
 
-@takes_model_options(LogitsOptions, MapsOptions)
+@_takes_model_options(_LogitsOptions, _MapsOptions)
 def create_model(name: str, options: ModelOptions) -> Pyramid | FeatureGetterNet:
     """Make a backbone; ``timm.create_model`` gives the same object.
 
@@ -44,7 +85,7 @@ def create_model(name: str, options: ModelOptions) -> Pyramid | FeatureGetterNet
 
 def check_name(name: str) -> None:
     """Raise ValueError if no backbone has this name, naming the nearest."""
-    if name not in VARIANTS:
-        nearest = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(VARIANTS)}"
+    if name not in REGISTERED:
+        nearest = difflib.get_close_matches(name, REGISTERED, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(REGISTERED)}"
         raise ValueError(f"unknown model {name!r}; {hint}")

@@ -11,17 +11,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-if TYPE_CHECKING:
-    from timm.models._features import FeatureGetterNet
-
-    from a2mamba.backbone.pyramid import Pyramid
-
 P = ParamSpec("P")
-Q = ParamSpec("Q")
 OptionsT = TypeVar("OptionsT")
 MadeT = TypeVar("MadeT")
 
@@ -113,29 +107,6 @@ class ModelOptions(ClassifierOptions):
         return options
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogitsOptions(ModelOptions):
-    """Those that make a network of logits."""
-
-    features_only: Literal[False] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapsOptions(ModelOptions):
-    """Those that make a network of maps."""
-
-    features_only: Literal[True]
-
-
-class CreateModel(Protocol[P, Q]):
-    """The type of ``create_model``: what it returns depends on ``features_only``."""
-
-    @overload
-    def __call__(self, name: str, *args: P.args, **kwargs: P.kwargs) -> Pyramid: ...
-    @overload
-    def __call__(self, name: str, *args: Q.args, **kwargs: Q.kwargs) -> FeatureGetterNet: ...
-
-
 def takes(
     options: Callable[P, OptionsT],
 ) -> Callable[[Callable[[str, OptionsT], MadeT]], Callable[Concatenate[str, P], MadeT]]:
@@ -147,18 +118,6 @@ def takes(
             return make(name, options(*args, **kwargs))
 
         return _with_signature(factory, make, options)
-
-    return decorate
-
-
-def takes_model_options(
-    logits: Callable[P, LogitsOptions], maps: Callable[Q, MapsOptions]
-) -> Callable[[Callable[[str, ModelOptions], Pyramid | FeatureGetterNet]], CreateModel[P, Q]]:
-    """Do the same as :func:`takes`, with the two types of result that ``features_only`` chooses from."""
-
-    def decorate(make: Callable[[str, ModelOptions], Pyramid | FeatureGetterNet]) -> CreateModel[P, Q]:
-        made: Any = takes(ModelOptions)(make)
-        return made
 
     return decorate
 

@@ -27,7 +27,7 @@ from a2mamba.layers import (
     ResidualDepthwise,
     checkpoint_block,
     keep_memory,
-    may_split,
+    may_chunk,
     over_images,
     rope_table,
 )
@@ -180,7 +180,7 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
-        if may_split(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
+        if may_chunk(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
             return over_images(lambda chunk: self._blocks(chunk, rope), x, MAX_CHUNK_ELEMENTS // x.shape[1:].numel())
         return self._blocks(x, rope)
 
@@ -455,8 +455,8 @@ class Pyramid(nn.Module):
 
         Args:
             original: False: A_log and D of every scan, as the authors mark them (docs/network.md, section 10). True:
-                what their optimizer really spared, which does not read those marks: every released tensor of one axis or
-                none. A_log, position biases and the weights of residual scales have more, and are decayed. Build
+                what their optimizer really spared, which does not read those marks: every released tensor of at most
+                one axis. A_log, position biases and the weights of residual scales have more, and are decayed. Build
                 parameter groups from this set alone then, without a rule for vectors.
         """
         names = {name for name, _ in self.named_parameters()}

@@ -24,7 +24,7 @@ from a2mamba.backbone.variant import Variant
 
 PyramidT = TypeVar("PyramidT", bound=Pyramid)
 
-VARIANTS: dict[str, Variant] = {}
+REGISTERED: dict[str, Variant] = {}
 """Every registered backbone, in the order of registration."""
 
 _DEFAULTS = [p.name for p in inspect.signature(build_model_with_cfg).parameters.values() if p.default is not p.empty]
@@ -46,9 +46,9 @@ def register(family: type[Pyramid], variants: Mapping[str, Variant]) -> None:
     """
     module = sys.modules[family.__module__]
     for name, variant in variants.items():
-        if name in VARIANTS:
+        if name in REGISTERED:
             raise ValueError(f"a backbone called {name!r} exists; choose another name")
-        VARIANTS[name] = variant
+        REGISTERED[name] = variant
         entry = _entry(family, name, variant)
         setattr(module, name, entry)
         tagged = name if variant.weights is None else f"{name}.in1k"

@@ -18,16 +18,69 @@ class Reshape:
     rank: int | None = None
 
 
-SAME = Reshape(lambda t: t, lambda t: t)
-KERNEL = Reshape(lambda t: t[:, :, None, None], lambda t: t.flatten(1), rank=4)
-MATRIX = Reshape(lambda t: t.flatten(1), lambda t: t[:, :, None, None], rank=2)
-COLUMN = Reshape(lambda t: t[:, None], lambda t: t.flatten(), rank=2)
-CHANNEL = Reshape(lambda t: t[:, None, None, None], lambda t: t.flatten(), rank=4)
-BATCH_OF_ONE = Reshape(lambda t: t[None], lambda t: t.squeeze(0), rank=4)
+# Functions with names, because every model holds its table and models can be pickled.
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
+def _to_kernel(t: Tensor) -> Tensor:
+    return t[:, :, None, None]
+
+
+def _to_matrix(t: Tensor) -> Tensor:
+    return t.flatten(1)
+
+
+def _to_column(t: Tensor) -> Tensor:
+    return t[:, None]
+
+
+def _to_scale(t: Tensor) -> Tensor:
+    return t[:, None, None, None]
+
+
+def _to_vector(t: Tensor) -> Tensor:
+    return t.flatten()
+
+
+def _to_batch(t: Tensor) -> Tensor:
+    return t[None]
+
+
+def _from_batch(t: Tensor) -> Tensor:
+    return t.squeeze(0)
+
+
 # The four scan directions are an axis of ours, and folded into the first axis of the released tensors.
-FOLDED = Reshape(lambda t: t.flatten(), lambda t: t.unflatten(0, (4, -1)), rank=1)
-FOLDED_COLUMN = Reshape(lambda t: t.flatten()[:, None], lambda t: t.flatten().unflatten(0, (4, -1)), rank=2)
-FOLDED_ROWS = Reshape(lambda t: t.flatten(0, 1)[..., None], lambda t: t.squeeze(-1).unflatten(0, (4, -1)), rank=3)
+def _to_directions(t: Tensor) -> Tensor:
+    return t.unflatten(0, (4, -1))
+
+
+def _to_folded_column(t: Tensor) -> Tensor:
+    return t.flatten()[:, None]
+
+
+def _from_folded_column(t: Tensor) -> Tensor:
+    return t.flatten().unflatten(0, (4, -1))
+
+
+def _to_folded_rows(t: Tensor) -> Tensor:
+    return t.flatten(0, 1)[..., None]
+
+
+def _from_folded_rows(t: Tensor) -> Tensor:
+    return t.squeeze(-1).unflatten(0, (4, -1))
+
+
+SAME = Reshape(_same, _same)
+KERNEL = Reshape(_to_kernel, _to_matrix, rank=4)
+MATRIX = Reshape(_to_matrix, _to_kernel, rank=2)
+COLUMN = Reshape(_to_column, _to_vector, rank=2)
+CHANNEL = Reshape(_to_scale, _to_vector, rank=4)
+BATCH_OF_ONE = Reshape(_to_batch, _from_batch, rank=4)
+FOLDED = Reshape(_to_vector, _to_directions, rank=1)
+FOLDED_COLUMN = Reshape(_to_folded_column, _from_folded_column, rank=2)
+FOLDED_ROWS = Reshape(_to_folded_rows, _from_folded_rows, rank=3)
 
 Rule = tuple[str, str | tuple[str, ...], Reshape]
 """A pattern for the beginning of our name, what stands there in a released file (once or more), and the shape there."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import register
 from a2mamba.backbone.rules import FOLDED, FOLDED_COLUMN, FOLDED_ROWS, SAME, Rule
@@ -27,8 +25,6 @@ LASS_RULES: tuple[Rule, ...] = (
     (r"mixer\.ssm\.D$", "token_mixer.ssm.Ds", FOLDED),
 )
 """Our name inside a block (a pattern for its beginning) -> released name(s) there, and the change of shape."""
-
-LAYER_SCALE: dict[str, Any] = {"scaling": ("layer",) * 4, "scale_init": (1e-6,) * 4}
 
 VARIANTS: dict[str, Variant] = {
     "segman_encoder_tiny": Variant(
@@ -54,7 +50,8 @@ VARIANTS: dict[str, Variant] = {
         depths=(4, 4, 18, 4),
         heads=(4, 8, 13, 20),
         mlp_ratios=(4, 4, 3, 3),
-        **LAYER_SCALE,
+        scaling=("layer",) * 4,
+        scale_init=(1e-6,) * 4,
         crop_pct=0.95,
         released_mixer=LASS_RULES,
     ),
@@ -64,7 +61,8 @@ VARIANTS: dict[str, Variant] = {
         depths=(4, 4, 28, 4),
         heads=(4, 8, 12, 20),
         mlp_ratios=(4, 4, 3, 3),
-        **LAYER_SCALE,
+        scaling=("layer",) * 4,
+        scale_init=(1e-6,) * 4,
         crop_pct=0.95,
         released_mixer=LASS_RULES,
     ),

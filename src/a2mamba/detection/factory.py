@@ -79,6 +79,11 @@ def create_detector(name: str, options: DetectorOptions) -> Detector:
     config = options.config or detector_config(name)
     if options.masks is not None:
         config = replace(config, masks=options.masks)
+    if len(config.image_mean) != options.in_chans:
+        raise ValueError(
+            f"in_chans={options.in_chans}, and image_mean={config.image_mean} in the detector's config: expected a "
+            "mean and a std for each channel"
+        )
     backbone = create_model(_parts(name)[1], pretrained=options.pretrained_backbone, **options.of_backbone())
     backbone.prune_intermediate_layers(len(backbone.stages), prune_head=True)
     if options.backbone_checkpoint is not None:

@@ -133,7 +133,7 @@ class RoIHeads(nn.Module):
             losses[f"loss_classifier{suffix}"] = stage.weight * classification
             losses[f"loss_box_reg{suffix}"] = stage.weight * self.config.box_loss_weight * box
             if stage.mask_head is not None:
-                losses[f"loss_mask{suffix}"] = stage.weight * self._mask_loss(stage.mask_head, pool, samples, targets)
+                losses[f"loss_mask{suffix}"] = stage.weight * self._mask_loss(stage, pool, samples, targets)
             if i + 1 < self.config.stages:
                 labels = torch.cat(samples.labels) if self.config.refine_with == "assigned" else None
                 refined = self.refine(stage, samples.boxes, logits, deltas, image_sizes, labels)
@@ -278,11 +278,12 @@ class RoIHeads(nn.Module):
             box = F.smooth_l1_loss(predicted, encoded, beta=self.config.smooth_l1_beta, reduction="sum")
         return classification, box / count
 
-    def _mask_loss(self, head: MaskHead, pool: Pool, samples: Samples, targets: Targets) -> Tensor:
+    def _mask_loss(self, stage: RoIStage, pool: Pool, samples: Samples, targets: Targets) -> Tensor:
         positive = [label < self.num_classes for label in samples.labels]
         boxes = [box[mask] for box, mask in zip(samples.boxes, positive, strict=True)]
         labels = torch.cat([label[mask] for label, mask in zip(samples.labels, positive, strict=True)])
-        logits = head(pool(boxes, self.config.mask_pool_size))
+        assert stage.mask_head is not None
+        logits = stage.mask_head(pool(boxes, self.config.mask_pool_size))
         wanted = torch.cat(
             [
                 mask_targets(

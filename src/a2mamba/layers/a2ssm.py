@@ -1,4 +1,4 @@
-"""The attention-augmented state-space model of A2Mamba (paper section III, SPEC section 6)."""
+"""The attention-augmented state-space model of A2Mamba (paper section III; docs/network.md, section 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LASS: the token mixer of SegMAN, A2Mamba's predecessor (facts: local attention, then a four-direction scan)."""
+"""LASS: the token mixer of SegMAN, A2Mamba's predecessor (docs/network.md, section 8)."""
 
 from __future__ import annotations
 

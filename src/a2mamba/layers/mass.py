@@ -1,4 +1,4 @@
-"""MASS: multi-scale attention-augmented state-space token mixer (paper section III, SPEC section 4)."""
+"""MASS: multi-scale attention-augmented state-space token mixer (paper section III; docs/network.md, section 4)."""
 
 from __future__ import annotations
 
