@@ -46,7 +46,6 @@ from a2mamba.engine import (
     Schedule,
     ScheduleConfig,
     SignalHook,
-    Strategy,
     Trainer,
     TrainingError,
     build_optimizer,
@@ -127,7 +126,6 @@ class Plan:
     seed: int = 3
     every_steps: int | None = 3
     stop_after: int | None = None
-    strategy: Strategy = "ddp"
     sync_batch_norm: bool = True
     slow_write: float = 0.0
     """seconds that the bytes of a checkpoint take to be written, spread over them"""
@@ -145,7 +143,7 @@ def make_trainer(plan: Plan, hooks: Sequence[Hook] = ()) -> Trainer:
     """The run as a recipe would assemble it; inside the process group where there is one."""
     root = Path(plan.data)
     folder = Path(plan.folder)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = a2mamba.create_model("a2mamba_test", num_classes=CLASSES, img_size=32, drop_path_rate=plan.drop_path)
     dataset = DigitFiles(root / "train", limit=plan.images, shift=True)
@@ -205,7 +203,6 @@ def make_trainer(plan: Plan, hooks: Sequence[Hook] = ()) -> Trainer:
         ema=ema,
         hooks=run_hooks,
         run=json.dumps(dataclasses.asdict(plan)),
-        strategy=plan.strategy,
         sync_batch_norm=plan.sync_batch_norm,
         faults=FaultPolicy(folder=folder / "faults"),
     )
@@ -379,7 +376,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # what is installed: the server does not know this folder.)
 CONTEXT.set_forkserver_preload(
     [
-        *("torch._dynamo", "torch.distributed.fsdp", "timm.optim", "timm.scheduler"),
+        *("torch._dynamo", "timm.optim", "timm.scheduler"),
         *("a2mamba", "a2mamba.engine", "a2mamba.data", "a2mamba.evaluation", "a2mamba.ops.neighborhood.torch_impl"),
     ]
 )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from a2mamba.cli import demo
-from a2mamba.cli.page import duration
+from a2mamba.engine.duration import duration
 from a2mamba.cli.report import render
 
 from .helpers import Result, in_new_process, in_process, start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import sys
 import time
@@ -14,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from a2mamba.engine import Progress, Task, move_to, resolve_precision, world_size
+from a2mamba.engine import Progress, Task, kept_rng, move_to, resolve_precision, world_size
 from a2mamba.recipes.batches import BatchPlan, largest_micro_batch, plan_batches
 from a2mamba.recipes.training import Parts, TrainingRun
 
@@ -135,8 +135,13 @@ def _attempt(run: TrainingRun, task: Task, batch: Callable[[int], Any], device: 
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     memory_format = torch.channels_last if run.channels_last else torch.preserve_format
     try:
-        with torch.random.fork_rng():
+        with kept_rng(device):
             model.train()
+            if size == 1:
+                # One image has no batch statistics; in training, norms that are synchronized get them from other processes.
+                for module in model.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
             with resolve_precision(run.precision, device).autocast():
                 losses = task.losses(
                     move_to(batch(size), device, memory_format), Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1)
@@ -240,15 +245,6 @@ def _peak(device: torch.device) -> int | None:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return None
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 5 s, 12 min, 3.4 h, 2.1 days."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def total_parameters(groups: Sequence[Group]) -> int:

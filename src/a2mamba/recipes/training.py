@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from a2mamba.engine import (
     CheckpointHook,
     CheckpointManager,
     CsvLogger,
+    EarlyStoppingHook,
     Ema,
     EvaluationHook,
     FaultPolicy,
@@ -27,18 +29,19 @@ from a2mamba.engine import (
     ProgressHook,
     QuarantineHook,
     Schedule,
+    ScheduleError,
     SignalHook,
-    Strategy,
     Task,
     TensorBoardLogger,
     TimeLimitHook,
     Trainer,
+    WandbLogger,
     is_main_process,
     resolve_precision,
+    seeded_cpu,
 )
 from a2mamba.engine.schedule import AnyScheduleConfig
 from a2mamba.files import replace_text
-from a2mamba.recipes.loggers import WandbLogger
 from a2mamba.recipes.overrides import to_json
 
 Resume = Literal["never", "require", "auto"]
@@ -97,12 +100,12 @@ class TrainingRun:
     """largest batch of one forward pass on one process; none: worked out from the device's memory"""
     evaluate_every: int = 1
     """epochs between evaluations; the last epoch is always evaluated"""
+    patience: int | None = None
+    """epochs without a better metric after which the run ends early; none: it never does"""
     keep_checkpoints: int = 2
     """how many of the newest checkpoints stay, beside the best"""
     checkpoint_minutes: float | None = 30.0
     """time after which a checkpoint is written inside of an epoch; none: after epochs only"""
-    strategy: Strategy = "ddp"
-    """with several processes: ddp: each has the whole model; fsdp: each has a part of every parameter"""
     sync_batch_norm: bool = True
     """with several processes: batch statistics over the samples of all"""
     max_undecodable: float = 0.05
@@ -192,8 +195,7 @@ class Prepared(NamedTuple):
 @contextmanager
 def drawn_from(seed: int) -> Iterator[None]:
     """Draw parameters from the run's seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded_cpu(seed):
         yield
 
 
@@ -212,13 +214,7 @@ def fit(
     task, optimizer, loader = prepared.parts.task, prepared.parts.optimizer, prepared.loader
     description = describe(run, recipe, prepared.classes)
     manager = CheckpointManager(output / "checkpoints", keep_last=run.keep_checkpoints, best_metric=run.best_metric)
-    hooks: list[Hook] = [EvaluationHook(prepared.measure, every=run.evaluate_every), CsvLogger(output / "metrics.csv")]
-    if run.tensorboard:
-        hooks.append(TensorBoardLogger(output / "tensorboard"))
-    if run.wandb is not None:
-        hooks.append(WandbLogger(run.wandb, output, json.loads(description)))
-    if max_minutes is not None:
-        hooks.append(TimeLimitHook(max_minutes))
+    hooks: list[Hook] = [EvaluationHook(prepared.measure, every=run.evaluate_every)]
     if run.max_undecodable > 0 and isinstance(loader, ReplacesUndecodable):
         hooks.append(
             QuarantineHook(
@@ -228,9 +224,18 @@ def fit(
                 path=output / "quarantine.json",
             )
         )
+    hooks.append(CsvLogger(output / "metrics.csv"))
+    if run.tensorboard:
+        hooks.append(TensorBoardLogger(output / "tensorboard"))
+    if run.wandb is not None:
+        hooks.append(WandbLogger(run.wandb, output, json.loads(description)))
+    if max_minutes is not None:
+        hooks.append(TimeLimitHook(max_minutes))
     # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
     checkpoints = CheckpointHook(manager, every_minutes=run.checkpoint_minutes)
     hooks += [ProgressHook(quiet=quiet), SignalHook(), checkpoints, RunFile(output, description)]
+    if run.patience is not None:
+        hooks.append(EarlyStoppingHook(run.best_metric, patience=run.patience))
     steps = -(-len(loader) // prepared.accumulate)
     # Made of the start weights, so that the average begins where the model does.
     ema = None if run.ema_decay is None else Ema(task.model, decay=run.ema_decay)
@@ -251,14 +256,20 @@ def fit(
         seed=run.seed,
         channels_last=run.channels_last,
         run=description,
-        strategy=run.strategy,
         sync_batch_norm=run.sync_batch_norm,
         faults=FaultPolicy(folder=output / "faults"),
     )
     if resume != "never":
         newest = manager.latest()
         if newest is not None:
-            trainer.load_state_dict(newest[1])
+            try:
+                trainer.load_state_dict(newest[1], source=str(newest[0]))
+            except ScheduleError as error:
+                best = shlex.quote(str(newest[0].with_name("best.pt")))
+                raise ScheduleError(
+                    f"{error}; to train longer, begin a new run with the weights of the best checkpoint: the same "
+                    f"command with model.checkpoint={best} and another --out, without --resume"
+                ) from None
         elif resume == "require":
             raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
     trainer.fit()
