@@ -72,7 +72,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     rest = make_trainer(epochs=2, hooks=hooks(path, [], 0.1))
     rest.load_state_dict(half.state_dict())
-    with pytest.raises(ValueError, match=r"quarantine\.json is damaged .*; remove it"):
+    with pytest.raises(ValueError, match=r"quarantine\.json is damaged: .*; remove it"):
         rest.fit()
 
 

@@ -148,7 +148,7 @@ class CheckpointHook(Hook):
 
 
 class EarlyStoppingHook(Hook):
-    """Ends the run, by its own rules, when the best metric was not exceeded in `patience` epochs; behind CheckpointHook.
+    """Ends the run when the best metric was not exceeded in `patience` epochs. It goes behind CheckpointHook.
 
     Looked at when the metric was evaluated: the best epoch is the one that CheckpointHook keeps in `trainer.best`.
     """

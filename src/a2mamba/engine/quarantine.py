@@ -45,11 +45,12 @@ class QuarantineHook(Hook):
     def before_fit(self, trainer: Trainer) -> None:
         """Reads what an earlier part of the run found. Raises ValueError where the file is damaged."""
         if trainer.step and self.path.exists():
-            found = read_json(self.path).get("quarantined")
-            if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
-                raise ValueError(
-                    f"{self.path} is damaged: quarantined is not an object of names and reasons; remove it"
-                )
+            try:
+                found = read_json(self.path).get("quarantined")
+                if not isinstance(found, dict) or not all(isinstance(reason, str) for reason in found.values()):
+                    raise ValueError(f"{self.path} is damaged: quarantined does not map names to reasons")
+            except ValueError as error:
+                raise ValueError(f"{error}; remove it") from None
             self.quarantine.update(found)
         self._known = self._told = len(self.quarantine)
 
@@ -70,7 +71,7 @@ class QuarantineHook(Hook):
         if len(self.quarantine) > self._told and is_main_process():
             new = [f"{name} ({reason})" for name, reason in list(self.quarantine.items())[self._told :]]
             _log.warning(
-                "%d of the %d training images cannot be decoded and were replaced; new in this epoch: %s; all are in %s",
+                "%d of %d training images cannot be decoded and were replaced; new in this epoch: %s; all are in %s",
                 len(self.quarantine),
                 self.samples,
                 ", ".join(names_of(new)),

@@ -43,7 +43,7 @@ def rng_problem(state: dict[str, Any], own_device: torch.Tensor | None) -> list[
         version, words, gauss = state["python"]
         random.Random().setstate((version, tuple(words), gauss))
         name, keys, position, has_gauss, cached = state["numpy"]
-        np.random.RandomState().set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+        np.random.RandomState().set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
         torch.Generator().set_state(state["torch"])
         if not isinstance(gauss, float | None) or not 0 <= position <= len(keys):
             return ["rng.python or rng.numpy is out of range"]
@@ -58,7 +58,7 @@ def rng_problem(state: dict[str, Any], own_device: torch.Tensor | None) -> list[
 
 @contextmanager
 def seeded_cpu(seed: int) -> Iterator[None]:
-    """Draws from the CPU's generator, begun from a seed, and puts its state back after; other devices' stay as they are.
+    """Seeds the CPU's generator, and puts its state back after; those of other devices stay as they are.
 
     (`torch.random.fork_rng` without devices takes every GPU of the host, and warns where there are several.)
     """

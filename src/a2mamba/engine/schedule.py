@@ -153,19 +153,19 @@ class Schedule:
         """Checks that the saved curve is this one; ScheduleError tells where they differ.
 
         A run resumed on another curve would be neither the old run nor a new one, and would not say so. The number of
-        epochs is not part of the curve of steps: more of them continue it exactly (of the cosine, more cooldown epochs).
+        epochs is not part of the curve of steps: more of them continue it exactly (the cosine: cooldown_epochs).
         """
         ours = self.state_dict()
         keys = [key for key in ours if key != "epochs"]
         if not isinstance(state, dict) or not all(_is_plain(state.get(key)) for key in keys):
             raise ScheduleError("schedule is not that of this run, or damaged")
-        differing = [f"{key} {state[key]} -> {ours[key]}" for key in keys if state[key] != ours[key]]
+        differing = [f"{key} {state.get(key)} -> {ours[key]}" for key in keys if state.get(key) != ours[key]]
         if differing:
             raise ScheduleError(f"trained with another schedule: {', '.join(differing)}")
 
 
 def _is_plain(value: Any) -> bool:
-    return all(isinstance(v, int | float) for v in (value if isinstance(value, list) else [value]))
+    return all(isinstance(v, int | float | None) for v in (value if isinstance(value, list) else [value]))
 
 
 class _Formula:

@@ -478,7 +478,9 @@ class Trainer:
         if (state["ema"] is None) != (self.ema is None):
             has, wants = ("no", "has one") if state["ema"] is None else ("an", "has none")
             raise ValueError(f"{source} has {has} averaged (EMA) model, and this run {wants}")
-        progress = {"epoch_open": False} | state["progress"] if isinstance(state["progress"], dict) else {}
+        progress: dict[str, Any] = {"epoch_open": False}  # which older files do not have
+        if isinstance(state["progress"], dict):
+            progress |= state["progress"]
         own = self.state_dict() | {"optimizer": optimizer_template(self.optimizer)}
         check_state(state | {"progress": progress}, own, source=source)
         if progress["step_in_epoch"] and progress["steps_per_epoch"] != self.steps_per_epoch:

@@ -1,4 +1,4 @@
-"""Reading what torch.save wrote: checksums verified where there are any, no code run, one line for whatever is wrong."""
+"""Reading what torch.save wrote: checksums are compared, no code is run, whatever is wrong is one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = 
         legacy: also read files from before torch 1.6, which carry no checksum.
 
     Raises:
-        ValueError: it is missing, truncated, damaged, or holds more than plain data; one line that begins with its path.
+        ValueError: it is missing, truncated, damaged, or holds more than plain data; one line, its path first.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist")

@@ -138,7 +138,7 @@ def _attempt(run: TrainingRun, task: Task, batch: Callable[[int], Any], device: 
         with kept_rng(device):
             model.train()
             if size == 1:
-                # One image has no batch statistics; in training, norms that are synchronized get them from other processes.
+                # One image has no batch statistics; synchronized norms get them from other processes in training.
                 for module in model.modules():
                     if isinstance(module, _BatchNorm):
                         module.eval()
