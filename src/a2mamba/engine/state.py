@@ -45,7 +45,9 @@ def check_state(state: dict[str, Any], own: dict[str, Any], *, source: str) -> N
     problems += _progress(state["progress"], own["progress"])
     best = state["best"]
     if best is not None:
-        problems += differences(best, {"metric": "", "value": 0.0, "epoch": 0}, "best") or _finite(best, "best")
+        problems += differences(best, {"metric": "", "value": 0.0, "epoch": 0}, "best") or _finite(
+            {"value": best["value"]}, "best"
+        )
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise ValueError(f"{source} does not fit this run: {', '.join(problems[:_SHOWN])}{more}")
@@ -175,8 +177,7 @@ def _counts(found: dict[str, Any], where: str) -> list[str]:
 
 
 def _finite(found: dict[str, Any], where: str) -> list[str]:
-    values = ((key, value) for key, value in found.items() if not isinstance(value, str))
-    wrong = (key for key, value in values if type(value) not in (int, float) or not math.isfinite(value))
+    wrong = (key for key, value in found.items() if type(value) not in (int, float) or not math.isfinite(value))
     return [f"{where}.{_word(key)} is not a finite number" for key in wrong]
 
 
