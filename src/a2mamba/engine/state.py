@@ -139,7 +139,7 @@ def _is_switch(value: Any) -> bool:
 def _tensor(found: Any, own: Tensor, where: str) -> list[str]:
     if type(found) not in (Tensor, nn.Parameter):
         return [f"{where} is {_kind(found)}, expected a tensor"]
-    if found.layout is not torch.strided or found.is_quantized or found.device.type != "cpu":
+    if found.layout is not torch.strided or found.is_quantized or found.is_meta:
         return [f"{where} is a {found.layout} tensor on {found.device}, expected a plain one"]
     if found.shape != own.shape:
         return [f"{where} is {tuple(found.shape)}, expected {tuple(own.shape)}"]
