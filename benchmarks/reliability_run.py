@@ -132,7 +132,7 @@ class Plan:
     poison: tuple[int, ...] = ()
     """steps at which an activation becomes NaN, until the run has gone back once"""
     largest_share: float = 0.0
-    """of undecodable images that the run bears"""
+    """of undecodable images that is tolerated"""
     file_limit: int | None = None
     """bytes above which the system refuses to let a file grow, from the second epoch on"""
     pause: float = 0.0
@@ -248,7 +248,7 @@ class Report(Hook):
         if trainer.step == self.plan.stop_after:
             trainer.request_stop(f"step {trainer.step}")
 
-    def after_epoch(self, trainer: Trainer) -> None:
+    def after_last_step(self, trainer: Trainer) -> None:
         if self.plan.file_limit is not None and trainer.epoch == 2 and sys.platform != "win32":
             import resource
 

@@ -267,8 +267,8 @@ def fit(
             except ScheduleError as error:
                 best = shlex.quote(str(newest[0].with_name("best.pt")))
                 raise ScheduleError(
-                    f"{error}; to train longer, begin a new run with the weights of the best checkpoint: the same "
-                    f"command with model.checkpoint={best} and another --out, without --resume"
+                    f"{error}; to train longer, begin a new run from the best checkpoint in another folder: replace "
+                    f"--resume by model.checkpoint={best} --out FOLDER"
                 ) from None
         elif resume == "require":
             raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
