@@ -153,9 +153,9 @@ def test_tensorboard_hides_what_is_made_again(tmp_path: Path) -> None:
     part = make_trainer(epochs=2, hooks=[*hooks(), StopAt(3)])
     part.fit()
     state = part.state_dict()
-    part.stop_reason = None
-    part.hooks = (*hooks(), StopAt(6))  # goes on, and is lost: steps 4 to 6
-    part.fit()
+    lost = make_trainer(epochs=2, hooks=[*hooks(), StopAt(6)])  # steps 4 to 6
+    lost.load_state_dict(state)
+    lost.fit()
     rest = make_trainer(epochs=2, hooks=hooks())
     rest.load_state_dict(state)
     rest.fit()

@@ -27,8 +27,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import platform
 import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -101,6 +103,17 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path}: run is {type(state['run']).__name__}, expected text")
     parse_json(state["run"], f"checkpoint {path}: run")
     return state
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint says about the software that wrote it."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the build, unlike metadata
+    for name in ("a2mamba", "timm", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # noqa: PERF203 - used from a source folder
+            found[name] = "not installed"
+    return found
 
 
 class CheckpointManager:

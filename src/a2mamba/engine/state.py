@@ -53,6 +53,20 @@ def check_state(state: dict[str, Any], own: dict[str, Any], *, source: str) -> N
         raise ValueError(f"{source} does not fit this run: {', '.join(problems[:_SHOWN])}{more}")
 
 
+def check_position(progress: dict[str, Any], *, steps_per_epoch: int, processes: int, source: str) -> None:
+    """Whether this run can go on from a place inside an epoch. ValueError says why not, and what to change."""
+    if progress["step_in_epoch"] and progress["steps_per_epoch"] != steps_per_epoch:
+        raise ValueError(
+            f"{source} was taken inside an epoch of {progress['steps_per_epoch']} steps, and an epoch has "
+            f"{steps_per_epoch} now; resume with the same total batch size, or from the end of an epoch"
+        )
+    if progress["samples_in_epoch"] % processes:
+        raise ValueError(
+            f"{source}: the {progress['samples_in_epoch']} samples used of this epoch cannot be shared by "
+            f"{processes} processes; resume with another number of them, or from the end of an epoch"
+        )
+
+
 def differences(found: Any, own: Any, where: str, *, free: tuple[str, ...] = ()) -> list[str]:
     """What is not of the names, type, shape or dtype of `own`, a phrase each. The values of `free` keys may be any."""
     if isinstance(own, Tensor):

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from importlib import metadata
 from itertools import islice
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from a2mamba.engine.checkpoint import FORMAT
+from a2mamba.engine.checkpoint import FORMAT, versions
 from a2mamba.engine.distributed import (
     average_batch_norm,
     defer_gradient_sync,
@@ -35,19 +33,20 @@ from a2mamba.engine.distributed import (
     world_size,
 )
 from a2mamba.engine.ema import Ema
-from a2mamba.engine.errors import INTERRUPTED, OUT_OF_TIME, TERMINATED, Interrupted, ScheduleError, TrainingError
+from a2mamba.engine.errors import INTERRUPTED, Interrupted, ScheduleError, TrainingError
 from a2mamba.engine.fault_report import FailedStep, FaultReporter
 from a2mamba.engine.faults import FaultCounts, FaultPolicy, StepStart
 from a2mamba.engine.loading import Loader, begin_at, pin_memory
 from a2mamba.engine.precision import Precision
+from a2mamba.engine.requests import Requests
 from a2mamba.engine.rng import rng_state, seed_step, set_rng_state
 from a2mamba.engine.schedule import Schedule
-from a2mamba.engine.state import check_state, load_optimizer, optimizer_template
+from a2mamba.engine.state import check_position, check_state, load_optimizer, optimizer_template
 from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.totals import EpochTotals
 from a2mamba.engine.tree import copy_to_cpu, move_to
 
 _log = logging.getLogger(__name__)
-_REQUESTS = ("stop", "save", INTERRUPTED, TERMINATED, OUT_OF_TIME)
 _SMALLEST_SCALE = 1.0  # of float16 gradients; below it an overflow is no longer one of the scaler's making
 
 
@@ -166,11 +165,8 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.metric_names: set[str] = set()
         self.best: dict[str, Any] | None = None
-        self.stop_reason: str | None = None
-        self.save_requested = False
         self.last_good: Callable[[], dict[str, Any]] | None = None
-        self._status: int | None = None
-        self._requests: dict[str | int, str] = {}
+        self._requests = Requests()
         self._start: StepStart | None = None
         self._reporter = FaultReporter(
             task,
@@ -181,11 +177,8 @@ class Trainer:
             seed=seed,
         )
         self._scaler = precision.grad_scaler()
-        self._sums: dict[str, float] = {}
+        self._totals = EpochTotals()
         self._samples_in_epoch = 0  # of this process: the position in its sampler
-        self._counted = 0  # of all processes: those in the sums
-        self._seconds = 0.0
-        self._timed_samples = 0
         self._epoch_open = False  # its steps are made, and hooks' after_epoch is still to come
         begin_at(loader, epoch=0, samples=0)  # a sampler that was left inside an epoch may shorten the loader
         self._batches_per_epoch = len(loader)
@@ -229,8 +222,8 @@ class Trainer:
                 f"another process of this run has ended (process {rank()} of {world_size()} lost it at step "
                 f"{self.step}); resume from the newest checkpoint"
             ) from error
-        if self._status is not None:
-            raise Interrupted(self.stop_reason or "", status=self._status)
+        if self._requests.status is not None:
+            raise Interrupted(self.stop_reason or "", status=self._requests.status)
 
     def _run_epoch(self) -> None:
         self.task.model.train()
@@ -239,7 +232,7 @@ class Trainer:
             if not self._step(group):
                 return  # the position is another one
             self.last_step["seconds"] = time.perf_counter() - started
-            self._seconds += self.last_step["seconds"]
+            self._totals.seconds += self.last_step["seconds"]
             for hook in self.hooks:
                 hook.after_step(self)
             if self.stop_reason is not None:
@@ -254,7 +247,7 @@ class Trainer:
         for hook in self.hooks:
             hook.after_epoch(self)
         if world_size() > 1:
-            self._hear(sum_over_processes(self._say()))
+            self._requests.hear(sum_over_processes(self._requests.say()))
 
     def _step(self, group: list[Any]) -> bool:
         """One optimizer step on the micro-batches of `group`; False where the run went back to an earlier position."""
@@ -293,9 +286,7 @@ class Trainer:
             average_batch_norm(self.task.model)
         if self.ema is not None:
             self.ema.update(self.task.model)
-        for name, value in means.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * count
-        self._counted += count
+        self._totals.add(means, count)
         self._advance(means, norm_value, sizes, count)
         return True
 
@@ -323,9 +314,9 @@ class Trainer:
         The same exchange carries the requests of `request_stop` and `request_save`.
         """
         sums = {name: sum(terms[name] * size for terms, size in zip(values, sizes, strict=True)) for name in values[0]}
-        said = self._say()
+        said = self._requests.say()
         numbers = sum_over_processes([*said, float(sum(sizes)), *sums.values()])
-        self._hear(numbers[: len(said)])
+        self._requests.hear(numbers[: len(said)])
         count, *totals = numbers[len(said) :]
         means = {f"loss_{name}": total / count for name, total in zip(sums, totals, strict=True)}
         return {"loss": sum(means.values())} | means, round(count)
@@ -378,23 +369,20 @@ class Trainer:
         self.step += 1
         self.step_in_epoch += 1
         self._samples_in_epoch += sum(sizes)
-        self._timed_samples += count
+        self._totals.samples += count
 
     def _add_row(self) -> None:
         """Completes the epoch, and leaves it open for the hooks."""
         self.epoch += 1
         row = {"epoch": float(self.epoch), "step": float(self.step), "lr": self._lr()}
-        row |= {name: value / self._counted for name, value in self._sums.items()}
-        row["seconds"] = self._seconds
-        row["images_per_second"] = self._timed_samples / self._seconds if self._seconds else math.nan
+        row |= self._totals.row()
         if self.fault_counts.skipped:
             row["skipped_steps"] = float(self.fault_counts.skipped)
         self.history.append(row)
         self._epoch_open = True
         self.step_in_epoch = 0
-        self._samples_in_epoch = self._timed_samples = self._counted = 0
-        self._seconds = 0.0
-        self._sums = {}
+        self._samples_in_epoch = 0
+        self._totals = EpochTotals()
 
     def _lr(self) -> float:
         return float(max(group["lr"] for group in self.optimizer.param_groups))
@@ -404,42 +392,30 @@ class Trainer:
         self.history[-1].update(metrics)
         self.metric_names.update(metrics)
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why training ends, None where it goes on."""
+        return self._requests.stop_reason
+
+    @property
+    def save_requested(self) -> bool:
+        """Whether a checkpoint is to be saved after this step, see `request_save`."""
+        return self._requests.save
+
     def request_stop(self, reason: str, *, interrupt: bool = False, status: int = INTERRUPTED) -> None:
         """Ends training after the current step (from `after_step`) or epoch; hooks' `after_fit` still runs.
 
         With `interrupt`, `fit` then raises Interrupted with `status`: the run did not end by its own rules. Where there
         are several processes, one request ends all: after the next step, when the others have heard of it.
         """
-        if world_size() > 1:
-            self._requests |= {"stop": reason} | ({status: reason} if interrupt else {})
-            return
-        self.stop_reason = reason
-        if interrupt and self._status is None:
-            self._status = status
+        self._requests.ask_to_stop(reason, status if interrupt else None)
 
     def request_save(self, wanted: bool = True) -> None:
         """Asks for a checkpoint soon: `save_requested` is set for `after_step`, at the same step in every process.
 
         False withdraws what was not yet granted: a checkpoint was written for another reason.
         """
-        if wanted:
-            self._requests["save"] = ""
-        else:
-            self._requests.pop("save", None)
-
-    def _say(self) -> list[float]:
-        """Which requests this process has."""
-        return [float(request in self._requests) for request in _REQUESTS]
-
-    def _hear(self, counts: list[float]) -> None:
-        """Grants the requests that any process has; every process grants the same at the same step."""
-        asked = {request for request, count in zip(_REQUESTS, counts, strict=True) if count}
-        self.save_requested = "save" in asked
-        if "stop" in asked:
-            self.stop_reason = self._requests.get("stop", "another process of the run was asked to stop")
-            statuses = [request for request in _REQUESTS if request in asked and isinstance(request, int)]
-            self._status = statuses[0] if statuses and self._status is None else self._status
-        self._requests.clear()
+        self._requests.ask_to_save(wanted)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, see `checkpoint`."""
@@ -458,15 +434,15 @@ class Trainer:
                 "samples_in_epoch": self._samples_in_epoch * world_size(),
                 "steps_per_epoch": self.steps_per_epoch,
                 "world_size": world_size(),
-                "sums": dict(self._sums),
-                "counted": self._counted,
+                "sums": dict(self._totals.sums),
+                "counted": self._totals.counted,
                 "history": json.dumps(self.history),
                 "epoch_open": self._epoch_open,
             },
             "faults": self.fault_counts.state_dict(),
             "best": None if self.best is None else dict(self.best),
             "run": self.run,
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, source: str = "the checkpoint") -> None:
@@ -483,16 +459,7 @@ class Trainer:
             progress |= state["progress"]
         own = self.state_dict() | {"optimizer": optimizer_template(self.optimizer)}
         check_state(state | {"progress": progress}, own, source=source)
-        if progress["step_in_epoch"] and progress["steps_per_epoch"] != self.steps_per_epoch:
-            raise ValueError(
-                f"{source} was taken inside an epoch of {progress['steps_per_epoch']} steps, and an epoch has "
-                f"{self.steps_per_epoch} now; resume with the same total batch size, or from the end of an epoch"
-            )
-        if progress["samples_in_epoch"] % world_size():
-            raise ValueError(
-                f"{source}: the {progress['samples_in_epoch']} samples used of this epoch cannot be shared by "
-                f"{world_size()} processes; resume with another number of them, or from the end of an epoch"
-            )
+        check_position(progress, steps_per_epoch=self.steps_per_epoch, processes=world_size(), source=source)
         try:
             self.schedule.load_state_dict(state["schedule"])
         except ScheduleError as error:
@@ -509,8 +476,7 @@ class Trainer:
         self.step = progress["step"]
         self._epoch_open = progress["epoch_open"]
         self._samples_in_epoch = progress["samples_in_epoch"] // world_size()
-        self._sums = dict(progress["sums"])
-        self._counted = progress["counted"]
+        self._totals = EpochTotals(dict(progress["sums"]), progress["counted"])
         self.fault_counts = FaultCounts(**state["faults"])
         self.history = json.loads(progress["history"])
         self.best = state["best"]
@@ -521,13 +487,3 @@ def _to_floats(terms: list[dict[str, Tensor]], norm: Tensor) -> tuple[list[dict[
     flat = torch.stack([value.float() for losses in terms for value in losses.values()] + [norm.float()]).tolist()
     values = iter(flat)
     return [{name: next(values) for name in losses} for losses in terms], flat[-1]
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the build, unlike metadata
-    for name in ("a2mamba", "timm", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # noqa: PERF203 - used from a source folder
-            versions[name] = "not installed"
-    return versions
