@@ -21,14 +21,14 @@ from a2mamba.data import (
 )
 from a2mamba.data.imagenet import check_batch, open_split
 from a2mamba.data.mixing import BatchTransform
-from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification.evaluation import ClassificationEvaluation
 from a2mamba.tasks.classification.losses import ClassificationLosses, class_scores
 from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
 _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
@@ -63,7 +63,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
 
     def build_model(self, run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         """Return the backbone of a run with a classifier."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             model = create_model(
                 run.model.name,
                 pretrained=run.model.pretrained and run.model.checkpoint is None,

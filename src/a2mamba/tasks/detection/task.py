@@ -21,13 +21,13 @@ from a2mamba.data import (
     train_detection_loader,
 )
 from a2mamba.detection import Detector, create_detector, detector_config, list_detectors
-from a2mamba.engine import OptimizerConfig, StepScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, StepScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.detection.evaluation import DetectionEvaluation
 from a2mamba.tasks.detection.losses import DetectionLosses
 from a2mamba.tasks.detection.prediction import DetectionPrediction
 from a2mamba.tasks.detection.run import DetectionRun, DetectorModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Prepared, Task
 from a2mamba.visualize import object_color
 
 _COCO_IMAGES, _COCO_CLASSES = 117_266, 80
@@ -62,7 +62,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
 
     def build_model(self, run: DetectionRun, classes: Sequence[str]) -> Detector:
         """Return the detector of a run, without mask heads where its data has no masks."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             model = create_detector(
                 run.model.name,
                 num_classes=len(classes),
