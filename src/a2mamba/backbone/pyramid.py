@@ -27,7 +27,7 @@ from a2mamba.layers import (
     ResidualDepthwise,
     checkpoint_block,
     keep_memory,
-    may_split,
+    may_chunk,
     over_images,
     rope_table,
 )
@@ -180,7 +180,7 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
-        if may_split(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
+        if may_chunk(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
             return over_images(lambda chunk: self._blocks(chunk, rope), x, MAX_CHUNK_ELEMENTS // x.shape[1:].numel())
         return self._blocks(x, rope)
 
