@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from a2mamba.backbone import RunOptions
 from a2mamba.engine import OptimizerConfig, PrecisionName
 from a2mamba.engine.schedule import AnyScheduleConfig
 
@@ -15,15 +16,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(ABC):
+class NetworkConfig(RunOptions, ABC):
     """Which network, and the weights that it starts from."""
 
     name: str
     """one of `a2mamba models`"""
     checkpoint: Path | None = None
     """weights of the whole network to start from: a released, native or training checkpoint"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the backbone's last block; grows linearly from 0"""
 
     @abstractmethod
     def without_weights(self) -> Self:

@@ -71,7 +71,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
                 in_chans=run.data.in_chans,
                 img_size=run.data.image_size,
                 drop_rate=run.model.drop_rate,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
             )
         if run.model.checkpoint is not None:
             load_checkpoint(model, run.model.checkpoint)

@@ -68,7 +68,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
                 num_classes=len(classes),
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
                 img_size=run.model.stored_size,
                 config=run.detector if run.data.masks else replace(run.detector, masks=False),
             )

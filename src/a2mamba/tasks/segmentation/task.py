@@ -73,7 +73,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
                 img_size=run.data.crop_size,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
                 width=run.model.width,
             )
 
