@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from a2mamba.data.check import DatasetReport, Layout, Progress, SplitReport
+from a2mamba.data.check.report import DatasetReport, Layout, Progress, SplitReport
 from a2mamba.data.coco import missing_files
 from a2mamba.data.coco_annotations import CocoAnnotations, load_content, parse_annotations
 from a2mamba.data.images import UndecodableImageError, decode_image

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset
 from a2mamba.data.coco_annotations import Category, CocoAnnotations, load_content, parse_annotations, read_annotations
 from a2mamba.data.detection_transforms import DetectionView, MultiScale, original_view
 from a2mamba.data.images import UndecodableImageError, decode_image
-from a2mamba.data.loader import BatchLoader, evaluation_batches
+from a2mamba.data.loading.loader import BatchLoader, evaluation_batches
+from a2mamba.data.loading.samplers import GroupedSampler
+from a2mamba.data.loading.seeded import SeededDataset
 from a2mamba.data.names import some
-from a2mamba.data.samplers import GroupedSampler
-from a2mamba.data.seeded import SeededDataset
 
 
 @dataclass(frozen=True, kw_only=True)
