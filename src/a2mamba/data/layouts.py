@@ -20,7 +20,7 @@ from a2mamba.data.classification.loaders import refuse_unlearnable
 from a2mamba.data.classification.recognition import class_splits, recognize_class_folders, recognize_table
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import some
-from a2mamba.data.recognized import Recognized, UnknownLayoutError
+from a2mamba.data.recognized import Recognized, UnfitDataError, UnknownLayoutError
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.recognition import recognize_folder, recognize_published
@@ -67,7 +67,8 @@ def recognize(root: Path | str, layout: str | None = None) -> Recognized:
 
     Raises:
         UnknownLayoutError: the folder does not exist or is no data set that is known here; at most five lines.
-        ValueError: it is one, and nothing can be learned from it or what it means cannot be found out; one line.
+        UnfitDataError: it is one, and nothing can be learned from it or what it means cannot be found out; one line.
+        ValueError: an unknown layout.
     """
     root = Path(root)
     if not root.is_dir():
@@ -79,21 +80,25 @@ def recognize(root: Path | str, layout: str | None = None) -> Recognized:
             near = difflib.get_close_matches(layout, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown layout {layout!r}; {hint}")
-        found = known[layout].recognize(root)
+        found = _ask(known[layout], root)
         if found is None:
             lines = (f"{root} is not in the layout {layout}", f"found: {_content(root)}")
             raise UnknownLayoutError([*lines, f"expected: {known[layout].expected}"])
-        return _learnable(found)
+        return found
     for kind in known.values():
-        found = kind.recognize(root)
+        found = _ask(kind, root)
         if found is not None:
-            return _learnable(found)
+            return found
     raise UnknownLayoutError(_refusal(root))
 
 
-def _learnable(found: Recognized) -> Recognized:
-    if found.task == "classification":
-        refuse_unlearnable(found.root, found.classes)
+def _ask(kind: Layout, root: Path) -> Recognized | None:
+    try:
+        found = kind.recognize(root)
+        if found is not None and found.task == "classification":
+            refuse_unlearnable(root, found.classes)
+    except ValueError as error:
+        raise UnfitDataError(kind.name, str(error)) from error
     return found
 
 
@@ -105,14 +110,17 @@ def _detection_layouts() -> list[Layout]:
 
 def _recognize_coco(root: Path) -> Recognized | None:
     from a2mamba.data.check_coco import annotation_files
-    from a2mamba.data.coco_annotations import read_annotations
+    from a2mamba.data.coco_annotations import load_content, parse_annotations
 
     files = annotation_files(root)
     if not files:
         return None
     train, *others = files
     val = next((name for name in others if name.startswith("val")), others[0] if others else train)
-    annotations = {name: read_annotations(files[name], masks=False) for name in dict.fromkeys((train, val))}
+    annotations = {
+        name: parse_annotations(load_content(files[name]), file=files[name], masks=False, problem=lambda _, __: None)
+        for name in dict.fromkeys((train, val))
+    }
     return Recognized(
         task="detection",
         layout="coco",

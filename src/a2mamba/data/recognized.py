@@ -79,3 +79,16 @@ class UnknownLayoutError(ValueError):
         assert 1 <= len(lines) <= 5
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+class UnfitDataError(ValueError):
+    """A folder that was recognized, and from which nothing can be learned as it is; one line.
+
+    Args:
+        layout: what it was recognized as.
+        reason: what is wrong, and what to do.
+    """
+
+    def __init__(self, layout: str, reason: str) -> None:
+        super().__init__(reason)
+        self.layout = layout

@@ -97,7 +97,8 @@ def class_splits(root: Path) -> tuple[str | None, str | None]:
     A split's folder may hold the split once more, as some archives do: seg_train/seg_train/<class>.
     """
     inner = {name: _descend(root, name) for name in _folders(root) if split_role(name) is not None}
-    usable = {name: place for name, place in inner.items() if has_class_folders(root / place)}
+    # Class folders without images make a split, too: one that is found wanting instead of being passed over.
+    usable = {name: place for name, place in inner.items() if _folders(root / place)}
     train, val = find_splits(usable)
     return usable.get(train or ""), usable.get(val or "")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout, list_files
-from a2mamba.data.splits import TRAIN_NAMES, VAL_NAMES, find_splits
+from a2mamba.data.splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, find_splits
 
 _IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "original", "originals", "input", "inputs", "rgb")
 _LABELS = (
@@ -38,6 +38,17 @@ def find_folders(root: Path) -> SegmentationLayout | None:
         if layout is not None:
             return layout
     return None
+
+
+def half_splits(root: Path, layout: SegmentationLayout) -> list[Path]:
+    """Folders of a validation split's images without masks, or the other way round; test images may be without."""
+    halves = []
+    for split in VAL_NAMES:
+        pair = layout.folders(root, split)
+        there = [folder for folder in pair if folder.is_dir()]
+        if len(there) == 1 and pair[0] != pair[1] and split not in TEST_NAMES:
+            halves += there
+    return halves
 
 
 def _listed(root: Path, folders: dict[str, str]) -> SegmentationLayout | None:

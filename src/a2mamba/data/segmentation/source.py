@@ -224,19 +224,23 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
     numbers = np.zeros(256, dtype=np.int64)
     colors: set[int] = set()
     error: UndecodableImageError | None = None
-    readable = 0
+    numbered = colored = readable = 0
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for seen in pool.map(_look_into, paths):
             if isinstance(seen, UndecodableImageError):
                 error = error or seen
                 continue
             readable += 1
+            colored += bool(seen.colors)
+            numbered += np.count_nonzero(seen.numbers) > 1
             numbers += seen.numbers
             colors |= seen.colors
     if not readable and error is not None:
         raise error
-    if colors:  # a file of one gray color, the background's as a rule, was taken for numbers
-        colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
+    if colored <= numbered:  # a few files of another kind are damage; loading names them
+        return Survey(numbers, ())
+    # A file of one gray color, the background's as a rule, was taken for numbers.
+    colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
     return Survey(numbers, tuple(unpack_colors(np.array(sorted(colors), dtype=np.int32))))
 
 
