@@ -102,7 +102,7 @@ def test_folders_that_are_not_recognized(digits: Path, tmp_path: Path) -> None:
     in_process("fit", tmp_path / "absent").refused("absent", "does not exist")
     in_process("fit", digits, "--epochs", "0").refused("--epochs 0")
     in_process("fit", digits, "--scratch", "--checkpoint", "x.pth").refused("exclude each other")
-    in_process("fit", digits, "--model", "a2mamba_tinny", "--dry-run").refused("did you mean 'a2mamba_tiny'?")
+    in_process("fit", digits, "--model", "a2mamba_tinny", "--dry-run").refused("did you mean 'a2mamba_tiny'")
 
 
 @pytest.mark.parametrize(
