@@ -2,7 +2,9 @@
 
 from a2mamba.data.check import DatasetReport, SplitReport, check_dataset
 from a2mamba.data.class_folders import ImageFolder, ImageSample, class_names, image_folder
-from a2mamba.data.coco import (
+from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
+from a2mamba.data.detection.annotations import Category, CocoAnnotations, read_annotations
+from a2mamba.data.detection.dataset import (
     CocoDataset,
     DetectionBatch,
     DetectionData,
@@ -12,8 +14,6 @@ from a2mamba.data.coco import (
     eval_detection_loader,
     train_detection_loader,
 )
-from a2mamba.data.coco_annotations import Category, CocoAnnotations, read_annotations
-from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
 from a2mamba.data.imagenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,

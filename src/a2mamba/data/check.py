@@ -118,8 +118,8 @@ def check_dataset(root: Path | str, *, progress: Progress | None = None) -> Data
 
 def _layouts() -> tuple[Layout, ...]:
     # Imported here, because they build on this module.
-    from a2mamba.data.check_coco import COCO_CHECK
     from a2mamba.data.check_segmentation import SEGMENTATION_CHECKS
+    from a2mamba.data.detection.check import COCO_CHECK
 
     return (*LAYOUTS, *SEGMENTATION_CHECKS, COCO_CHECK)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from a2mamba.data import SEGMENTATION_LAYOUTS, read_annotations, scan_segmentation
-from a2mamba.data.check_coco import annotation_files
+from a2mamba.data.detection.check import annotation_files
 from a2mamba.data.segmentation_files import expected_layout
 from a2mamba.recipes.choice import Choice, Layout, Wishes
 from a2mamba.recipes.detection import coco_1x

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from a2mamba.data.detection_transforms import MultiScale, crop, flip, original_view, resize, resized_size
+from a2mamba.data.detection.transforms import MultiScale, crop, flip, original_view, resize, resized_size
 
 MS: dict[str, Any] = {
     "min_sizes": (48, 64, 80),

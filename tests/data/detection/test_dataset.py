@@ -24,11 +24,11 @@ from a2mamba.data import (
     read_annotations,
     train_detection_loader,
 )
-from a2mamba.data.detection_transforms import DetectionView, crop, flip, original_view
+from a2mamba.data.detection.transforms import DetectionView, crop, flip, original_view
 from a2mamba.engine.tree import move_to
+from data.helpers import error_line, write_image
 
 from .coco_helpers import HEIGHT, WIDTH, content, entry, rectangle, write_coco
-from .helpers import error_line, write_image
 
 SMALL: dict[str, Any] = {
     "min_sizes": (96, 128),

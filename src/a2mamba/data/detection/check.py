@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from a2mamba.data.check import DatasetReport, Layout, Progress, SplitReport
-from a2mamba.data.coco import missing_files
-from a2mamba.data.coco_annotations import CocoAnnotations, load_content, parse_annotations
+from a2mamba.data.detection.annotations import CocoAnnotations, load_content, parse_annotations
+from a2mamba.data.detection.dataset import missing_files
 from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.names import describe_class_difference, some
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from a2mamba.data import check_dataset
+from data.helpers import write_image
 
 from .coco_helpers import HEIGHT, WIDTH, content, entry, rectangle, write_coco
-from .helpers import write_image
 
 
 @pytest.fixture

@@ -20,8 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from a2mamba.data.coco_annotations import Category, CocoAnnotations, load_content, parse_annotations, read_annotations
-from a2mamba.data.detection_transforms import DetectionView, MultiScale, original_view
+from a2mamba.data.detection.annotations import (
+    Category,
+    CocoAnnotations,
+    load_content,
+    parse_annotations,
+    read_annotations,
+)
+from a2mamba.data.detection.transforms import DetectionView, MultiScale, original_view
 from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.loader import BatchLoader, evaluation_batches
 from a2mamba.data.names import some

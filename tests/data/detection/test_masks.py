@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from a2mamba.data.coco_masks import SegmentationStore, draw_runs, runs_from_string
+from a2mamba.data.detection.masks import SegmentationStore, draw_runs, runs_from_string
 
 library = pytest.importorskip("faster_coco_eval.core.mask")
 

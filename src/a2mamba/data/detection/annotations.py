@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from a2mamba.data.coco_masks import SegmentationStore
+from a2mamba.data.detection.masks import SegmentationStore
 
 Problem = Callable[[str, str], None]
 
