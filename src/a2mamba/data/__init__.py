@@ -3,17 +3,23 @@
 from a2mamba.data.check import DatasetReport, SplitReport, check_dataset
 from a2mamba.data.class_folders import ImageFolder, ImageSample, class_names, image_folder
 from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
-from a2mamba.data.detection.annotations import Category, CocoAnnotations, read_annotations
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations
 from a2mamba.data.detection.dataset import (
     CocoDataset,
     DetectionBatch,
-    DetectionData,
     DetectionSample,
     UnfitSampleError,
-    detection_categories,
-    eval_detection_loader,
-    train_detection_loader,
 )
+from a2mamba.data.detection.loading import (
+    DetectionData,
+    eval_detection_loader,
+    read_detection_split,
+    train_detection_loader,
+    with_detection_source,
+)
+from a2mamba.data.detection.readers import find_detection
+from a2mamba.data.detection.readers.coco import detection_categories, read_annotations
+from a2mamba.data.detection.readers.source import DetectionSource
 from a2mamba.data.imagenet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -74,14 +80,15 @@ __all__ = [
     "Category",
     "ClassificationBatch",
     "ClassificationData",
-    "CocoAnnotations",
     "CocoDataset",
     "ConversionSummary",
     "DatasetReport",
     "DemoSummary",
+    "DetectionAnnotations",
     "DetectionBatch",
     "DetectionData",
     "DetectionSample",
+    "DetectionSource",
     "EpochSampler",
     "GroupedSampler",
     "ImageFolder",
@@ -118,11 +125,13 @@ __all__ = [
     "eval_loader",
     "eval_segmentation_loader",
     "eval_transform",
+    "find_detection",
     "image_folder",
     "load_image",
     "normalize",
     "open_split",
     "read_annotations",
+    "read_detection_split",
     "read_labels",
     "resize_image",
     "scan_segmentation",
@@ -137,5 +146,6 @@ __all__ = [
     "train_loader",
     "train_segmentation_loader",
     "train_transform",
+    "with_detection_source",
     "write_demo",
 ]

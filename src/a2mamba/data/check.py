@@ -119,9 +119,9 @@ def check_dataset(root: Path | str, *, progress: Progress | None = None) -> Data
 def _layouts() -> tuple[Layout, ...]:
     # Imported here, because they build on this module.
     from a2mamba.data.check_segmentation import SEGMENTATION_CHECKS
-    from a2mamba.data.detection.check import COCO_CHECK
+    from a2mamba.data.detection.check import DETECTION_CHECK
 
-    return (*LAYOUTS, *SEGMENTATION_CHECKS, COCO_CHECK)
+    return (*LAYOUTS, *SEGMENTATION_CHECKS, DETECTION_CHECK)
 
 
 def _imagenet_splits(root: Path) -> dict[str, Path]:

@@ -7,8 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from a2mamba.data import SEGMENTATION_LAYOUTS, read_annotations, scan_segmentation
-from a2mamba.data.detection.check import annotation_files
+from a2mamba.data import (
+    SEGMENTATION_LAYOUTS,
+    find_detection,
+    read_detection_split,
+    scan_segmentation,
+    with_detection_source,
+)
 from a2mamba.data.segmentation_files import expected_layout
 from a2mamba.recipes.choice import Choice, Layout, Wishes
 from a2mamba.recipes.detection import coco_1x
@@ -79,33 +84,25 @@ def choose_segmentation(root: Path, wishes: Wishes, device: str, *, layout: str)
 
 
 def is_detection(root: Path) -> bool:
-    """Whether a folder has COCO's annotation files."""
-    return bool(annotation_files(root))
+    """Whether a folder has images with objects."""
+    return find_detection(root) is not None
 
 
 def choose_detection(root: Path, wishes: Wishes, device: str) -> Choice:
     """Mask R-CNN by the short schedule; small images are not enlarged."""
-    files = annotation_files(root)
-    train, *others = files
-    val = next((name for name in others if name.startswith("val")), others[0] if others else train)
-    annotations = read_annotations(files[train], masks=True)
-    count = len(annotations.image_ids)
-    reasons = [f"COCO annotations: {count:,} training images, {len(annotations.categories)} categories"]
-    if val == train:
-        reasons.append("evaluated on the training images: there is no other annotation file")
+    source = find_detection(root)
+    assert source is not None, "recognized before"
+    reasons = [source.description]
     size, why = _size(device, wishes, "mask_rcnn_a2mamba_")
     reasons.append(why)
     run = coco_1x("mask_rcnn", size)
-    data = replace(
-        run.data,
-        root=str(root),
-        train_images=train,
-        train_annotations=str(files[train].relative_to(root)),
-        val_images=val,
-        val_annotations=str(files[val].relative_to(root)),
-    )
+    data = with_detection_source(run.data, source)
+    annotations = read_detection_split(data, "train")
+    count = len(annotations.image_ids)
+    if data.holdout:
+        reasons.append(f"{data.holdout:.0%} of the images are held out for evaluation: there is one split")
     if count < _SMALL:
-        short = min(middle_short_side([str(root / train / name) for name in annotations.file_names]), 800)
+        short = min(middle_short_side([str(data.train_paths()[0] / name) for name in annotations.file_names]), 800)
         long = max(short * 5 // 3, short + 1)
         batch = next((batch for batch in (16, 8, 4) if count >= 4 * batch), 2)
         epochs = wishes.epochs or min(max(_VISITS, 12), 100)

@@ -1,4 +1,4 @@
-"""The part of the data set checker that knows objects: COCO's annotation files and the images that they list."""
+"""The part of the data set checker that knows objects: annotations of any format, and the images that they list."""
 
 from __future__ import annotations
 
@@ -14,143 +14,189 @@ from typing import NamedTuple
 import numpy as np
 
 from a2mamba.data.check import DatasetReport, Layout, Progress, SplitReport
-from a2mamba.data.detection.annotations import CocoAnnotations, load_content, parse_annotations
-from a2mamba.data.detection.dataset import missing_files
+from a2mamba.data.detection.annotations import CROWD, DetectionAnnotations, match_categories
+from a2mamba.data.detection.readers import READERS, find_detection
+from a2mamba.data.detection.readers.image_files import missing_files, read_header
+from a2mamba.data.detection.readers.source import DetectionSource
 from a2mamba.data.images import UndecodableImageError, decode_image
-from a2mamba.data.names import describe_class_difference, some
+from a2mamba.data.names import some
 
 _BLOCK = 256
-_PREFIX = "instances_"
 # How far an edge of a mask may be from its box's: rounding moves it by about a pixel, and annotators draw a box around
 # the polygon and not around the pixels. A mask of another object is farther away.
 _SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.1
+_SHORT, _LONG = 800, 1333  # sides that images are resized to by default
+_FINEST = 4  # pixels of a resized image in one cell of the finest map
 
 
 @dataclass(frozen=True)
-class CocoSplitReport(SplitReport):
+class DetectionSplitReport(SplitReport):
     """One split: number of usable objects of each category, undecodable images, and the number of images listed."""
 
     listed: int
 
     @property
     def images(self) -> int:
-        """Number of images that the annotation file lists."""
+        """Number of images that the annotations list."""
         return self.listed
 
 
 class _ImageFacts(NamedTuple):
-    """What is in an image file: the digest of its bytes and its height and width, or why it cannot be decoded."""
+    """What is in an image file: the digest of its bytes, its height and width upright; or why it cannot be decoded."""
 
     digest: bytes
     size: tuple[int, int]
     reason: str | None
 
 
-def annotation_files(root: Path) -> dict[str, Path]:
-    """Annotation files by split, the training split first."""
-    found = {file.stem.removeprefix(_PREFIX): file for file in (root / "annotations").glob(f"{_PREFIX}*.json")}
-    return dict(sorted(found.items(), key=lambda item: (not item[0].startswith("train"), item[0])))
+def check_detection(source: DetectionSource, progress: Progress | None = None) -> DatasetReport:
+    """Look through all annotations and images of a folder that was recognized.
 
+    What loading refuses is among the problems, because the same reader says it.
 
-def _check(root: Path, progress: Progress | None) -> DatasetReport:
+    Args:
+        source: the folder.
+        progress: called with (files done, files in all, split) now and then.
+    """
     problems: list[str] = []
     splits: dict[str, SplitReport] = {}
     places: dict[bytes, list[tuple[str, str]]] = {}
-    first: tuple[str, list[str]] | None = None
-    for split, file in annotation_files(root).items():
-        annotations = _read(file, split, problems)
+    first: tuple[str, DetectionAnnotations] | None = None
+    for split in source.splits:
+        annotations = _read(source, split, problems)
         if annotations is None:
-            splits[split] = CocoSplitReport({}, {}, 0)
+            splits[split] = DetectionSplitReport({}, {}, 0)
             continue
-        folder = next((path for path in (root / split, root / "images" / split) if path.is_dir()), root / split)
-        problems += _object_problems(annotations, split)
+        problems += [f"{split}: {text}" for text in _object_problems(annotations)]
         undecodable: dict[str, str] = {}
-        for digest, path, problem in _image_problems(annotations, folder, split, undecodable, progress):
+        for digest, path, problem in _image_problems(annotations, source, split, undecodable, progress):
             if problem:
-                problems.append(problem)
+                problems.append(f"{split}: {problem}")
             else:
                 places.setdefault(digest, []).append((split, path))
-        counts = np.bincount(annotations.labels, minlength=len(annotations.categories) + 1)[1:].tolist()
+        used = annotations.labels[annotations.used]
+        counts = np.bincount(used, minlength=len(annotations.categories) + 1)[1:].tolist()
         names = _distinct_names(annotations)
-        splits[split] = CocoSplitReport(dict(zip(names, counts, strict=True)), undecodable, len(annotations.file_names))
+        number = len(annotations.file_names)
+        splits[split] = DetectionSplitReport(dict(zip(names, counts, strict=True)), undecodable, number)
         unused = [name for name, count in zip(names, counts, strict=True) if count == 0]
         if unused:
             problems.append(f"{split}: {len(unused)} of {len(names)} categories have no objects: {some(unused)}")
-        numbered = [f"{category.id} {category.name}" for category in annotations.categories]
         if first is None:
-            first = split, numbered
-        elif difference := describe_class_difference(first[1], numbered):
-            problems.append(f"{split}: other categories than {first[0]}: {difference}")
+            first = split, annotations
+        else:
+            problems += [f"{split}: {text}" for text in _category_problems(first[1], annotations, first[0])]
     duplicates = [[path for _, path in group] for group in places.values() if len({split for split, _ in group}) > 1]
     if duplicates:
         pairs = some(" = ".join(group) for group in duplicates)
         problems.append(f"{len(duplicates)} images lie in more than one split: {pairs}")
-    return DatasetReport(str(root), "coco", splits, duplicates, problems)
+    return DatasetReport(str(source.root), source.layout, splits, duplicates, problems)
 
 
-def _read(file: Path, split: str, problems: list[str]) -> CocoAnnotations | None:
-    """The annotations, with one line in `problems` for each kind of problem; None where the file cannot be read."""
+def _read(source: DetectionSource, split: str, problems: list[str]) -> DetectionAnnotations | None:
+    """The annotations, with one line in `problems` for each kind of problem; None where they cannot be read."""
     found: dict[str, list[str]] = {}
     try:
-        content = load_content(file)
+        annotations = source.read(split, problem=lambda kind, text: found.setdefault(kind, []).append(text))
     except ValueError as error:
         problems.append(f"{split}: {error}")
         return None
-    # A file of boxes alone is sound; one in which some objects have masks is not.
-    masks = any(isinstance(entry, dict) and entry.get("segmentation") for entry in content["annotations"])
-    annotations = parse_annotations(
-        content, file=file, masks=masks, problem=lambda kind, text: found.setdefault(kind, []).append(text)
-    )
     problems += [f"{split}: {kind}, {len(texts)} times: {some(texts, 3)}" for kind, texts in found.items()]
     return annotations
 
 
-def _object_problems(annotations: CocoAnnotations, split: str) -> Iterator[str]:
+def _category_problems(train: DetectionAnnotations, other: DetectionAnnotations, split: str) -> Iterator[str]:
+    """What differs between the categories of two splits, by name: what training would refuse, and what is missing."""
+    unknown: list[str] = []
+    match_categories(other.categories, train.categories, problem=lambda _, text: unknown.append(text))
+    for text in unknown:
+        yield f"other categories than {split}: {text}"
+    found = {category.name.strip().casefold() for category in other.categories}
+    missing = [category.name for category in train.categories if category.name.strip().casefold() not in found]
+    if missing and not unknown:
+        yield f"lacks categories of {split}, and is evaluated on the others: {some(missing)}"
+
+
+def _object_problems(annotations: DetectionAnnotations) -> Iterator[str]:
     for reason, ids in annotations.skipped.items():
-        if reason != "crowd":
-            yield f"{split}: {len(ids)} annotations are left out in training, {reason}: {some(map(str, ids))}"
+        if reason != CROWD:
+            yield f"{len(ids)} annotations are left out in training, {reason}: {some(map(str, ids))}"
+    for reason, ids in annotations.repaired.items():
+        yield f"{len(ids)} annotations are used without a part, {reason}: {some(map(str, ids))}"
+    if annotations.crowd.size and annotations.crowd.all():
+        yield f"all {annotations.crowd.size} annotations are marked as crowds (iscrowd), and none is trained on"
     twice = [name for name, count in Counter(annotations.file_names).items() if count > 1]
     if twice:
-        yield f"{split}: {len(twice)} files are listed as more than one image: {some(twice)}"
-    if annotations.segmentations is None:
-        return
+        yield f"{len(twice)} files are listed as more than one image: {some(twice)}"
+    yield from _box_problems(annotations)
+    if annotations.segmentations is not None:
+        yield from _mask_problems(annotations)
+
+
+def _box_problems(annotations: DetectionAnnotations) -> Iterator[str]:
+    """Boxes that reach beyond their image, and those of which a resize leaves too little to be found."""
+    used = annotations.used
+    heights, widths = np.repeat(annotations.image_sizes, np.diff(annotations.first), axis=0)[used].T.astype(float)
+    x, y, w, h = annotations.boxes[used].T
+    ids = annotations.annotation_ids[used]
+    beyond = np.maximum.reduce((-x, -y, x + w - widths, y + h - heights)) > 1 + 0.01 * np.maximum(heights, widths)
+    if beyond.any():
+        yield f"{beyond.sum()} boxes reach beyond their images and are cut there: {some(map(str, ids[beyond]))}"
+    scale = np.minimum(_SHORT / np.minimum(heights, widths), _LONG / np.maximum(heights, widths))
+    smaller = np.minimum(w, h)
+    lost = (scale < 1) & (smaller * scale < _FINEST) & (smaller >= _FINEST)
+    if lost.any():
+        yield (
+            f"{lost.sum()} objects are narrower than {_FINEST} pixels once their images are resized to {_SHORT} x "
+            f"{_LONG}, and can hardly be found; cut the images into tiles: {some(map(str, ids[lost]))}"
+        )
+
+
+def _mask_problems(annotations: DetectionAnnotations) -> Iterator[str]:
+    assert annotations.segmentations is not None
     damaged: list[str] = []
     empty: list[str] = []
     apart: list[str] = []
-    for box, row, identity in zip(
-        annotations.boxes, annotations.segmentation_rows.tolist(), annotations.annotation_ids.tolist(), strict=True
-    ):
-        try:
-            extent = annotations.segmentations.extent(row)
-        except ValueError as error:
-            damaged.append(f"{identity} ({error})")
-            continue
-        if extent is None:
-            empty.append(str(identity))
-            continue
-        width, height = box[2] - box[0], box[3] - box[1]
-        slack = np.maximum(_SLACK_PIXELS, _SLACK_SHARE * np.array([width, height] * 2))
-        if (np.abs(np.array(extent) - box) > slack).any():
-            apart.append(str(identity))
+    for image in range(len(annotations.image_ids)):
+        for row, box in zip(annotations.objects(image).tolist(), annotations.corners(image), strict=True):
+            identity = annotations.annotation_ids[row]
+            try:
+                extent = annotations.segmentations.extent(int(annotations.segmentation_rows[row]))
+            except ValueError as error:
+                damaged.append(f"{identity} ({error})")
+                continue
+            if extent is None:
+                empty.append(str(identity))
+                continue
+            width, height = box[2] - box[0], box[3] - box[1]
+            slack = np.maximum(_SLACK_PIXELS, _SLACK_SHARE * np.array([width, height] * 2))
+            if (np.abs(np.array(extent) - box) > slack).any():
+                apart.append(str(identity))
     for names, what in (
         (damaged, "damaged masks"),
         (empty, "masks without a pixel"),
         (apart, "masks that do not match their box"),
     ):
         if names:
-            yield f"{split}: {len(names)} {what}, annotations {some(names)}"
+            yield f"{len(names)} {what}, annotations {some(names)}"
 
 
 def _image_problems(
-    annotations: CocoAnnotations, folder: Path, split: str, undecodable: dict[str, str], progress: Progress | None
+    annotations: DetectionAnnotations,
+    source: DetectionSource,
+    split: str,
+    undecodable: dict[str, str],
+    progress: Progress | None,
 ) -> Iterator[tuple[bytes, str, str]]:
     """(digest, file, "") for each sound image, (b"", "", problem) for each kind of problem."""
-    absent = missing_files(folder, annotations.file_names)
-    if absent:
-        yield b"", "", f"{split}: {len(absent)} listed images are not in {folder}: {some(absent)}"
-    missing = set(absent)
-    numbers = [number for number, name in enumerate(annotations.file_names) if name not in missing]
-    resized = []
+    folder = source.splits[split].images
+    missing = missing_files(folder, annotations.file_names)
+    if missing:
+        yield b"", "", f"{len(missing)} listed images are not in {folder}: {some(missing)}"
+    absent = set(missing)
+    numbers = [number for number, name in enumerate(annotations.file_names) if name not in absent]
+    resized: list[str] = []
+    stored: list[str] = []
     # Decoding and hashing release the interpreter's lock. Blocks keep the queue short: map submits all at once.
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(numbers), _BLOCK):
@@ -162,14 +208,26 @@ def _image_problems(
                     continue
                 height, width = annotations.image_sizes[number].tolist()
                 if image.size != (height, width):
-                    resized.append(f"{path} ({image.size[1]} x {image.size[0]} pixels, listed {width} x {height})")
+                    header = read_header(path)
+                    if header is not None and (header.height, header.width) == (height, width):
+                        stored.append(str(path))
+                    else:
+                        sizes = f"{image.size[1]} x {image.size[0]} pixels, listed {width} x {height}"
+                        resized.append(f"{path} ({sizes})")
                 yield image.digest, str(path), ""
             if progress is not None:
                 progress(start + len(block), len(numbers), split)
     if undecodable:
-        yield b"", "", f"{split}: {len(undecodable)} undecodable images: {some(undecodable)}"
+        yield b"", "", f"{len(undecodable)} undecodable images: {some(undecodable)}"
     if resized:
-        yield b"", "", f"{split}: {len(resized)} images are of another size than listed: {some(resized)}"
+        yield b"", "", f"{len(resized)} images are of another size than listed: {some(resized)}"
+    if stored:
+        yield (
+            b"",
+            "",
+            f"{len(stored)} images are shown turned (EXIF orientation) and annotated as they are stored; their objects "
+            f"are turned with them: {some(stored)}",
+        )
 
 
 def _look(path: Path) -> _ImageFacts:
@@ -183,7 +241,7 @@ def _look(path: Path) -> _ImageFacts:
     return _ImageFacts(hashlib.sha256(content).digest(), (image.height, image.width), None)
 
 
-def _distinct_names(annotations: CocoAnnotations) -> list[str]:
+def _distinct_names(annotations: DetectionAnnotations) -> list[str]:
     """Names of the categories, with the id where a name occurs twice: they are keys of the report."""
     counts = Counter(category.name for category in annotations.categories)
     return [
@@ -192,14 +250,16 @@ def _distinct_names(annotations: CocoAnnotations) -> list[str]:
     ]
 
 
-def _recognize(root: Path) -> bool:
-    return bool(annotation_files(root))
+def _check_folder(root: Path, progress: Progress | None) -> DatasetReport:
+    source = find_detection(root)
+    assert source is not None, "recognized before"
+    return check_detection(source, progress)
 
 
-COCO_CHECK = Layout(
-    name="coco",
-    expected="<root>/annotations/instances_<split>.json and <root>/<split>/<image>",
-    recognize=_recognize,
-    check=_check,
+DETECTION_CHECK = Layout(
+    name="detection",
+    expected="; ".join(reader.expected for reader in READERS.values()),
+    recognize=lambda root: find_detection(root) is not None,
+    check=_check_folder,
 )
 """The entry of the checker's table of layouts."""

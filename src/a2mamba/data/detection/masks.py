@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 _INSTALL = (
-    'polygon masks need faster-coco-eval; install it with: pip install "a2mamba[coco]", or train with masks=False'
+    'masks need faster-coco-eval; install it with: pip install "a2mamba[coco]", or train with boxes alone (masks=False)'
 )
 _POLYGONS, _RUNS, _STRING = 0, 1, 2
 # The rasterizer walks along every edge: a coordinate like 1e12 would keep it busy for hours.
 _FARTHEST = 1e5
+
+
+class NoPolygonError(ValueError):
+    """A list of polygons of which none bounds an area."""
 
 
 class SegmentationStore:
@@ -36,7 +39,7 @@ class SegmentationStore:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def append(self, segmentation: object, *, height: int, width: int) -> None:
+    def append(self, segmentation: object, *, height: int, width: int) -> int:
         """Add the mask of one object.
 
         Args:
@@ -44,13 +47,19 @@ class SegmentationStore:
             height: of the image.
             width: of the image.
 
+        Returns:
+            how many polygons were left out: fewer than three points, or coordinates that are not finite or far outside.
+
         Raises:
-            ValueError: one phrase about what is wrong with it; nothing was added.
+            NoPolygonError: none of the polygons is left.
+            ValueError: one phrase about what is wrong with it. In either case nothing was added.
         """
+        left_out = 0
         if isinstance(segmentation, Mapping):
             kind, numbers, text = _runs(segmentation, height, width)
         elif isinstance(segmentation, list):
-            kind, numbers, text = _POLYGONS, _rings(segmentation), b""
+            numbers, left_out = _rings(segmentation)
+            kind, text = _POLYGONS, b""
         else:
             raise ValueError("its segmentation is neither a list of polygons nor run lengths")
         self._kinds.append(kind)
@@ -59,15 +68,17 @@ class SegmentationStore:
         self._starts.append(len(self._numbers))
         self._bytes.extend(text)
         self._byte_starts.append(len(self._bytes))
+        return left_out
 
     def extent(self, index: int) -> tuple[float, float, float, float] | None:
         """The smallest box (x0, y0, x1, y1) around a mask, in pixels of its image; None where the mask is empty.
 
         Raises:
             ValueError: run lengths that are damaged.
+            ImportError: run lengths, and faster-coco-eval is not installed.
         """
         if self._kinds[index] == _POLYGONS:
-            points = np.concatenate([ring.reshape(-1, 2) for ring in self._polygons(index)])
+            points = np.concatenate([np.array(ring).reshape(-1, 2) for ring in self._polygons(index)])
             points = np.clip(points, 0, (self._sizes[2 * index + 1], self._sizes[2 * index]))
             (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
             return float(x0), float(y0), float(x1), float(y1)
@@ -78,82 +89,75 @@ class SegmentationStore:
         return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
     def require_library(self) -> None:
-        """Nothing where every mask can be drawn.
-
-        Raises:
-            ImportError: there are polygons, and neither faster-coco-eval nor pycocotools is installed.
-        """
-        if _POLYGONS in self._kinds:
-            _mask_library()
+        """Nothing where there are no masks, or faster-coco-eval is installed; else ImportError."""
+        if self._kinds:
+            mask_library()
 
     def draw(self, index: int) -> np.ndarray:
         """The mask of one object, uint8 (height, width) of 0 and 1.
 
         Raises:
             ValueError: run lengths that are damaged.
-            ImportError: a polygon, and neither faster-coco-eval nor pycocotools is installed.
+            ImportError: faster-coco-eval is not installed.
+        """
+        runs = self.run_lengths(index)
+        try:
+            drawn: np.ndarray = mask_library().decode(runs)
+        except RuntimeError:
+            raise ValueError("its run lengths are no valid COCO string") from None
+        except ValueError:
+            height, width = runs["size"]
+            raise ValueError(f"its run lengths do not add up to the image's {height} x {width} pixels") from None
+        return np.ascontiguousarray(drawn)
+
+    def run_lengths(self, index: int) -> dict[str, Any]:
+        """The mask as COCO's compressed run lengths, {"size": [h, w], "counts": text}; a string as it was stated.
+
+        Raises:
+            ImportError: faster-coco-eval is not installed.
         """
         height, width = self._sizes[2 * index], self._sizes[2 * index + 1]
         kind = self._kinds[index]
+        runs: dict[str, Any]
         if kind == _POLYGONS:
-            return _fill(self._polygons(index), height, width)
-        if kind == _RUNS:
-            runs = np.array(self._numbers[self._starts[index] : self._starts[index + 1]], dtype=np.int64)
+            # The union of the polygons by COCO's own rule for edges, which is finer than a pixel.
+            library = mask_library()
+            runs = library.merge(library.frPyObjects(self._polygons(index), height, width))
+        elif kind == _RUNS:
+            counts = [int(count) for count in self._numbers[self._starts[index] : self._starts[index + 1]]]
+            runs = mask_library().frPyObjects({"size": [height, width], "counts": counts}, height, width)
         else:
-            runs = runs_from_string(bytes(self._bytes[self._byte_starts[index] : self._byte_starts[index + 1]]))
-        return draw_runs(runs, height, width)
+            runs = {"counts": bytes(self._bytes[self._byte_starts[index] : self._byte_starts[index + 1]])}
+        counts = runs["counts"]
+        return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
-    def _polygons(self, index: int) -> list[np.ndarray]:
+    def can_be_damaged(self, indices: np.ndarray) -> list[int]:
+        """Positions in `indices` of the masks that are compressed run lengths, which are not checked when added."""
+        kinds = np.array(self._kinds, dtype=np.int8)
+        return np.flatnonzero(kinds[indices] == _STRING).tolist() if len(indices) else []
+
+    def _polygons(self, index: int) -> list[list[float]]:
         rings, position, stop = [], self._starts[index], self._starts[index + 1]
         while position < stop:
             length = int(self._numbers[position])
-            rings.append(np.array(self._numbers[position + 1 : position + 1 + length]))
+            rings.append(self._numbers[position + 1 : position + 1 + length].tolist())
             position += 1 + length
         return rings
 
 
-def runs_from_string(text: bytes) -> np.ndarray:
-    """COCO's compressed run lengths -> int64 (runs,).
+def mask_library() -> Any:
+    """Return faster_coco_eval's mask functions.
 
-    Each run is written in groups of five bits, lowest first, one printable character a group, with a sixth bit that
-    says whether more follow; from the fourth run on the number is the difference to the run before the last.
-
-    Raises:
-        ValueError: characters outside of the format, or an unfinished number.
-    """
-    values = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    if values.size == 0:
-        return values
-    more = (values & 32) != 0
-    if values.min() < 0 or values.max() > 63 or more[-1]:
-        raise ValueError("its run lengths are no valid COCO string")
-    last = np.flatnonzero(~more)
-    first = np.concatenate(([0], last[:-1] + 1))
-    lengths = last - first + 1
-    if lengths.max() > 12:  # 60 bits: no image is so large, and more would overflow
-        raise ValueError("its run lengths are no valid COCO string")
-    shift = 5 * (np.arange(values.size) - np.repeat(first, lengths))
-    runs = np.add.reduceat((values & 31) << shift, first)
-    negative = (values[last] & 16) != 0
-    runs -= np.where(negative, np.int64(1) << (5 * lengths), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
-
-
-def draw_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Run lengths, of 0 and 1 in turn down the columns and beginning with 0 -> uint8 (height, width).
+    Not pycocotools': a damaged string of run lengths makes it write beyond its memory.
 
     Raises:
-        ValueError: a negative run, or runs that do not fill the image.
+        ImportError: it is not installed; the message says what to install.
     """
-    if runs.size and runs.min() < 0:
-        raise ValueError("one of its run lengths is negative")
-    # Not a plain sum: damaged strings hold numbers whose sum may overflow.
-    if float(np.sum(runs, dtype=np.float64)) != height * width:
-        raise ValueError(f"its run lengths do not add up to the image's {height} x {width} pixels")
-    values = np.arange(runs.size, dtype=np.uint8) & 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return mask
 
 
 def _runs(segmentation: Mapping[str, Any], height: int, width: int) -> tuple[int, Sequence[float], bytes]:
@@ -172,41 +176,29 @@ def _runs(segmentation: Mapping[str, Any], height: int, width: int) -> tuple[int
     return _RUNS, counts, b""
 
 
-def _rings(polygons: list[Any]) -> array[float]:
-    numbers = array("d")
+def _rings(polygons: list[Any]) -> tuple[array[float], int]:
+    """The polygons in one array, and how many were left out."""
+    numbers, left_out = array("d"), 0
     for ring in polygons:
         if not isinstance(ring, list):
             raise ValueError("its segmentation is no list of polygons")
-        # Two points bound no area, and the rasterizer takes four numbers for a box.
-        if len(ring) < 6 or len(ring) % 2:
-            continue
-        numbers.append(len(ring))
         try:
-            numbers.extend(ring)
-        except TypeError:
+            values = array("d", ring)
+        except (TypeError, OverflowError):
             raise ValueError("its polygon holds something else than numbers") from None
+        # Two points bound no area, and the rasterizer takes four numbers for a box.
         # With a number that is not finite the sum is none, either, while min and max may pass over it.
-        if not math.isfinite(sum(ring)) or min(ring) < -_FARTHEST or max(ring) > _FARTHEST:
-            raise ValueError("its polygon has a coordinate that is not finite or far outside of the image")
+        if (
+            len(values) < 6
+            or len(values) % 2
+            or not math.isfinite(sum(values))
+            or min(values) < -_FARTHEST
+            or max(values) > _FARTHEST
+        ):
+            left_out += 1
+            continue
+        numbers.append(len(values))
+        numbers.extend(values)
     if not numbers:
-        raise ValueError("its segmentation has no polygon of three points or more")
-    return numbers
-
-
-def _fill(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The union of polygons by COCO's own rule for edges, which is finer than a pixel."""
-    library = _mask_library()
-    runs = library.merge(library.frPyObjects([ring.tolist() for ring in rings], height, width))
-    drawn: np.ndarray = library.decode(runs)
-    return drawn
-
-
-def _mask_library() -> ModuleType:
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError:
-        try:
-            from pycocotools import mask
-        except ImportError as error:
-            raise ImportError(_INSTALL) from error
-    return mask
+        raise NoPolygonError("no polygon of three points or more with finite coordinates near the image")
+    return numbers, left_out
