@@ -332,23 +332,23 @@ def _change(name: str, **values: Any) -> Any:
         (_change("annotations", segmentation=None), "annotation 1: it has no segmentation"),
         (
             _change("annotations", segmentation={"size": [1, 1], "counts": [1]}),
-            "annotation 1: its mask has size [1, 1]",
+            "its mask has size [1, 1]",
         ),
         (
             _change("annotations", segmentation={"size": [100, 100], "counts": [1]}),
-            "annotation 1: its run lengths do not add up",
+            "its run lengths do not add up",
         ),
         (
             _change("annotations", segmentation={"size": [100, 100], "counts": 7}),
-            "annotation 1: its run lengths are neither",
+            "its run lengths are neither",
         ),
         (
             _change("annotations", segmentation={"size": [100, 100], "counts": "54"}),
-            "annotation 1: its run lengths do not add",
+            "its run lengths do not add",
         ),
         (
             _change("annotations", segmentation={"size": [100, 100], "counts": "oo"}),
-            "annotation 1: its run lengths are no",
+            "its run lengths are no",
         ),
         (_change("annotations", segmentation=[[1, 2, 3, 4, 5, "6"]]), "annotation 1: its polygon holds"),
         (_change("annotations", segmentation="RLE"), "annotation 1: its segmentation is neither"),

@@ -181,6 +181,7 @@ class AnnotationBuilder:
         segmentation: object = None,
         crowd: bool = False,
         ignore: bool = False,
+        where: str = "",
     ) -> None:
         """Append an object.
 
@@ -193,6 +194,7 @@ class AnnotationBuilder:
             segmentation: polygons or run lengths, see `SegmentationStore.append`; nothing where there is none.
             crowd: a region with many objects.
             ignore: the file asks not to use it.
+            where: its place in its file, for messages, where the id says nothing.
         """
         height, width = self._sizes[image]
         reason = _reason_to_skip(box, area, height, width, crowd=crowd, ignore=ignore)
@@ -201,14 +203,14 @@ class AnnotationBuilder:
             try:
                 row = self._append_mask(segmentation, height, width, identity)
             except NoPolygonError as error:
-                self._skip(str(error), identity)
+                self.skip(str(error), identity)
                 return  # neither training nor evaluation can know what was meant
             except ValueError as error:
                 if not reason or segmentation:
-                    self.problem("no valid mask", f"annotation {identity}: {error}")
+                    self.problem("no valid mask", f"{where or f'annotation {identity}:'} {error}")
                     return
         if reason:
-            self._skip(reason, identity)
+            self.skip(reason, identity)
         table = self._table
         table.owners.append(image)
         table.annotation_ids.append(identity)
@@ -254,7 +256,8 @@ class AnnotationBuilder:
             self.repaired.setdefault("a polygon among others that is none", []).append(identity)
         return len(self._store) - 1
 
-    def _skip(self, reason: str, identity: int) -> None:
+    def skip(self, reason: str, identity: int) -> None:
+        """Count an object that is not used."""
         self.skipped.setdefault(reason, []).append(identity)
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from a2mamba.data.detection.readers.coco import COCO
+from a2mamba.data.detection.readers.cvat import CVAT
+from a2mamba.data.detection.readers.labelme import LABELME
 from a2mamba.data.detection.readers.source import DetectionSource, Reader
+from a2mamba.data.detection.readers.voc import VOC
+from a2mamba.data.detection.readers.yolo import YOLO
 
-READERS: dict[str, Reader] = {reader.name: reader for reader in (COCO,)}
+READERS: dict[str, Reader] = {reader.name: reader for reader in (COCO, CVAT, YOLO, VOC, LABELME)}
 """By name, in the order in which a folder is tried."""
 
 
