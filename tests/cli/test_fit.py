@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from a2mamba.recipes import ClassificationRun
-from a2mamba.recipes.choice import Wishes
-from a2mamba.recipes.choosing import choose_run
+from a2mamba.recipes.fit import Wishes, choose_run, fitting_length
 
 from .helpers import content, in_process
 
@@ -57,9 +56,7 @@ def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) ->
     ("count", "batch", "epochs"), [(4, 4, 100), (100, 4, 100), (400, 16, 100), (3000, 128, 100), (200_000, 128, 10)]
 )
 def test_batch_and_epochs_fit_the_number_of_images(count: int, batch: int, epochs: int) -> None:
-    from a2mamba.recipes.choosing_classes import _length
-
-    assert _length(count) == (batch, epochs)
+    assert fitting_length(count) == (batch, epochs)
     assert count >= batch
 
 

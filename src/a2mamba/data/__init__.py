@@ -1,86 +1,125 @@
 """Data sets, transforms, samplers, the embedded demo data and the data set checker; knows no model."""
 
-from a2mamba.data.check import DatasetReport, SplitReport, check_dataset
-from a2mamba.data.class_folders import ImageFolder, ImageSample, class_names, image_folder
-from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
-from a2mamba.data.detection.annotations import Category, DetectionAnnotations
-from a2mamba.data.detection.dataset import (
-    CocoDataset,
-    DetectionBatch,
-    DetectionSample,
-    UnfitSampleError,
-)
-from a2mamba.data.detection.loading import (
-    DetectionData,
-    eval_detection_loader,
-    read_detection_split,
-    train_detection_loader,
-    with_detection_source,
-)
-from a2mamba.data.detection.readers import find_detection
-from a2mamba.data.detection.readers.coco import detection_categories, read_annotations
-from a2mamba.data.detection.readers.source import DetectionSource
-from a2mamba.data.imagenet import (
+from a2mamba.data.check import DatasetReport, SplitReport, check_dataset, check_validation
+from a2mamba.data.classification import (
+    IMAGENET,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    BatchTransform,
     ClassificationBatch,
     ClassificationData,
+    ImageFolder,
+    ImageSample,
+    check_batch,
+    class_names,
     eval_loader,
     eval_transform,
+    image_folder,
     load_image,
     open_split,
     split_classes,
     train_loader,
     train_transform,
 )
-from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
-from a2mamba.data.label_conversion import ConversionSummary, convert_labels
-from a2mamba.data.label_maps import (
+from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
+from a2mamba.data.detection import (
+    Category,
+    CocoDataset,
+    DetectionAnnotations,
+    DetectionBatch,
+    DetectionData,
+    DetectionSample,
+    DetectionSource,
+    UnfitSampleError,
+    detection_categories,
+    eval_detection_loader,
+    read_annotations,
+    read_detection_split,
+    train_detection_loader,
+)
+from a2mamba.data.images import (
+    IMAGE_EXTENSIONS,
+    MAX_PIXELS,
+    MAX_SIDE,
+    ImageSize,
+    UndecodableImageError,
+    decode_image,
+    image_size,
+)
+from a2mamba.data.layouts import Layout, layouts, recognize
+from a2mamba.data.loading import (
+    BatchLoader,
+    EpochSampler,
+    GroupedSampler,
+    RepeatedSampler,
+    SampleKey,
+    SeededDataset,
+    evaluation_batches,
+    seeded,
+)
+from a2mamba.data.recognized import Recognized, UnknownLayoutError
+from a2mamba.data.segmentation import (
+    ADE20K_CLASSES,
+    CITYSCAPES_CLASSES,
+    COCO_STUFF_CLASSES,
     IGNORE_LABEL,
+    SEGMENTATION_DATASETS,
+    ColorMap,
+    ConversionSummary,
     LabelFileError,
     LabelMap,
-    ade20k_labels,
-    cityscapes_labels,
-    class_labels,
-    coco_stuff_labels,
-    read_labels,
-)
-from a2mamba.data.label_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, COCO_STUFF_CLASSES, Palette, distinct_palette
-from a2mamba.data.loader import BatchLoader
-from a2mamba.data.samplers import EpochSampler, GroupedSampler, RepeatedSampler, SampleKey
-from a2mamba.data.seeded import SeededDataset, seeded
-from a2mamba.data.segmentation import (
+    Palette,
     SegmentationBatch,
     SegmentationData,
+    SegmentationDataset,
     SegmentationFolder,
     SegmentationImage,
+    SegmentationLayout,
+    SegmentationPair,
     SegmentationSample,
+    ade20k_labels,
+    box_size,
+    cityscapes_labels,
+    class_labels,
     class_shares,
+    coco_stuff_labels,
+    convert_labels,
+    distinct_palette,
     eval_segmentation_loader,
+    normalize,
+    read_labels,
+    register_dataset,
+    resize_image,
+    scan_segmentation,
     segmentation_classes,
     segmentation_folder,
     segmentation_labels,
     segmentation_palette,
     segmentation_train_transform,
     train_segmentation_loader,
+    train_split,
+    val_split,
 )
-from a2mamba.data.segmentation_files import SEGMENTATION_LAYOUTS, SegmentationPair, scan_segmentation
-from a2mamba.data.segmentation_transforms import box_size, normalize, resize_image
 
 __all__ = [
     "ADE20K_CLASSES",
     "CITYSCAPES_CLASSES",
     "COCO_STUFF_CLASSES",
     "IGNORE_LABEL",
+    "IMAGENET",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_EXTENSIONS",
-    "SEGMENTATION_LAYOUTS",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "SEGMENTATION_DATASETS",
     "BatchLoader",
+    "BatchTransform",
     "Category",
     "ClassificationBatch",
     "ClassificationData",
     "CocoDataset",
+    "ColorMap",
     "ConversionSummary",
     "DatasetReport",
     "DemoSummary",
@@ -93,24 +132,32 @@ __all__ = [
     "GroupedSampler",
     "ImageFolder",
     "ImageSample",
+    "ImageSize",
     "LabelFileError",
     "LabelMap",
+    "Layout",
     "Palette",
+    "Recognized",
     "RepeatedSampler",
     "SampleKey",
     "SeededDataset",
     "SegmentationBatch",
     "SegmentationData",
+    "SegmentationDataset",
     "SegmentationFolder",
     "SegmentationImage",
+    "SegmentationLayout",
     "SegmentationPair",
     "SegmentationSample",
     "SplitReport",
     "UndecodableImageError",
     "UnfitSampleError",
+    "UnknownLayoutError",
     "ade20k_labels",
     "box_size",
+    "check_batch",
     "check_dataset",
+    "check_validation",
     "cityscapes_labels",
     "class_labels",
     "class_names",
@@ -125,14 +172,18 @@ __all__ = [
     "eval_loader",
     "eval_segmentation_loader",
     "eval_transform",
-    "find_detection",
+    "evaluation_batches",
     "image_folder",
+    "image_size",
+    "layouts",
     "load_image",
     "normalize",
     "open_split",
     "read_annotations",
     "read_detection_split",
     "read_labels",
+    "recognize",
+    "register_dataset",
     "resize_image",
     "scan_segmentation",
     "seeded",
@@ -145,7 +196,8 @@ __all__ = [
     "train_detection_loader",
     "train_loader",
     "train_segmentation_loader",
+    "train_split",
     "train_transform",
-    "with_detection_source",
+    "val_split",
     "write_demo",
 ]

@@ -12,8 +12,8 @@ from torch import nn
 
 from a2mamba.backbone import Pyramid, check_name, classifier_weight, create_model, load_checkpoint
 from a2mamba.data import ClassificationBatch, ClassificationData, eval_loader, train_loader
-from a2mamba.data.imagenet import check_batch, open_split, split_classes
-from a2mamba.data.mixing import BatchTransform
+from a2mamba.data.classification.loaders import check_batch, open_split, split_classes
+from a2mamba.data.classification.mixing import BatchTransform
 from a2mamba.engine import (
     ScheduleConfig,
     build_optimizer,

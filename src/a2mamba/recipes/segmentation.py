@@ -19,8 +19,8 @@ from a2mamba.data import (
     scan_segmentation,
     segmentation_classes,
     train_segmentation_loader,
+    train_split,
 )
-from a2mamba.data.segmentation import train_split
 from a2mamba.engine import (
     OptimizerConfig,
     PolynomialScheduleConfig,

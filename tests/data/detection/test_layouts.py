@@ -13,13 +13,12 @@ from torch import Tensor
 from a2mamba.data import (
     DetectionAnnotations,
     DetectionData,
+    check_dataset,
     eval_detection_loader,
-    find_detection,
     read_detection_split,
     train_detection_loader,
-    with_detection_source,
 )
-from a2mamba.data.detection.check import check_detection
+from a2mamba.data.detection import find_detection, with_detection_source
 from a2mamba.evaluation import CocoMetric
 
 from .layouts import LAYOUTS, Scenes, demo_scenes
@@ -59,7 +58,7 @@ def test_sound_and_loaded(written: Any, scenes: Scenes) -> None:
     root, layout = written
     source = find_detection(root)
     assert source is not None
-    problems = [text for text in check_detection(source).problems if "categories" not in text]
+    problems = [text for text in check_dataset(root).problems if "categories" not in text]
     assert problems == []
     data = with_detection_source(SMALL, source)
     assert not data.holdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,8 @@ from a2mamba.data.detection.orientation import upright
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.source import DetectionSource, SplitPlaces
 from a2mamba.data.detection.transforms import MultiScale
-from a2mamba.data.loader import BatchLoader, evaluation_batches
-from a2mamba.data.samplers import GroupedSampler
-from a2mamba.data.seeded import SeededDataset
+from a2mamba.data.loading import BatchLoader, GroupedSampler, SeededDataset, evaluation_batches
+from a2mamba.data.splits import HOLDOUT, heldout
 
 Split = Literal["train", "val"]
 
@@ -47,8 +45,7 @@ class DetectionData:
     val_annotations: str = coco.VAL_ANNOTATIONS
     """annotation file or folder of the evaluation images"""
     holdout: float = 0.0
-    """share of the images that are evaluated on and not trained on, where both splits are the same files; which ones
-    their names decide"""
+    """share of the images that are evaluated on and not trained on, where both splits are the same files"""
     masks: bool = True
     """train with the objects' masks; false for files that hold boxes only"""
     drop_empty: bool = True
@@ -80,7 +77,7 @@ class DetectionData:
         if self.layout not in READERS:
             raise ValueError(f"layout={self.layout!r}: expected one of {', '.join(READERS)}")
         if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout={self.holdout}: expected a share, 0 or more and less than 1")
+            raise ValueError(f"holdout={self.holdout}: expected a share, 0 to less than 1")
         for name in ("batch_size", "eval_batch_size", "max_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
@@ -109,7 +106,7 @@ class DetectionData:
         return Path(self.root) / self.val_images, Path(self.root) / self.val_annotations
 
 
-def with_detection_source(data: DetectionData, source: DetectionSource, *, holdout: float = 0.2) -> DetectionData:
+def with_detection_source(data: DetectionData, source: DetectionSource, *, holdout: float = HOLDOUT) -> DetectionData:
     """The same data settings for a folder that was recognized.
 
     Args:
@@ -157,20 +154,9 @@ def read_detection_split(
         problem=None,
     )
     if data.holdout:
-        held_out = _held_out(found.file_names, data.holdout)
-        found = found.selected(held_out if split == "val" else ~held_out)
+        chosen = heldout(len(found.file_names), data.holdout)
+        found = found.selected(chosen if split == "val" else ~chosen)
     return upright(found) if split == "val" else found
-
-
-def _held_out(names: Sequence[str], share: float) -> np.ndarray:
-    """Which images are held out, bool; at least one, and of several not all."""
-    draws = np.array([_draw(name) for name in names])
-    return draws < min(max(share, draws.min() + 1e-9), draws.max())
-
-
-def _draw(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone: an image keeps its place when others come or go."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:4], "big") / 2**32
 
 
 def _below(root: Path, path: Path) -> str:

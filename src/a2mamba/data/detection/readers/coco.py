@@ -32,14 +32,12 @@ from a2mamba.data.detection.annotations import (
 )
 from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.source import (
-    TRAIN_NAMES,
-    VAL_NAMES,
     DetectionSource,
     Reader,
     SplitPlaces,
-    describe,
     in_order,
 )
+from a2mamba.data.splits import TRAIN_NAMES, VAL_NAMES
 
 T = TypeVar("T")
 
@@ -66,11 +64,10 @@ def find(root: Path) -> DetectionSource | None:
         return None
     splits = in_order(splits)
     first = next(iter(splits.values())).annotations
-    categories = _quick_categories(first)
-    number = None if categories is None else len(categories)
-    text = describe("COCO annotations", {name: counts[name] for name in splits}, number)
+    classes = [category.name for category in _quick_categories(first) or ()]
     masks = _mapped(first, lambda text: _SEGMENTATION.search(text) is not None, False)
-    return DetectionSource("coco", root, text, splits, masks, read)
+    counts = {name: counts[name] for name in splits}
+    return DetectionSource("coco", root, "COCO annotations", splits, counts, classes, masks, read)
 
 
 def read(

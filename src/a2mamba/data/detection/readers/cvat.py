@@ -27,7 +27,7 @@ from a2mamba.data.detection.annotations import (
 )
 from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
-from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, describe, in_order
+from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
 
 _OTHER = ("polyline", "points", "cuboid", "skeleton")
@@ -49,7 +49,11 @@ def find(root: Path) -> DetectionSource | None:
     counts = {name: text.count(b"<image ") for name, text in texts.items()}
     first = next(iter(texts.values()))
     masks = (b"<polygon " in first or b"<mask " in first) and b"<box " not in first
-    return DetectionSource("cvat", root, describe("CVAT for images", counts, None), splits, masks, read)
+    try:
+        classes = _names(parse_xml(next(iter(splits.values())).annotations))
+    except ValueError:  # reading says it
+        classes = []
+    return DetectionSource("cvat", root, "CVAT for images 1.1", splits, counts, classes, masks, read)
 
 
 def read(
@@ -64,10 +68,7 @@ def read(
     images = list(root.iter("image"))
     if not images:
         raise ValueError(f"{file} lists no images; expected CVAT for images 1.1")
-    declared = [name.strip() for item in root.iter("label") if (name := item.findtext("name"))]
-    drawn = [shape.get("label", "").strip() for image in images for shape in image if shape.get("label")]
-    names = list(dict.fromkeys((*declared, *drawn)))
-    found = [Category(number, name) for number, name in enumerate(names, start=1)]
+    found = [Category(number, name) for number, name in enumerate(_names(root), start=1)]
     known, labels = match_categories(found, found if categories is None else categories, problem=problem)
     ids = {category.name: category.id for category in found}
     if masks is None:
@@ -115,6 +116,13 @@ CVAT = Reader(
     find=find,
     read=read,
 )
+
+
+def _names(root: Element) -> list[str]:
+    """The labels: those that the file declares, in its order, and those that only shapes have."""
+    declared = [name.strip() for item in root.iter("label") if (name := item.findtext("name"))]
+    drawn = [shape.get("label", "").strip() for image in root.iter("image") for shape in image if shape.get("label")]
+    return list(dict.fromkeys((*declared, *drawn)))
 
 
 def _shape(shape: Element, height: int, width: int) -> tuple[Box, float, Any]:

@@ -8,11 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
+from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, exif_orientation, read_image
 
-from a2mamba.data.images import IMAGE_EXTENSIONS
-
-_ORIENTATION = 0x0112  # EXIF's tag
 _SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -106,10 +103,8 @@ def locate(names: Sequence[str], folder: Path, *, below: Path) -> list[str]:
 def read_header(path: Path) -> ImageHeader | None:
     """Size and orientation of an image file; None where it is no image."""
     try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            return ImageHeader(image.height, image.width, orientation if orientation in range(1, 9) else 1)
-    except Exception:
+        return read_image(path, lambda image: ImageHeader(image.height, image.width, exif_orientation(image)))
+    except UndecodableImageError:  # who decodes the image names it
         return None
 
 

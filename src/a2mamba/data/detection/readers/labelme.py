@@ -29,12 +29,11 @@ from a2mamba.data.detection.annotations import (
 )
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
 from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
-from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, describe, in_order
-from a2mamba.data.detection.readers.text import read_text
+from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
+from a2mamba.data.text import read_text
 
 _OTHER = ("line", "linestrip", "point", "points", "mask")
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
-_SAMPLE = 50
 
 
 def find(root: Path) -> DetectionSource | None:
@@ -42,12 +41,15 @@ def find(root: Path) -> DetectionSource | None:
     splits = in_order(_splits(root))
     if not splits:
         return None
-    counts = {name: len(_json_files(places)) for name, places in splits.items()}
-    files = _json_files(next(iter(splits.values())))[:_SAMPLE]
-    shapes = [shape for file in files for shape in (_content_or_none(file) or {"shapes": []})["shapes"]]
-    kinds = {shape.get("shape_type", "polygon") for shape in shapes if isinstance(shape, dict)}
+    files = {name: _json_files(places) for name, places in splits.items()}
+    counts = {name: len(found) for name, found in files.items()}
+    contents = (_content_or_none(file) for file in evenly(files[next(iter(splits))]))
+    shapes = [shape for content in contents if content for shape in content["shapes"] if isinstance(shape, dict)]
+    shapes = [shape for shape in shapes if shape.get("shape_type") not in _OTHER]
+    kinds = {shape.get("shape_type") or "polygon" for shape in shapes}
     masks = bool(kinds & {"polygon", "circle"}) and "rectangle" not in kinds
-    return DetectionSource("labelme", root, describe("LabelMe files", counts, None), splits, masks, read)
+    classes = sorted({str(shape.get("label", "")).strip() for shape in shapes})
+    return DetectionSource("labelme", root, "LabelMe's JSON", splits, counts, classes, masks, read)
 
 
 def read(

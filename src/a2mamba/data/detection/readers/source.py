@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem
+from a2mamba.data.splits import VAL_NAMES, split_role
 
-TRAIN_NAMES = ("train", "training", "trainval")
-VAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
-"""Names that splits go by, best first; a year or another suffix may follow."""
+_SAMPLE = 2000
 
 
 class SplitPlaces(NamedTuple):
@@ -44,18 +44,28 @@ class DetectionSource:
     Args:
         layout: the reader's name.
         root: the folder.
-        description: one sentence with counts.
+        title: what the format is called in sentences.
         splits: by name, the training split first.
+        counts: images of each split.
+        classes: names, in the order of labels; where one file names them, of all, else of some of the files.
         masks: whether the training annotations hold masks.
         reader: of a split.
     """
 
     layout: str
     root: Path
-    description: str
+    title: str
     splits: dict[str, SplitPlaces]
+    counts: dict[str, int]
+    classes: list[str]
     masks: bool
     reader: ReadSplit
+
+    @property
+    def description(self) -> str:
+        """One sentence with counts."""
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        return f"{self.title}: {sum(self.counts.values()):,} images ({parts}), {len(self.classes)} categories"
 
     @property
     def train_split(self) -> str:
@@ -66,8 +76,7 @@ class DetectionSource:
     def val_split(self) -> str:
         """The split to evaluate on; the training split where there is no other."""
         others = list(self.splits)[1:]
-        named = [name for kind in VAL_NAMES for name in others if name.lower().startswith(kind)]
-        return (named or others or [self.train_split])[0]
+        return next((name for name in others if _role(name) == "val"), (others or [self.train_split])[0])
 
     def read(
         self,
@@ -92,17 +101,26 @@ class Reader(NamedTuple):
 
 
 def in_order(splits: dict[str, SplitPlaces]) -> dict[str, SplitPlaces]:
-    """The splits, the training split first."""
+    """The splits: the training split first, then the one to evaluate on."""
 
     def rank(name: str) -> tuple[int, str]:
-        kinds = (TRAIN_NAMES, VAL_NAMES)
-        return next((place for place, kind in enumerate(kinds) if name.lower().startswith(kind)), len(kinds)), name
+        order = [_plain(known) for known in VAL_NAMES]
+        if _role(name) == "train":
+            return -1, name
+        return order.index(_plain(name)) if _role(name) == "val" else len(order), name
 
     return dict(sorted(splits.items(), key=lambda item: rank(item[0])))
 
 
-def describe(what: str, counts: dict[str, int], categories: int | None) -> str:
-    """One sentence about what was found: images of each split, and the number of categories where it is known."""
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    known = "" if categories is None else f", {categories} categories"
-    return f"{what}: {sum(counts.values()):,} images ({parts}){known}"
+def evenly(files: Sequence[Path]) -> Sequence[Path]:
+    """Some of many files, at even distances: what is known of a folder before all of it is read."""
+    return files[:: max(1, -(-len(files) // _SAMPLE))]
+
+
+def _role(name: str) -> str | None:
+    return split_role(_plain(name)) or split_role(name)
+
+
+def _plain(name: str) -> str:
+    """A split's name without the year that may follow it."""
+    return re.sub(r"[-_]?\d+$", "", name.lower())

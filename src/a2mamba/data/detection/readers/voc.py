@@ -26,9 +26,9 @@ from a2mamba.data.detection.annotations import (
 )
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
 from a2mamba.data.detection.readers.shapes import Box, box_of_corners
-from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, describe, in_order
-from a2mamba.data.detection.readers.text import read_text
+from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
+from a2mamba.data.text import read_lines
 
 _SETS = ("train", "val", "test")
 _PUBLISHED = "The VOC"
@@ -39,8 +39,10 @@ def find(root: Path) -> DetectionSource | None:
     splits = in_order(_listed_splits(root) or _splits_by_folders(root))
     if not splits:
         return None
-    counts = {name: len(_xml_files(places)) for name, places in splits.items()}
-    return DetectionSource("voc", root, describe("Pascal VOC XML", counts, None), splits, False, read)
+    files = {name: _xml_files(places) for name, places in splits.items()}
+    counts = {name: len(found) for name, found in files.items()}
+    classes = sorted({name for file in evenly(files[next(iter(splits))]) for name in _names(file)})
+    return DetectionSource("voc", root, "Pascal VOC's XML", splits, counts, classes, False, read)
 
 
 def read(
@@ -147,8 +149,15 @@ def _xml_files(places: SplitPlaces) -> list[Path]:
     if places.annotations.is_dir():
         return sorted(places.annotations.glob("*.xml"))
     folder = places.annotations.parents[2] / "Annotations"
-    names = [line.split()[0] for line in read_text(places.annotations).splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_lines(places.annotations)]
     return [folder / f"{name}.xml" for name in names]
+
+
+def _names(file: Path) -> set[str]:
+    try:
+        return {(item.findtext("name") or "").strip() for item in parse_xml(file).iter("object")}
+    except ValueError:  # reading says it
+        return set()
 
 
 def _listed_splits(root: Path) -> dict[str, SplitPlaces]:

@@ -37,10 +37,9 @@ from a2mamba.data.detection.readers.source import (
     DetectionSource,
     Reader,
     SplitPlaces,
-    describe,
     in_order,
 )
-from a2mamba.data.detection.readers.text import read_text
+from a2mamba.data.text import read_lines, read_text
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "predefined_classes.txt")
 _YAML_BYTES = 1 << 20
@@ -65,12 +64,13 @@ def find(root: Path) -> DetectionSource | None:
         return None
     counts = {name: len(_image_names(places)) for name, places in splits.items()}
     first = next(iter(splits.values()))
+    lines = _some_lines(first)
     try:
-        names = _names(first)
+        classes = _names(first) or sorted({line[0] for line in lines})
     except ValueError:  # reading says it
-        names = None
-    text = describe("YOLO text files", counts, None if names is None else len(names))
-    return DetectionSource("yolo", root, text, splits, _are_polygons(first), read)
+        classes = []
+    polygons = bool(lines) and all(len(line) > 6 for line in lines)
+    return DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read)
 
 
 def read(
@@ -185,8 +185,8 @@ def _config_file(root: Path) -> Path | None:
     """The file that names classes and places, sound or not."""
     for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml")))[:_SAMPLE]:
         try:
-            lines = read_text(file, limit=_YAML_BYTES).splitlines()
-        except ValueError:
+            lines = read_lines(file) if file.stat().st_size <= _YAML_BYTES else []
+        except (OSError, ValueError):
             continue
         if any(line.replace(" ", "").startswith("names:") for line in lines):
             return file
@@ -202,8 +202,7 @@ def _config(file: Path) -> _Config:
     import yaml
 
     try:
-        text = read_text(file, limit=_YAML_BYTES)
-        content: Any = yaml.safe_load(text)
+        content: Any = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {str(error).splitlines()[0] if str(error) else 'too deep'}") from None
     if not isinstance(content, dict):
@@ -285,7 +284,7 @@ def _some_images(folder: Path) -> list[str]:
 
 def _image_names(places: SplitPlaces) -> list[str]:
     if places.annotations.is_file() and _is_list(places.annotations):
-        lines = [line.strip() for line in read_text(places.annotations).splitlines() if line.strip()]
+        lines = read_lines(places.annotations)
         names = [str(Path(line)) for line in lines]
         return [_relative(name, places.images) for name in names]
     return list(images_below(places.images))
@@ -337,16 +336,15 @@ def _has_label(places: SplitPlaces, name: str) -> bool:
     if file is None or file.name in _NAME_FILES:
         return False
     try:
-        lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
+        lines = [line.split() for line in read_lines(file)]
         return bool(lines) and all(len(line) >= 5 and math.isfinite(sum(map(float, line))) for line in lines)
     except ValueError:
         return False
 
 
-def _are_polygons(places: SplitPlaces) -> bool:
+def _some_lines(places: SplitPlaces) -> list[list[str]]:
     files = filter(None, (_label_file(places, name) for name in _image_names(places)[:_SAMPLE]))
-    lines = [line.split() for file in files for line in read_text(file).splitlines() if line.strip()]
-    return bool(lines) and all(len(line) > 6 for line in lines)
+    return [line.split() for file in files for line in read_lines(file)]
 
 
 def _names_file(images: Path, root: Path) -> Path | None:
@@ -364,4 +362,4 @@ def _names(places: SplitPlaces) -> list[str] | None:
         return None
     if file.suffix in (".yaml", ".yml"):
         return _config(file).names
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return read_lines(file)
