@@ -21,18 +21,22 @@ from a2mamba.data.classification import (
     train_loader,
     train_transform,
 )
-from a2mamba.data.coco import (
+from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
+from a2mamba.data.detection import (
+    Category,
     CocoDataset,
+    DetectionAnnotations,
     DetectionBatch,
     DetectionData,
     DetectionSample,
+    DetectionSource,
     UnfitSampleError,
     detection_categories,
     eval_detection_loader,
+    read_annotations,
+    read_detection_split,
     train_detection_loader,
 )
-from a2mamba.data.coco_annotations import Category, CocoAnnotations, read_annotations
-from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
 from a2mamba.data.images import (
     IMAGE_EXTENSIONS,
     MAX_PIXELS,
@@ -114,15 +118,16 @@ __all__ = [
     "Category",
     "ClassificationBatch",
     "ClassificationData",
-    "CocoAnnotations",
     "CocoDataset",
     "ColorMap",
     "ConversionSummary",
     "DatasetReport",
     "DemoSummary",
+    "DetectionAnnotations",
     "DetectionBatch",
     "DetectionData",
     "DetectionSample",
+    "DetectionSource",
     "EpochSampler",
     "GroupedSampler",
     "ImageFolder",
@@ -176,6 +181,7 @@ __all__ = [
     "normalize",
     "open_split",
     "read_annotations",
+    "read_detection_split",
     "read_labels",
     "recognize",
     "register_dataset",

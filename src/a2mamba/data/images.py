@@ -144,7 +144,7 @@ def image_size(source: BinaryIO | Path | str, *, name: str | None = None) -> Ima
     """
 
     def measure(image: Image.Image) -> ImageSize:
-        turned = _orientation(image) >= 5
+        turned = exif_orientation(image) >= 5
         tags = getattr(image, "tag_v2", None)  # of TIFF, where Pillow's size is upright in some versions
         width, height = image.size if tags is None else (tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT])
         return ImageSize(width, height, turned) if turned else ImageSize(height, width, turned)
@@ -256,7 +256,7 @@ def _kind(start: bytes) -> str:
     return f"not an image in a known format ({', '.join(FORMATS)})"
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 is upright, and so is an image whose EXIF block is damaged."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
@@ -267,7 +267,7 @@ def _orientation(image: Image.Image) -> int:
 
 def upright(image: Image.Image) -> Image.Image:
     """A loaded image, turned as its EXIF orientation says."""
-    turn = _UPRIGHT.get(_orientation(image))
+    turn = _UPRIGHT.get(exif_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
 from a2mamba.data.classification.recognition import class_splits, recognize_class_folders, recognize_table
+from a2mamba.data.detection.readers import READERS
+from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized, UnfitDataError, UnknownLayoutError
@@ -104,40 +104,9 @@ def _ask(kind: Layout, root: Path) -> Recognized | None:
 
 def _detection_layouts() -> list[Layout]:
     return [
-        Layout("coco", "<root>/annotations/instances_<split>.json and <root>/<split>/<image>", _recognize_coco),
+        Layout(reader.name, reader.expected, partial(recognize_objects, layout=reader.name))
+        for reader in READERS.values()
     ]
-
-
-def _recognize_coco(root: Path) -> Recognized | None:
-    from a2mamba.data.check_coco import annotation_files
-    from a2mamba.data.coco_annotations import load_content, parse_annotations
-
-    files = annotation_files(root)
-    if not files:
-        return None
-    train, *others = files
-    val = next((name for name in others if name.startswith("val")), others[0] if others else train)
-    annotations = {
-        name: parse_annotations(load_content(files[name]), file=files[name], masks=False, problem=lambda _, __: None)
-        for name in dict.fromkeys((train, val))
-    }
-    return Recognized(
-        task="detection",
-        layout="coco",
-        title="COCO annotations",
-        root=root,
-        counts={name: len(found.image_ids) for name, found in annotations.items()},
-        classes=[category.name for category in annotations[train].categories],
-        fields={
-            "root": str(root),
-            "train_images": train,
-            "train_annotations": str(files[train].relative_to(root)),
-            "val_images": val,
-            "val_annotations": str(files[val].relative_to(root)),
-        },
-        notes=["evaluated on the training images: there is no other annotation file"] if val == train else [],
-        short_side=int(np.median(annotations[train].image_sizes.min(axis=1))),
-    )
 
 
 def _refusal(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ from a2mamba.data import (
     DetectionBatch,
     DetectionData,
     eval_detection_loader,
-    read_annotations,
+    read_detection_split,
     train_detection_loader,
 )
 from a2mamba.detection import Detector, DetectorConfig, create_detector, detector_config
@@ -244,7 +244,7 @@ def evaluate(
     """
     with torch.inference_mode():
         for batch in loader:
-            outputs = model([image.to(device) for image in batch.images])
+            outputs = model([image.to(device).float() / 255 for image in batch.images])
             metric.update([target["image_id"] for target in batch.targets], outputs)
     merge_metrics([metric])
     yield from metric.results()
@@ -256,7 +256,7 @@ def prepare(run: DetectionRun, *, device: str) -> Prepared:
     Raises:
         ValueError: where configuration, data or a checkpoint do not fit; one line.
     """
-    annotations = read_annotations(run.data.train_paths()[1], masks=run.data.masks)
+    annotations = read_detection_split(run.data, "train")
     classes = [category.name for category in annotations.categories]
     parts = build_parts(run, classes, device=device)
     shared = plan(run, parts, device=device)
@@ -268,9 +268,10 @@ def prepare(run: DetectionRun, *, device: str) -> Prepared:
         world_size=world_size(),
         micro_batch=shared.micro_batch,
     )
-    held_out = eval_detection_loader(run.data, categories=annotations.categories, rank=rank(), world_size=world_size())
-    # Read here, what is wrong with the file shows now, and it is read once.
-    truth = CocoMetric(run.data.val_paths()[1], iou_types=metric_types(run))
+    # Read here, what is wrong with the evaluation data shows now, and they are read once.
+    held_out_objects = read_detection_split(run.data, "val", categories=annotations.categories)
+    held_out = eval_detection_loader(run.data, annotations=held_out_objects, rank=rank(), world_size=world_size())
+    truth = CocoMetric(held_out_objects, iou_types=metric_types(run))
 
     def measure(network: nn.Module) -> Iterator[tuple[str, float]]:
         yield from evaluate(network, held_out, truth.emptied(), device=device)
@@ -282,7 +283,7 @@ def data_size(run: DetectionRun) -> DataSize:
     """Return how much there is to train on, or where it is missing what the published data set has."""
     notes: list[str] = []
     try:
-        annotations = read_annotations(run.data.train_paths()[1], masks=False)
+        annotations = read_detection_split(run.data, "train", masks=False)
         samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
     except ValueError as error:
         samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]

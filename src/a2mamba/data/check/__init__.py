@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from a2mamba.data.check.classification import check_classification, check_table
+from a2mamba.data.check.detection import check_detection
 from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
 from a2mamba.data.check.segmentation import check_segmentation
 from a2mamba.data.check.validation import check_validation
@@ -38,9 +39,7 @@ def _check(found: Recognized, progress: Progress | None) -> DatasetReport:
         return check_segmentation(found, progress)
     if found.task == "classification":
         return (check_table if found.layout == "csv" else check_classification)(found, progress)
-    from a2mamba.data.check_coco import COCO_CHECK
-
-    return COCO_CHECK.check(found.root, progress)
+    return check_detection(found, progress)
 
 
 __all__ = ["DatasetReport", "Progress", "SplitReport", "check_dataset", "check_validation"]

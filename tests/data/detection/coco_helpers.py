@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .helpers import write_image
+from data.helpers import write_image
 
 HEIGHT, WIDTH = 40, 60
 CATEGORY_IDS = (3, 7, 90)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from a2mamba.data import check_dataset
+from data.helpers import write_image
 
 from .coco_helpers import HEIGHT, WIDTH, content, entry, rectangle, write_coco
-from .helpers import write_image
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def _boxes(data: dict[str, Any]) -> None:
             lambda data: data["categories"].append({"id": 8, "name": "new"}),
             [
                 "train2017: 1 of 4 categories have no objects: new",
-                "val2017: other categories than train2017: missing 8 new",
+                "val2017: lacks categories of train2017, and is evaluated on the others: new",
             ],
         ),
     ],

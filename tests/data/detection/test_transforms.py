@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from a2mamba.data.detection_transforms import MultiScale, crop, flip, original_view, resize, resized_size
+from a2mamba.data.detection.transforms import MultiScale, crop, flip, original_view, resize, resized_size
 
 MS: dict[str, Any] = {
     "min_sizes": (48, 64, 80),
@@ -145,7 +145,7 @@ def test_both_policies_with_all_their_sizes() -> None:
 
 
 def test_crop_sizes_are_drawn_from_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    from a2mamba.data import detection_transforms
+    from a2mamba.data.detection import transforms
 
     seen: list[tuple[int, int, int, int]] = []
 
@@ -156,7 +156,7 @@ def test_crop_sizes_are_drawn_from_their_range(monkeypatch: pytest.MonkeyPatch) 
         seen.append((height, width, top, left))
         return crop(view, top=top, left=left, height=height, width=width)
 
-    monkeypatch.setattr(detection_transforms, "crop", spy)
+    monkeypatch.setattr(transforms, "crop", spy)
     torch.manual_seed(0)
     transform = MultiScale(**{**MS, "crop_probability": 1.0, "crop_resize_sizes": (50,)})
     for _ in range(400):
