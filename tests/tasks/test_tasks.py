@@ -65,16 +65,15 @@ def test_every_recipe_and_network_has_its_task() -> None:
             assert task.run_of_network(network).model.name == network
 
 
+EXCEPT = {"info.py", "models.py", "demo.py", "report.py", "fit.py"}
+"""Lists and costs of networks, the demonstration, and what to choose for data of each kind."""
+
+
 def test_nothing_else_asks_for_a_tasks_name() -> None:
     """No comparison with, and no table of, the names of tasks above `tasks` and `recipes`."""
     found = []
     for file in [*(SOURCE / "recipes").rglob("*.py"), SOURCE / "predictor.py", *(SOURCE / "cli").rglob("*.py")]:
-        if file.name in (
-            "info.py",
-            "models.py",
-            "demo.py",
-            "report.py",
-        ):  # lists and counts of networks, demonstrations
+        if file.name in EXCEPT:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             inside = (

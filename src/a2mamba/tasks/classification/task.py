@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid, check_name, create_model, list_models, load_checkpoint
 from a2mamba.data import (
+    BatchTransform,
     ClassificationBatch,
     ClassificationData,
+    check_batch,
     eval_loader,
     eval_transform,
+    open_split,
     split_classes,
     train_loader,
 )
-from a2mamba.data.imagenet import check_batch, open_split
-from a2mamba.data.mixing import BatchTransform
 from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification.evaluation import ClassificationEvaluation

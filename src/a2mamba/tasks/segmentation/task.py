@@ -21,8 +21,8 @@ from a2mamba.data import (
     segmentation_classes,
     segmentation_palette,
     train_segmentation_loader,
+    train_split,
 )
-from a2mamba.data.segmentation import train_split
 from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
 from a2mamba.segmentation.inference import SCALES, find_test_mode
