@@ -25,6 +25,7 @@ from a2mamba.recipes import RECIPES, read_checkpoint, train
 from a2mamba.tasks import (
     TASKS,
     ClassificationPrediction,
+    ClassificationRun,
     DetectionPrediction,
     SegmentationPrediction,
     task_of,
@@ -158,6 +159,7 @@ def test_probabilities_are_those_of_evaluation(files: dict[str, Path], demo: Pat
     """One image at a time, or all in a batch: the model's own softmax of the evaluation transform."""
     images = sorted((demo / "imagenet" / "val" / "digit_3").iterdir())[:5]
     predictor = load(files["classification"], top=2)
+    assert isinstance(predictor.run, ClassificationRun)
     expected = class_scores(predictor.model, torch.stack([load_image(path, predictor.run.data) for path in images]))
     for size in (1, 2, 5, 99):
         found = predictor.predict(images, batch_size=size)

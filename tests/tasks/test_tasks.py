@@ -163,7 +163,8 @@ def test_hooks_of_ones_own(coco: Path, tmp_path: Path) -> None:
 def test_what_a_task_does_not_have_is_said() -> None:
     for task in TASKS.values():
         run = task.run_of_network(task.networks()[0])
-        bare: Any = SimpleNamespace(run=run, _has_no=partial(Evaluation._has_no, SimpleNamespace(run=run)))
+        bare: Any = SimpleNamespace(run=run)
+        bare._has_no = partial(Evaluation._has_no, bare)
         for ask in (Evaluation.class_table, Evaluation.confusion, partial(Evaluation.write_results, path=Path("x"))):
             with pytest.raises(ValueError, match=f"{task.name} has no"):
                 ask(bare)

@@ -175,7 +175,6 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         return Prepared(parts, classes, loader, planned.accumulate, self.evaluation(run, classes, device=device))
 

@@ -155,7 +155,6 @@ class DetectionTask(Task[DetectionRun, Detector]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         # Read here, what is wrong with the evaluation data shows now.
         held_out = read_detection_split(run.data, "val", categories=annotations.categories)

@@ -149,7 +149,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         evaluation = self.evaluation(replace(run, data=data), classes, device=device)
         return Prepared(parts, classes, loader, planned.accumulate, evaluation)
