@@ -158,14 +158,14 @@ def test_the_page_names_what_could_not_be_decoded_and_altered_files_are_one_line
     text = path.read_text(encoding="utf-8")
     assert "1 training images could not be decoded" in text
     assert "<code>&lt;a&gt;.png</code></th><td>truncated" in text
-    for name, content in (
+    for name, damaged in (
         ("quarantine.json", '{"quarantined": 3}'),
         ("quarantine.json", "[" * 100_000),
         ("run.json", "{}"),
         ("run.json", "[1]"),
         ("metrics.csv", "epoch\nlast\n"),
     ):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(damaged)
         with pytest.raises(ValueError, match=re.escape(name)) as error:
             write_summary(tmp_path)
         assert "\n" not in str(error.value)

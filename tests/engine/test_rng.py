@@ -38,7 +38,7 @@ def test_drawing_on_the_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("four_gpus")
 def test_the_run_draws_its_parameters_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was wrong: `fork_rng()` takes the generators of all devices, and warns where there are several."""
-    from a2mamba.recipes.training import drawn_from
+    from a2mamba.tasks.task import drawn_from
 
     monkeypatch.setattr(torch.cuda, "get_rng_state", refuse)
     with warnings.catch_warnings():

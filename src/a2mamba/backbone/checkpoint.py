@@ -74,7 +74,11 @@ class LoadReport:
 
 
 def load_checkpoint(
-    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, sha256: str | None = None
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
 ) -> LoadReport:
     """Load weights into a backbone or a network around one, all of them or none.
 
@@ -88,6 +92,7 @@ def load_checkpoint(
         model: an A2Mamba, a SegMAN encoder, a feature extractor made from one, or a network with one of those as its
             ``backbone``; for such a network nothing may be missing, a classifier of another size included.
         source: path of a .safetensors or of a torch file, or a mapping of that content (NumPy arrays will do).
+        name: of the source in messages; the path, or "a mapping", if None.
         sha256: the published digest of a file, to be compared with its own.
 
     Returns:
@@ -97,10 +102,10 @@ def load_checkpoint(
         CheckpointError: if the file is missing, damaged or of another kind, or if anything else is missing, left over
             or of another shape; the message lists names, and the model is unchanged.
     """
-    name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
+    if name is None:
+        name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     content, verified = (source, True) if isinstance(source, Mapping) else _read(Path(source), sha256)
-    report = _load_content(model, content, name)
-    return replace(report, verified=verified)
+    return replace(_load_content(model, content, name), verified=verified)
 
 
 def _load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
@@ -207,10 +212,9 @@ def _read(path: Path, sha256: str | None) -> tuple[Mapping[str, Any], bool]:
     return content, verified or sha256 is not None
 
 
-def classifier_weight(path: Path) -> Tensor | None:
-    """Return the (classes, width, ...) weight of a checkpoint's classifier, None where it has none."""
-    state, _, _ = _weights(read_file(path), os.fspath(path))
-    return next((state[key] for key in ("classifier.4.weight", "head.fc.weight") if key in state), None)
+def weights_of(content: Mapping[str, Any]) -> StateDict:
+    """Return the weights in a checkpoint's content, by their names there without wrappers' prefixes; EMA preferred."""
+    return _contained(content)[0]
 
 
 def checkpoint_filter(state: Mapping[str, Any], model: Pyramid) -> StateDict:

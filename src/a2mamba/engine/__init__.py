@@ -15,7 +15,7 @@ from a2mamba.engine.progress import ProgressHook
 from a2mamba.engine.quarantine import QuarantineHook
 from a2mamba.engine.rng import kept_rng, seeded_cpu
 from a2mamba.engine.schedule import PolynomialScheduleConfig, Schedule, ScheduleConfig, StepScheduleConfig
-from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.task import Progress, TrainingTask
 from a2mamba.engine.trainer import Hook, Trainer
 from a2mamba.engine.tree import move_to
 
@@ -44,11 +44,11 @@ __all__ = [
     "ScheduleError",
     "SignalHook",
     "StepScheduleConfig",
-    "Task",
     "TensorBoardLogger",
     "TimeLimitHook",
     "Trainer",
     "TrainingError",
+    "TrainingTask",
     "WandbLogger",
     "build_optimizer",
     "duration",

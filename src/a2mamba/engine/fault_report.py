@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from a2mamba.engine.distributed import gather_objects, rank, unwrap
 from a2mamba.engine.faults import FaultPolicy
 from a2mamba.engine.precision import Precision
-from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.task import Progress, TrainingTask
 from a2mamba.engine.tree import all_finite, move_to
 
 DUMP_FORMAT = "a2mamba-fault-1"
@@ -33,7 +33,7 @@ class FaultReporter:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         policy: FaultPolicy,
         *,
         device: torch.device,

@@ -42,7 +42,7 @@ from a2mamba.engine.requests import Requests
 from a2mamba.engine.rng import rng_state, seed_step, set_rng_state
 from a2mamba.engine.schedule import Schedule
 from a2mamba.engine.state import check_position, check_state, load_optimizer, optimizer_template
-from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.task import Progress, TrainingTask
 from a2mamba.engine.totals import EpochTotals
 from a2mamba.engine.tree import copy_to_cpu, move_to
 
@@ -78,7 +78,7 @@ class Hook:
 class Trainer:
     """Trains `task.model` for `epochs` epochs.
 
-    task           losses, batch sizes and sample names (see `Task`)
+    task           losses, batch sizes and sample names (see `TrainingTask`)
     loader         the training batches; the optimizer steps once per `accumulate` of them
     optimizer      over the parameters of `task.model`
     schedule       sets the learning rate before every step
@@ -114,7 +114,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         *,
         loader: Loader,
         optimizer: torch.optim.Optimizer,
