@@ -165,7 +165,9 @@ def test_the_page_names_what_could_not_be_decoded_and_altered_files_are_one_line
         ("run.json", "[1]"),
         ("metrics.csv", "epoch\nlast\n"),
     ):
+        whole = (tmp_path / name).read_text()
         (tmp_path / name).write_text(damaged)
         with pytest.raises(ValueError, match=re.escape(name)) as error:
             write_summary(tmp_path)
+        (tmp_path / name).write_text(whole)
         assert "\n" not in str(error.value)
