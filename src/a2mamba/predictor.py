@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from a2mamba.backbone import weights_of
 from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
-from a2mamba.data.images import image_mode
+from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
 from a2mamba.files import replace_text
@@ -167,7 +167,9 @@ class Predictor:
         """Headings of `Prediction.row`."""
         return self._task.prediction_type.columns
 
-    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Predictions:
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Predictions:
         """Return what the network says about images.
 
         Args:
@@ -175,6 +177,7 @@ class Predictor:
                 (C, H, W), or several of these.
             batch_size: images of one forward pass; None: as the task does by default. What a task looks at alone stays
                 alone.
+            max_pixels: files of more pixels are refused before they are decoded.
 
         Raises:
             UnreadableImagesError: some cannot be decoded; its `predictions` are those of the others.
@@ -182,18 +185,21 @@ class Predictor:
         """
         found: list[Prediction] = []
         try:
-            found.extend(self.stream(images, batch_size=batch_size))
+            found.extend(self.stream(images, batch_size=batch_size, max_pixels=max_pixels))
         except UnreadableImagesError as error:
             error.predictions = Predictions(found, self.describe)
             raise
         return Predictions(found, self.describe)
 
-    def stream(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Iterator[Prediction]:
+    def stream(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Iterator[Prediction]:
         """Yield predictions as they are made; the pixels of an image are let go of after its batch.
 
         Args:
             images: as `predict`.
             batch_size: as `predict`.
+            max_pixels: as `predict`.
 
         Raises:
             UnreadableImagesError: after all others, where some cannot be decoded.
@@ -205,7 +211,7 @@ class Predictor:
         failures: list[UndecodableImageError] = []
         batch: list[SourceImage] = []
         asked = 0
-        for source in self._sources(images):
+        for source in self._sources(images, max_pixels):
             asked += 1
             try:
                 source.load()
@@ -236,11 +242,11 @@ class Predictor:
         for image in batch:
             image.release()
 
-    def _sources(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[SourceImage]:
+    def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
         mode = image_mode(self._task.channels(self.run))
         for number, image in enumerate(_each(images)):
             if isinstance(image, Path):
-                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode))
+                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode, max_pixels=max_pixels))
             else:
                 yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
 
@@ -356,7 +362,7 @@ def _converted(image: Image.Image | np.ndarray | Tensor, mode: str) -> Image.Ima
         image = Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
     if image.mode[0] in "IF":
         raise ValueError(f"an image of mode {image.mode}: expected 8 bits a channel; convert it")
-    return ImageOps.exif_transpose(image).convert(mode)
+    return upright(image).convert(mode)
 
 
 def _numbers(count: int) -> list[str]:

@@ -317,7 +317,7 @@ def _change(name: str, **values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda truth: truth.pop("images"), "no list 'images'"),
+        (lambda truth: truth.pop("images"), "has no 'images'"),
         (_change("images", height=None), "image 8"),
         (lambda truth: truth["images"].append(dict(truth["images"][0])), "image id 8 occurs twice"),
         (lambda truth: truth["categories"].append({"id": 5}), "category id 5 occurs twice"),
@@ -329,16 +329,29 @@ def _change(name: str, **values: Any) -> Any:
         (_change("annotations", bbox=[10, 0, -5, 1]), "annotation 1 has the box"),
         (_change("annotations", bbox=None), "annotation 1 has the box None"),
         (_change("annotations", area=float("nan")), "annotation 1 has the area"),
-        (_change("annotations", segmentation=None), "annotation 1 has no segmentation"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, 1e12]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation={"size": [1, 1], "counts": [1]}), "annotation 1 has a mask of size"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": [1]}), "annotation 1 has run lengths"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": 7}), "annotation 1 has run lengths"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": "54"}), "annotation 1 has a damaged mask"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": "oo"}), "annotation 1 has a damaged mask"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, "6"]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation="RLE"), "annotation 1 has a segmentation"),
+        (_change("annotations", segmentation=None), "annotation 1: it has no segmentation"),
+        (
+            _change("annotations", segmentation={"size": [1, 1], "counts": [1]}),
+            "its mask has size [1, 1]",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": [1]}),
+            "its run lengths do not add up",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": 7}),
+            "its run lengths are neither",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": "54"}),
+            "its run lengths do not add",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": "oo"}),
+            "its run lengths are no",
+        ),
+        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, "6"]]), "annotation 1: its polygon holds"),
+        (_change("annotations", segmentation="RLE"), "annotation 1: its segmentation is neither"),
     ],
 )
 def test_bad_annotations(change: Any, part: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from a2mamba.evaluation.coco_truth import CocoTruth, coco_library
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations
+from a2mamba.data.detection.readers.coco import read_annotations
 from a2mamba.files import replace_text
+
+_INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
 
 IouType = Literal["bbox", "segm"]
 
@@ -71,12 +75,14 @@ class _Curves(NamedTuple):
 class CocoMetric:
     """Average precision of boxes and masks by COCO's rules: 100 detections an image, IoU 0.50 to 0.95, crowds ignored.
 
-    The images that were given to `update` are evaluated, and no others. Labels are 1 to N in increasing order of
-    category ids, as torchvision's detection contract has them.
+    The images that were given to `update` are evaluated, and no others. Labels are 1 to N in the order of the
+    annotations' categories: increasing ids, or the order of the categories that they were matched with.
 
     Args:
-        annotations: an instances_*.json, or its content.
+        annotations: what a reader returned, with masks where those are evaluated; or an instances_*.json, or its
+            content, which is read by `read_annotations`.
         iou_types: "bbox" for boxes, "segm" for masks, or both.
+        categories: those that the model was trained with, for a file or its content: matched by name.
 
     Raises:
         ValueError: an unknown or no iou type; a file that is missing, not JSON or not in COCO's format, an id that
@@ -85,13 +91,19 @@ class CocoMetric:
     """
 
     def __init__(
-        self, annotations: Path | str | Mapping[str, Any], *, iou_types: Sequence[IouType] = ("bbox", "segm")
+        self,
+        annotations: DetectionAnnotations | Path | str | Mapping[str, Any],
+        *,
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+        categories: Sequence[Category] | None = None,
     ) -> None:
         if not iou_types or not set(iou_types) <= set(_PREFIXES) or len(set(iou_types)) != len(iou_types):
             raise ValueError(f"iou_types={tuple(iou_types)}: expected 'bbox', 'segm' or both")
         coco_library()
         self.iou_types = tuple(iou_types)
-        self._truth = CocoTruth(annotations, masks="segm" in iou_types)
+        if not isinstance(annotations, DetectionAnnotations):
+            annotations = read_annotations(annotations, masks="segm" in iou_types, categories=categories)
+        self._truth = _Truth(annotations, masks="segm" in iou_types)
         self._detections: dict[int, _Detections] = {}
         self._curves: dict[str, _Curves] | None = None
 
@@ -161,14 +173,15 @@ class CocoMetric:
         """
         curves = self._curves_of(iou_type)
         counts = self._truth.count(self._detections)
+        # The library has its categories in increasing order of ids.
         return [
             ClassPrecision(
                 category_id,
-                name,
+                self._truth.categories[category_id],
                 counts.get(category_id, 0),
                 *_precisions(curves.precision[:, :, place : place + 1]).values(),
             )
-            for place, (category_id, name) in enumerate(self._truth.categories.items())
+            for place, category_id in enumerate(sorted(self._truth.categories))
         ]
 
     def table(self, iou_type: IouType = "bbox") -> str:
@@ -211,7 +224,7 @@ class CocoMetric:
         if category_id is not None:
             if category_id not in self._truth.categories:
                 raise ValueError(f"category {category_id} is not in {self._truth.name}")
-            place = self.category_ids.index(category_id)
+            place = sorted(self.category_ids).index(category_id)
             precision = precision[:, place : place + 1]
         present = (precision > -1).all(axis=0)
         if not present.any():
@@ -409,7 +422,7 @@ class CocoMetric:
 
     def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
         kept = self._detections[image_id]
-        objects = self._truth.objects.get(image_id, [])
+        objects = self._truth.objects(image_id)
         plain = [entry for entry in objects if not entry["iscrowd"]]
         crowds = [entry for entry in objects if entry["iscrowd"]]
         overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
@@ -429,6 +442,87 @@ class CocoMetric:
                 false_positives += 1
         missed = int(free.sum())
         return ImageAgreement(image_id, len(plain) - missed, missed, false_positives)
+
+
+class _Truth:
+    """The objects of annotations, as plain dicts in the form that the library reads."""
+
+    def __init__(self, annotations: DetectionAnnotations, *, masks: bool) -> None:
+        self.name = str(annotations.file)
+        self.categories = {category.id: category.name for category in annotations.categories}
+        sizes = annotations.image_sizes.tolist()
+        ids = annotations.image_ids.tolist()
+        self.sizes = {image_id: (height, width) for image_id, (height, width) in zip(ids, sizes, strict=True)}
+        self._numbers = {image_id: number for number, image_id in enumerate(ids)}
+        self._annotations = annotations
+        self._masks = annotations.segmentations if masks else None
+        for row in np.flatnonzero((annotations.boxes[:, 2:] < 0).any(axis=1))[:1].tolist():
+            raise self._error(row, f"has the box {annotations.boxes[row].tolist()}; expected w and h not < 0")
+        if not masks:
+            return
+        if self._masks is None:
+            raise ValueError(f"{self.name} was read without masks; read it with them or evaluate boxes alone")
+        for row in np.flatnonzero(annotations.segmentation_rows < 0)[:1].tolist():
+            raise self._error(row, "has no segmentation; evaluate boxes alone (iou_types='bbox')")
+        # The library's evaluation trusts its input: run lengths of another total keep it busy for ever.
+        for row in self._masks.can_be_damaged(annotations.segmentation_rows):
+            annotations.mask(row)
+
+    def objects(self, image_id: int) -> list[dict[str, Any]]:
+        """An image's objects, crowds among them. Ids begin at 1: to the library an object of id 0 is never found."""
+        found = self._annotations
+        rows = found.rows(self._numbers[image_id])
+        objects: list[dict[str, Any]] = [
+            {"id": number, "image_id": image_id, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+            for number, category, box, area, crowd in zip(
+                range(rows.start + 1, rows.stop + 1),
+                self._category_ids(found.labels[rows]),
+                found.boxes[rows].tolist(),
+                found.areas[rows].tolist(),
+                found.crowd[rows].astype(int).tolist(),
+                strict=True,
+            )
+        ]
+        if self._masks is not None:
+            for entry, place in zip(objects, found.segmentation_rows[rows].tolist(), strict=True):
+                entry["segmentation"] = self._masks.run_lengths(place)
+        return objects
+
+    def selected(self, image_ids: Iterable[int]) -> dict[str, Any]:
+        """The data set of these images for the library."""
+        chosen = sorted(image_ids)
+        return {
+            "images": [
+                {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
+                for image_id in chosen
+            ],
+            "annotations": [entry for image_id in chosen for entry in self.objects(image_id)],
+            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
+        }
+
+    def count(self, image_ids: Iterable[int]) -> Counter[int]:
+        """Objects of each category that occurs in these images, crowds left out."""
+        found = self._annotations
+        counts: Counter[int] = Counter()
+        for image_id in image_ids:
+            rows = found.rows(self._numbers[image_id])
+            counts.update(self._category_ids(found.labels[rows][~found.crowd[rows]]))
+        return counts
+
+    def _category_ids(self, labels: np.ndarray) -> list[int]:
+        return [self._annotations.categories[label - 1].id for label in labels.tolist()]
+
+    def _error(self, row: int, text: str) -> ValueError:
+        return ValueError(f"{self.name}: annotation {self._annotations.annotation_ids[row]} {text}")
+
+
+def coco_library() -> Any:
+    """Return faster_coco_eval; ImportError says what to install."""
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return faster_coco_eval
 
 
 def _precisions(precision: np.ndarray) -> dict[str, float | None]:

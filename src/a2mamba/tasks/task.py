@@ -7,8 +7,7 @@ measured, and what it says about images. Nothing above it asks which task it has
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -244,11 +243,3 @@ class Task(ABC, Generic[RunT, ModelT]):
         device: torch.device | str,
     ) -> Sequence[Prediction]:
         """Return what a network, in eval mode, says about images, looked at together where that changes nothing."""
-
-
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Draw parameters from a run's seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

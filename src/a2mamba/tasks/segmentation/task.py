@@ -21,9 +21,9 @@ from a2mamba.data import (
     segmentation_classes,
     segmentation_palette,
     train_segmentation_loader,
+    train_split,
 )
-from a2mamba.data.segmentation import train_split
-from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
 from a2mamba.segmentation.inference import SCALES, find_test_mode
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
@@ -31,7 +31,7 @@ from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
-from a2mamba.tasks.task import DataSize, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Prepared, Task
 
 _PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
 """Training images and classes of the data sets, for a dry run without them."""
@@ -65,7 +65,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
 
     def build_model(self, run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
         """Return the segmentation network of a run."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             return create_segmenter(
                 run.model.name,
                 num_classes=len(classes),
@@ -73,7 +73,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
                 img_size=run.data.crop_size,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
                 width=run.model.width,
             )
 
@@ -138,7 +138,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
         parts = self.build(run, classes, device=device)
         if run.class_prior and run.model.checkpoint is None:
-            with drawn_from(run.seed):
+            with seeded_cpu(run.seed):
                 parts.model.start_from_shares(class_shares(data, classes=classes))
         planned = self.plan(run, parts, classes, device=device)
         loader = train_segmentation_loader(
@@ -149,7 +149,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         evaluation = self.evaluation(replace(run, data=data), classes, device=device)
         return Prepared(parts, classes, loader, planned.accumulate, evaluation)
