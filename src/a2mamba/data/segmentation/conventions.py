@@ -109,15 +109,12 @@ def _special(
 
 def _is_smoothed(numbers: np.ndarray) -> bool:
     """Two ends that hold nearly everything, with numbers between them and right below 255 that no class has."""
-    total = numbers.sum()
     ends = numbers[:32].sum(), numbers[224:].sum()
-    between = numbers[32:224]
     return bool(
-        total
-        and min(ends) > 0
+        min(ends) > 0
         and numbers[240:255].sum() > 0
-        and np.count_nonzero(between) >= 4
-        and between.sum() <= _SMOOTH_EDGES * total
+        and np.count_nonzero(numbers[1:255]) >= 4
+        and numbers[32:224].sum() <= _SMOOTH_EDGES * numbers.sum()
     )
 
 
