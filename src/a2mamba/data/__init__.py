@@ -57,7 +57,7 @@ from a2mamba.data.loading import (
     evaluation_batches,
     seeded,
 )
-from a2mamba.data.recognized import Recognized, UnknownLayoutError
+from a2mamba.data.recognized import Recognized, UnfitDataError, UnknownLayoutError
 from a2mamba.data.segmentation import (
     ADE20K_CLASSES,
     CITYSCAPES_CLASSES,
@@ -151,6 +151,7 @@ __all__ = [
     "SegmentationSample",
     "SplitReport",
     "UndecodableImageError",
+    "UnfitDataError",
     "UnfitSampleError",
     "UnknownLayoutError",
     "ade20k_labels",

@@ -37,7 +37,7 @@ MAX_SIDE = 65_535
 1 x 170,000,000 would take 3.7 GB."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -145,7 +145,9 @@ def image_size(source: BinaryIO | Path | str, *, name: str | None = None) -> Ima
 
     def measure(image: Image.Image) -> ImageSize:
         turned = exif_orientation(image) >= 5
-        return ImageSize(*((image.width, image.height) if turned else (image.height, image.width)), turned)
+        tags = getattr(image, "tag_v2", None)  # of TIFF, where Pillow's size is upright in some versions
+        width, height = image.size if tags is None else (tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT])
+        return ImageSize(width, height, turned) if turned else ImageSize(height, width, turned)
 
     return read_image(source, measure, name=name)
 

@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
-from a2mamba.data.classification.recognition import class_splits, recognize_class_folders, recognize_table
+from a2mamba.data.classification.recognition import recognize_class_folders, recognize_table
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import some
-from a2mamba.data.recognized import Recognized, UnknownLayoutError
+from a2mamba.data.recognized import Recognized, UnfitDataError, UnknownLayoutError
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.recognition import recognize_folder, recognize_published
@@ -67,7 +66,8 @@ def recognize(root: Path | str, layout: str | None = None) -> Recognized:
 
     Raises:
         UnknownLayoutError: the folder does not exist or is no data set that is known here; at most five lines.
-        ValueError: it is one, and nothing can be learned from it or what it means cannot be found out; one line.
+        UnfitDataError: it is one, and nothing can be learned from it or what it means cannot be found out; one line.
+        ValueError: an unknown layout.
     """
     root = Path(root)
     if not root.is_dir():
@@ -79,21 +79,25 @@ def recognize(root: Path | str, layout: str | None = None) -> Recognized:
             near = difflib.get_close_matches(layout, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"unknown layout {layout!r}; {hint}")
-        found = known[layout].recognize(root)
+        found = _ask(known[layout], root)
         if found is None:
             lines = (f"{root} is not in the layout {layout}", f"found: {_content(root)}")
             raise UnknownLayoutError([*lines, f"expected: {known[layout].expected}"])
-        return _learnable(found)
+        return found
     for kind in known.values():
-        found = kind.recognize(root)
+        found = _ask(kind, root)
         if found is not None:
-            return _learnable(found)
+            return found
     raise UnknownLayoutError(_refusal(root))
 
 
-def _learnable(found: Recognized) -> Recognized:
-    if found.task == "classification":
-        refuse_unlearnable(found.root, found.classes)
+def _ask(kind: Layout, root: Path) -> Recognized | None:
+    try:
+        found = kind.recognize(root)
+        if found is not None and found.task == "classification":
+            refuse_unlearnable(root, found.classes)
+    except ValueError as error:
+        raise UnfitDataError(kind.name, str(error)) from error
     return found
 
 
@@ -124,6 +128,8 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     files = [entry for entry in entries if entry.is_file()]
     endings = {entry.suffix.lower() for entry in files}
     check = f"a2mamba data check {shlex.quote(str(root))}"
+    if "meta.json" in {entry.name for entry in files} or any((folder / "ann").is_dir() for folder in folders):
+        return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
     inside = [entry for entry in folders if _is_known(entry)]
     if inside:
         return "a data set in a folder below", "nothing, but the path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
@@ -133,8 +139,6 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             source = f"a2mamba train finetune data.source=tar data.root={shlex.quote(str(root))}"
             return "tar files of class folders", "a recipe that reads them", source
         return "an archive", "its content", f"unpack {archive.name}, then {check}"
-    if "meta.json" in {entry.name for entry in files} or any((folder / "ann").is_dir() for folder in folders):
-        return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
@@ -156,11 +160,10 @@ def _nearest(root: Path) -> tuple[str, str, str]:
 
 def _is_known(folder: Path) -> bool:
     """Whether a folder below looks like a data set, without a look into its files."""
-    return find_folders(folder) is not None or class_splits(folder)[0] is not None or bool(_tree(folder))
-
-
-def _tree(folder: Path) -> bool:
-    return len(scan_classes(folder).classes) > 1 and bool(scan_classes(folder).samples) and not split_role(folder.name)
+    if find_folders(folder) is not None or any(reader.find(folder) for reader in READERS.values()):
+        return True
+    found = None if split_role(folder.name) else recognize_class_folders(folder)
+    return found is not None and len(found.classes) > 1
 
 
 def _content(root: Path) -> str:

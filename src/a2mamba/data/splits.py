@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 TRAIN_NAMES = ("train", "training", "train2017", "training_set", "train_set", "trainset", "seg_train", "trn")
+TEST_NAMES = ("test", "testing", "test_set", "testset", "seg_test")
 VAL_NAMES = (
     *("val", "valid", "validation", "val2017", "validation_set", "val_set", "valset", "seg_val", "dev"),
-    *("test", "testing", "test_set", "testset", "seg_test"),
+    *TEST_NAMES,
 )
 """In the order of preference: a test split is evaluated on where there is no other."""
 

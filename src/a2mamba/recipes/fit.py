@@ -22,7 +22,7 @@ from a2mamba.data import (
     scan_segmentation,
 )
 from a2mamba.data.names import some
-from a2mamba.detection import list_detectors
+from a2mamba.detection import detector_config, list_detectors
 from a2mamba.recipes.batches import linear_lr
 from a2mamba.recipes.detection import DetectionRun, coco_1x
 from a2mamba.recipes.own_data import finetune
@@ -89,6 +89,8 @@ def choose_run(root: Path, wishes: Wishes | None = None, *, device: str, layout:
         ValueError: its data cannot be trained on, or a wish cannot be fulfilled; one line.
     """
     found = recognize(root, layout)
+    if found.training_images < 4:
+        raise ValueError(f"{root}: {found.training_images} training images are too few; add images")
     choose = {
         "classification": _choose_classification,
         "segmentation": _choose_segmentation,
@@ -163,7 +165,7 @@ def _choose_segmentation(found: Recognized, wishes: Wishes, device: str) -> Choi
     reasons = [] if why is None else [why]
     count = found.training_images
     if count < _SMALL:
-        pairs = scan_segmentation(found.root, found.layout, next(iter(found.counts)) or ".").pairs
+        pairs = scan_segmentation(found.root, found.layout, next(iter(found.counts))).pairs
         short = min(middle_short_side([pair.image for pair in pairs]), 512)
         crop = max(short // _STRIDE, 1) * _STRIDE
         batch = next((batch for batch in (16, 8, 4) if count >= 4 * batch), 2)
@@ -188,9 +190,10 @@ def _choose_detection(found: Recognized, wishes: Wishes, device: str) -> Choice:
     systems = {"a2mamba_": "mask_rcnn_a2mamba_{size}", "": "mask_rcnn_a2mamba_{size}"}
     model, why = _network(found, wishes, list_detectors(), systems, device)
     kind, size = model.split("_a2mamba_")
-    run: DetectionRun = coco_1x(kind, size)
+    run: DetectionRun = coco_1x(kind, size if size != "test" else "nano")
     start = _start(wishes, found.task)
-    run = replace(run, model=replace(run.model, **start.model), data=found.place(run.data))
+    run = replace(run, model=replace(run.model, name=model, **start.model), data=found.place(run.data))
+    run = replace(run, detector=detector_config(model))
     reasons = [] if why is None else [why]
     count = found.training_images
     if count < _SMALL:
@@ -271,13 +274,7 @@ def _stored(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def fitting_length(images: int) -> tuple[int, int]:
-    """Batch and epochs: at least some 20 steps an epoch where possible, about 3,000 steps in all.
-
-    Raises:
-        ValueError: too few images for any batch.
-    """
-    if images < 4:
-        raise ValueError(f"{images} training images are too few; add images")
+    """Batch and epochs for 4 images or more: at least some 20 steps an epoch where possible, about 3,000 in all."""
     batch = next((size for size in (128, 64, 32, 16, 8) if images >= 20 * size), 4)
     return batch, min(max(round(_TARGET_STEPS / (images // batch)), 10), 100)
 

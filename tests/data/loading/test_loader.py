@@ -114,7 +114,7 @@ def test_the_four_ways_an_image_file_is_broken(tmp_path: Path) -> None:
     """Through the real decoder: truncated, empty, text, and 20,000 x 20,000 pixels in a few bytes."""
     import sys
 
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
     from reliability import _damage
 
     from a2mamba.data import decode_image
@@ -130,5 +130,6 @@ def test_the_four_ways_an_image_file_is_broken(tmp_path: Path) -> None:
             decode_image(file)
         reasons.append(error.value.reason)
     assert reasons[0] == "image file is truncated"
-    assert reasons[1:3] == ["the file is empty", "not an image in a known format"]
+    assert reasons[1] == "the file is empty"
+    assert reasons[2].startswith("not an image in a known format")
     assert "400000000 pixels" in reasons[3]

@@ -198,15 +198,22 @@ def test_palettes_and_16_bits_are_numbers(tmp_path: Path) -> None:
     error_line(lambda: read_labels(tmp_path / "deep.png"), "deep.png", "label 256 is out of range")
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colors_are_no_numbers(mode: str, tmp_path: Path) -> None:
     file = tmp_path / "color.png"
-    Image.new(mode, (4, 4)).save(file)
-    message = error_line(lambda: read_labels(file), str(file), f"mode {mode}", "8-bit gray PNG")
+    Image.new("RGB", (4, 4), (128, 0, 0)).convert(mode).save(file)
+    message = error_line(lambda: read_labels(file), str(file), "colors", "labelmap.txt", "8-bit gray PNG")
     with pytest.raises(LabelFileError) as caught:
         read_labels(file)
     copy = pickle.loads(pickle.dumps(caught.value))  # as it comes from a loader's worker
     assert (str(copy), copy.path, type(copy)) == (message, str(file), LabelFileError)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_gray_colors_are_numbers(mode: str, tmp_path: Path) -> None:
+    gray = Image.fromarray(np.array([[0, 3, 255]], dtype=np.uint8))
+    gray.convert(mode).save(tmp_path / "gray.png")
+    assert read_labels(tmp_path / "gray.png").tolist() == [[0, 3, 255]]
 
 
 def test_damaged_files(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_own_folder(own: Path) -> None:
 
 def test_bad_lists_of_names(own: Path) -> None:
     data, file = settings(own, layout="folder"), own / "classes.txt"
-    for text, part in ((b"a\nb\na\n", "twice: a"), (b"\n", "0 names"), (b"\xff\xfe", "UTF-8")):
+    for text, part in ((b"a\nb\na\n", "twice: a"), (b"\n", "0 names"), (b"\xfa\xfb", "UTF-8")):
         file.write_bytes(text)
         error_line(lambda: segmentation_classes(data), str(file), part)
     file.unlink()
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named_in_one_line(workers: int, own: Path) -> None
     write_labels(mask, labels(0, 1, 3))
     error_line(read, str(mask), "label 3 is out of range", "0 to 2 (3 classes)", "255")
     write_image(mask, size=SIZE)
-    error_line(read, str(mask), "colors", "RGB")
+    error_line(read, str(mask), "colors", "labelmap.txt")
     with pytest.raises(LabelFileError):
         read()
     mask.write_bytes(b"")
@@ -218,7 +218,11 @@ def test_missing_folders(own: Path, tmp_path: Path) -> None:
     error_line(lambda: segmentation_folder(nowhere, "train"), str(tmp_path / "none"), "does not exist", "masks")
     data = settings(own, layout="folder")
     error_line(lambda: segmentation_folder(data, "test"), str(own / "images" / "test"), "train, val")
-    error_line(lambda: segmentation_folder(settings(own), "training"), str(own / "images" / "training"), "'ade20k'")
+    error_line(
+        lambda: segmentation_folder(settings(own), "training"),
+        str(own / "images" / "training"),
+        "annotations/{training,validation}",
+    )
     (own / "images" / "empty").mkdir()
     (own / "masks" / "empty").mkdir()
     error_line(lambda: segmentation_folder(data, "empty"), str(own / "images" / "empty"), "holds no images")

@@ -11,7 +11,7 @@ from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
 from a2mamba.data.check.segmentation import check_segmentation
 from a2mamba.data.check.validation import check_validation
 from a2mamba.data.layouts import recognize
-from a2mamba.data.recognized import Recognized
+from a2mamba.data.recognized import Recognized, UnfitDataError
 
 
 def check_dataset(root: Path | str, *, layout: str | None = None, progress: Progress | None = None) -> DatasetReport:
@@ -23,9 +23,13 @@ def check_dataset(root: Path | str, *, layout: str | None = None, progress: Prog
         progress: called with (files done, files in all, split) now and then.
 
     Raises:
-        ValueError: as `recognize`: what `fit` would refuse before it looks into images.
+        UnknownLayoutError: the folder is no data set that is known here.
+        ValueError: an unknown layout.
     """
-    found = recognize(root, layout)
+    try:
+        found = recognize(root, layout)
+    except UnfitDataError as error:
+        return DatasetReport(str(root), error.layout, {}, problems=[str(error)])
     report = _check(found, progress)
     return replace(report, notes=[*found.lines(), *report.notes])
 

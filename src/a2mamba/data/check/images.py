@@ -112,8 +112,8 @@ class Seen:
         parts = _NEAR_BITS + 1
         width = -(-64 // parts)
         done: set[tuple[int, int]] = set()
-        for looks in self._looks.values():
-            yield from _pairs(looks)
+        for places in self._looks.values():
+            yield from _pairs(places)
         for part in range(parts):
             groups: dict[int, list[int]] = {}
             for looks in self._looks:

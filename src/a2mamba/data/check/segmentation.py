@@ -17,6 +17,7 @@ from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
 from a2mamba.data.segmentation.files import SegmentationFiles, SegmentationLayout, SegmentationPair, scan
+from a2mamba.data.segmentation.folders import half_splits
 from a2mamba.data.segmentation.labels import IGNORE_LABEL, AnyLabelMap, LabelFileError, class_labels
 from a2mamba.data.segmentation.loaders import size_difference
 from a2mamba.data.segmentation.source import find_convention, find_layout
@@ -51,14 +52,11 @@ def check_segmentation(found: Recognized, progress: Progress | None = None) -> D
     data = found.place(SegmentationData(root=str(found.root)))
     layout = find_layout(found.root, found.layout)
     label_map = find_convention(data).label_map
-    problems: list[str] = []
     splits: dict[str, SplitReport] = {}
     seen = Seen()
     wanted = [split for split in (layout.train_split, layout.val_split) if split is not None]
-    for split in wanted:
-        alone = [folder for folder in layout.folders(found.root, split) if folder.is_dir()]
-        if len(alone) == 1:
-            problems.append(f"{split}: only {alone[0]} exists; expected {layout.expected()}")
+    halves = half_splits(found.root, layout)
+    problems = [f"only {folder} of this split exists; expected {layout.expected()}" for folder in halves]
     for split in _splits(found.root, layout, wanted):
         files = scan(found.root, layout, split)
         results = list(inspect_all(partial(inspect_pair, label_map=label_map), files.pairs, split, progress))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -66,7 +67,7 @@ def recognize_class_folders(root: Path) -> Recognized | None:
     if train is None and any(_SPLIT_LIKE.fullmatch(name) for name in _folders(root)):
         return None  # a split without classes, or with nothing to train on: its name is no class
     tree = scan_classes(root / train if train is not None else root)
-    if not tree.samples:
+    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS:
         return None
     counts = {train or "": len(tree.samples)}
     notes: list[str] = []
@@ -97,7 +98,8 @@ def class_splits(root: Path) -> tuple[str | None, str | None]:
     A split's folder may hold the split once more, as some archives do: seg_train/seg_train/<class>.
     """
     inner = {name: _descend(root, name) for name in _folders(root) if split_role(name) is not None}
-    usable = {name: place for name, place in inner.items() if has_class_folders(root / place)}
+    # Class folders without images make a split, too: one that is found wanting instead of being passed over.
+    usable = {name: place for name, place in inner.items() if _folders(root / place)}
     train, val = find_splits(usable)
     return usable.get(train or ""), usable.get(val or "")
 
@@ -116,6 +118,16 @@ def class_difference(train: ClassTree, val: ClassTree) -> str:
     if set(val.classes) <= set(train.classes):
         return ""
     return describe_class_difference(train.classes, val.classes)
+
+
+def refuse_annotated(root: Path, split: str | None) -> None:
+    """Raise ValueError where class folders would be read from a folder that has annotations beside its images."""
+    if has_annotations(root):
+        where = root if split is None else root / split
+        raise ValueError(
+            f"the folders in {where} are no classes: {root} has annotations beside its images; see what it is with: "
+            f"a2mamba data check {shlex.quote(str(root))}"
+        )
 
 
 def has_annotations(root: Path) -> bool:

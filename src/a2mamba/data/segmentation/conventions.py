@@ -71,6 +71,8 @@ def choose_numbers(
             tuple(range(first, first + count)),
             (0, IGNORE_LABEL)[: 1 + (count < IGNORE_LABEL)] if counted_from_one else (IGNORE_LABEL,),
         )
+    if listed is None and table.name == "two-class":
+        return ["background", "foreground"], table, note
     if listed is None:
         return [f"class_{value}" for value in table.class_values], table, note
     names = list(listed.names)
@@ -93,15 +95,12 @@ def _special(
             LabelMap("two-class", (0, 255), (), blurred=True),
             "masks have smoothed edges (JPEG or antialiasing): read as two classes, below and above 128",
         )
-    for levels in (counted, values):
-        far = len(levels) > 1 and max(levels) >= (_FAR if len(levels) > 2 else 8) and 2 * len(levels) <= max(levels)
-        fits = 2 <= len(levels) <= _MOST_LEVELS if count is None else len(levels) == count
-        # Without names, 255 is one of the levels where the others are far apart, too.
-        if count is None and IGNORE_LABEL in values and levels is counted and far:
-            continue
-        if fits and (far or (count is not None and count > 1 and levels == list(range(1, count + 1)))):
-            if counted_from_one and not far:
-                continue
+    far = len(counted) > 1 and max(counted) >= (_FAR if len(counted) > 2 else 8) and 2 * len(counted) <= max(counted)
+    # Where the others are far apart, 255 is one of them; with names, their number decides.
+    for levels in (counted, values) if count is not None else (values,):
+        fits = len(levels) == count if count is not None else len(levels) <= _MOST_LEVELS
+        from_one = count is not None and count > 1 and levels == list(range(1, count + 1)) and not counted_from_one
+        if fits and (far or from_one):
             ignored = () if IGNORE_LABEL in levels else (IGNORE_LABEL,)
             said = some(map(str, levels), 8)
             return LabelMap("level", tuple(levels), ignored), f"masks hold {said}: read as {len(levels)} classes"
@@ -110,15 +109,12 @@ def _special(
 
 def _is_smoothed(numbers: np.ndarray) -> bool:
     """Two ends that hold nearly everything, with numbers between them and right below 255 that no class has."""
-    total = numbers.sum()
     ends = numbers[:32].sum(), numbers[224:].sum()
-    between = numbers[32:224]
     return bool(
-        total
-        and min(ends) > 0
+        min(ends) > 0
         and numbers[240:255].sum() > 0
-        and np.count_nonzero(between) >= 4
-        and between.sum() <= _SMOOTH_EDGES * total
+        and np.count_nonzero(numbers[1:255]) >= 4
+        and numbers[32:224].sum() <= _SMOOTH_EDGES * numbers.sum()
     )
 
 

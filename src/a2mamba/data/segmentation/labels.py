@@ -130,12 +130,10 @@ class LabelMap:
 
     def _expected(self) -> str:
         low, high = min(self.class_values), max(self.class_values)
-        between = set(range(low, high + 1))
-        ignored = sorted({*self.ignored_values, IGNORE_LABEL} - {*self.class_values} - (between - {IGNORE_LABEL}))
-        numbers = f"{low} to {high}" if len(between) == self.num_classes else _several(self.class_values)
+        ignored = sorted({*self.ignored_values, IGNORE_LABEL} - set(range(low, high + 1)))
         said = f", ignored {_several(ignored)}" if ignored else ""
         return (
-            f"{self.name} labels are {numbers} ({self.num_classes} classes){said}; "
+            f"{self.name} labels are {low} to {high} ({self.num_classes} classes){said}; "
             f"check the file and the number of classes"
         )
 

@@ -187,14 +187,18 @@ def _look(data: SegmentationData, listed: ListedClasses | None) -> Convention:
     labels = [pair.label for pair in scan(Path(data.root), layout, split).pairs]
     survey = survey_labels(labels[:: max(1, -(-len(labels) // _SAMPLED))] if listed else labels)
     where = str(layout.folders(Path(data.root), split)[1])
+    label_map: AnyLabelMap
     if survey.colors:
-        names, label_map, note = choose_colors(survey, listed, root=Path(data.root), where=where)
-        seen = label_map.to_classes(np.array([list(color) for color in survey.colors], dtype=np.uint8)[:, None])
+        names, color_map, note = choose_colors(survey, listed, root=Path(data.root), where=where)
+        known = [color for color in survey.colors if color in color_map.colors]
+        seen = np.array([color_map.colors.index(color) for color in known])
+        label_map = color_map
     else:
-        names, label_map, note = choose_numbers(
+        names, number_map, note = choose_numbers(
             survey, listed, counted_from_one=data.layout == "ade20k", num_classes=data.num_classes, where=where
         )
-        seen = label_map.table()[survey.values]
+        seen = number_map.table()[survey.values]
+        label_map = number_map
     present = frozenset(int(label) for label in np.unique(seen) if 0 <= label != IGNORE_LABEL)
     dataset = SEGMENTATION_DATASETS.get(data.layout)
     if dataset and listed is None and not note and len(names) == len(dataset.classes):
@@ -224,19 +228,23 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
     numbers = np.zeros(256, dtype=np.int64)
     colors: set[int] = set()
     error: UndecodableImageError | None = None
-    readable = 0
+    numbered = colored = readable = 0
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for seen in pool.map(_look_into, paths):
             if isinstance(seen, UndecodableImageError):
                 error = error or seen
                 continue
             readable += 1
+            colored += bool(seen.colors)
+            numbered += int(np.count_nonzero(seen.numbers) > 1)
             numbers += seen.numbers
             colors |= seen.colors
     if not readable and error is not None:
         raise error
-    if colors:  # a file of one gray color, the background's as a rule, was taken for numbers
-        colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
+    if colored <= numbered:  # a few files of another kind are damage; loading names them
+        return Survey(numbers, ())
+    # A file of one gray color, the background's as a rule, was taken for numbers.
+    colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
     return Survey(numbers, tuple(unpack_colors(np.array(sorted(colors), dtype=np.int32))))
 
 
