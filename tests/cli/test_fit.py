@@ -132,5 +132,5 @@ def test_ones_own_maps_are_recognized(demo_data: Path, tmp_path: Path) -> None:
         shutil.copytree(demo_data / "ADEChallengeData2016" / "annotations" / split, tmp_path / "masks" / ours)
     choice = choose_run(tmp_path, Wishes(scratch=True, model="segman_v2_tiny"), device="cpu")
     assert choice.recipe == "segman_v2_tiny_ade20k"
-    assert choice.run.data.layout == "folder"  # type: ignore[union-attr]
+    assert choice.run.data.layout == "folder"
     assert choice.run.model.name == "segman_v2_tiny"

@@ -1,4 +1,4 @@
-"""What `a2mamba train` offers beside training: rehearsal, the paper's form, resuming, a time limit, curves."""
+"""What `a2mamba train` offers beside training: dry runs, the paper's form, resuming, a time limit, curves."""
 
 from __future__ import annotations
 
@@ -77,6 +77,26 @@ def test_resume_auto_begins_and_goes_on(digits: Path, tmp_path: Path) -> None:
     assert again.json["last"] == first.json["last"]
     # A second run in the same folder is still refused without it.
     in_process(*words, *more[2:]).refused("another run")
+
+
+@pytest.mark.parametrize("resume", [("--resume", "auto"), ("--resume=auto",)])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_resume_auto_stands_anywhere(
+    resume: tuple[str, ...], place: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+
+    def remember(run: object, output: Path, *, resume: str, **_: object) -> None:
+        modes.append(resume)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("a2mamba.recipes.train", remember)
+    words: list[str] = ["digits", "--small", f"data.root={digits}", "seed=2"]
+    in_process("train", *words[:place], *resume, *words[place:], "--out", tmp_path).refused("far enough")
+    in_process("train", "--resume", *words, "--out", tmp_path).refused("far enough")
+    in_process("train", *words, "--out", tmp_path).refused("far enough")
+    assert modes == ["auto", "require", "never"]
+    in_process("train", *words, "--resume=maybe").refused("--resume", "auto")
 
 
 def test_resume_needs_something_to_resume(digits: Path, tmp_path: Path) -> None:

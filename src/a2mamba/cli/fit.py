@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a2mamba.cli.output import say, show_progress
-from a2mamba.cli.train import add_run_options, perform, resume_mode
+from a2mamba.cli.train import add_run_options, perform
 
 if TYPE_CHECKING:
     from a2mamba.recipes.fit import Choice
@@ -46,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.scratch and arguments.checkpoint is not None:
         raise ValueError("--scratch and --checkpoint exclude each other; give one of them")
-    resume = resume_mode(arguments)
     if arguments.epochs is not None and arguments.epochs < 1:
         raise ValueError(f"--epochs {arguments.epochs}: expected 1 or more")
     wishes = Wishes(arguments.model, arguments.checkpoint, arguments.scratch, arguments.epochs)
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         return refuse(error, "fit")
     config, notes = override(choice.run, arguments.overrides)
     arguments.out = arguments.out or Path("runs") / f"fit-{arguments.dir.resolve().name}"
-    if resume != "never":
+    if arguments.resume != "never":
         refuse_longer_schedule(choice, config.schedule.total_epochs, arguments)
     if not arguments.dry_run:
         for line in choice.lines():
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines = list(notes)
     else:
         lines = [*choice.lines(), *notes]
-    return perform(config, arguments, recipe=choice.recipe, resume=resume, notes=lines)
+    return perform(config, arguments, recipe=choice.recipe, notes=lines)
 
 
 def refuse(error: ValueError, command: str) -> int:

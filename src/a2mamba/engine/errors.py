@@ -12,6 +12,10 @@ OUT_OF_TIME = 75
 """exit status after the run's time limit: EX_TEMPFAIL, "try again later" """
 
 
+class ScheduleError(ValueError):
+    """A checkpoint that lies on another learning-rate curve than the run that is to continue it."""
+
+
 class TrainingError(RuntimeError):
     """A run that cannot go on: its losses stay non-finite, a process is lost, or the loader broke its promise.
 

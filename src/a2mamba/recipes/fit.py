@@ -24,10 +24,11 @@ from a2mamba.data import (
 from a2mamba.data.names import some
 from a2mamba.detection import detector_config, list_detectors
 from a2mamba.recipes.batches import linear_lr
-from a2mamba.recipes.detection import DetectionRun, coco_1x
+from a2mamba.recipes.detection import coco_1x
 from a2mamba.recipes.own_data import finetune
-from a2mamba.recipes.segmentation import DATASETS, SegmentationRun, segman_v2
+from a2mamba.recipes.segmentation import DATASETS, segman_v2
 from a2mamba.segmentation import TEST_MODES, list_segmenters
+from a2mamba.tasks import DetectionRun, SegmentationRun
 
 _STRIDE = 32
 _TARGET_STEPS = 3000

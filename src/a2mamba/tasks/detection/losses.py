@@ -27,7 +27,7 @@ class LabeledObjects(Protocol):
         ...
 
 
-class DetectionTask:
+class DetectionLosses:
     """The losses that a detector computes itself (torchvision's contract).
 
     Args:
@@ -39,7 +39,7 @@ class DetectionTask:
 
     def losses(self, batch: LabeledObjects, progress: object) -> dict[str, Tensor]:
         """Return the detector's losses, each a mean as its protocol defines it; ``progress`` changes nothing."""
-        losses: dict[str, Tensor] = self.model([_unit_range(image) for image in batch.images], batch.targets)
+        losses: dict[str, Tensor] = self.model([unit_range(image) for image in batch.images], batch.targets)
         return losses
 
     def batch_size(self, batch: LabeledObjects) -> int:
@@ -51,6 +51,6 @@ class DetectionTask:
         return list(batch.paths)
 
 
-def _unit_range(image: Tensor) -> Tensor:
+def unit_range(image: Tensor) -> Tensor:
     """Images travel as uint8, a quarter of the bytes, and become float32 in [0, 1] on the device."""
     return image.float() / 255 if image.dtype == torch.uint8 else image

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from a2mamba.recipes.loggers import WandbLogger
+from a2mamba.engine import WandbLogger
 
 
 class Run:
