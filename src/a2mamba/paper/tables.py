@@ -1,7 +1,7 @@
 """The published tables as data: Tables I to XIII of arXiv:2507.16624.
 
-The numbers are those that the paper prints; titles, notes and remarks are ours. A remark says where the paper contradicts
-itself, or why a number of ours differs.
+The numbers are those that the paper prints; titles, notes and remarks are ours. A remark says where the paper
+contradicts itself, or why a number of ours differs.
 """
 
 from __future__ import annotations
