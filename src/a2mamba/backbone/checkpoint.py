@@ -105,7 +105,8 @@ def load_checkpoint(
     if name is None:
         name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     content, verified = (source, True) if isinstance(source, Mapping) else _read(Path(source), sha256)
-    return replace(_load_content(model, content, name), verified=verified)
+    report = _load_content(model, content, name)
+    return replace(report, verified=verified)
 
 
 def _load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:

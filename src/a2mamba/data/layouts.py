@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
-from a2mamba.data.classification.recognition import class_splits, recognize_class_folders, recognize_table
+from a2mamba.data.classification.recognition import recognize_class_folders, recognize_table
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
@@ -129,17 +128,17 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     files = [entry for entry in entries if entry.is_file()]
     endings = {entry.suffix.lower() for entry in files}
     check = f"a2mamba data check {shlex.quote(str(root))}"
+    if "meta.json" in {entry.name for entry in files} or any((folder / "ann").is_dir() for folder in folders):
+        return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
     inside = [entry for entry in folders if _is_known(entry)]
     if inside:
-        return "a data set in a folder below", "nothing, but the path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
+        return f"a data set in {inside[0]}", "its path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
     if endings & _ARCHIVES:
         archive = next(entry for entry in files if entry.suffix.lower() in _ARCHIVES)
         if archive.suffix == ".tar":
             source = f"a2mamba train finetune data.source=tar data.root={shlex.quote(str(root))}"
             return "tar files of class folders", "a recipe that reads them", source
         return "an archive", "its content", f"unpack {archive.name}, then {check}"
-    if "meta.json" in {entry.name for entry in files} or any((folder / "ann").is_dir() for folder in folders):
-        return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
@@ -161,11 +160,10 @@ def _nearest(root: Path) -> tuple[str, str, str]:
 
 def _is_known(folder: Path) -> bool:
     """Whether a folder below looks like a data set, without a look into its files."""
-    return find_folders(folder) is not None or class_splits(folder)[0] is not None or bool(_tree(folder))
-
-
-def _tree(folder: Path) -> bool:
-    return len(scan_classes(folder).classes) > 1 and bool(scan_classes(folder).samples) and not split_role(folder.name)
+    if find_folders(folder) is not None or any(reader.find(folder) for reader in READERS.values()):
+        return True
+    found = None if split_role(folder.name) else recognize_class_folders(folder)
+    return found is not None and len(found.classes) > 1
 
 
 def _content(root: Path) -> str:

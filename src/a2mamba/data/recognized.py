@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from a2mamba.data.names import some
+from a2mamba.data.names import several, some
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,10 +58,10 @@ class Recognized:
         """One line: what was recognized, and how much of it there is."""
         counts = list(self.counts.items())
         if self.holdout:
-            images = f"{counts[0][1]:,} images, {self.holdout:.0%} of them held out for evaluation"
+            images = f"{several(counts[0][1], 'image')}, {self.holdout:.0%} of them held out for evaluation"
         else:
             images = ", ".join(f"{count:,} {name}" for name, count in counts) + " images"
-        return f"recognized {self.title}: {images}, {len(self.classes)} classes ({some(self.classes)})"
+        return f"recognized {self.title}: {images}, {several(len(self.classes), 'class')} ({some(self.classes)})"
 
     def lines(self) -> list[str]:
         """The sentence, and one line for each note."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from torch import Tensor
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations
 from a2mamba.data.detection.readers.coco import read_annotations
 from a2mamba.files import replace_text
+
+_log = logging.getLogger("a2mamba.evaluation")
 
 _INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
 
@@ -151,11 +155,18 @@ class CocoMetric:
 
     def results(self) -> Iterator[tuple[str, float]]:
         """("box_ap", percent), then box_ap50, box_ap75, box_ap_small, box_ap_medium, box_ap_large and box_ar (recall of
-        100 detections an image); for masks the same with "mask_". A size without objects is left out.
+        100 detections an image); for masks the same with "mask_". A size without objects is left out. Where no
+        evaluated image has an object that counts, precision is not defined: a log message says so, and "box_ap" (and
+        "mask_ap") alone are there, as NaN.
 
         Raises:
-            ValueError: before the first image, or no evaluated image has an object that counts.
+            ValueError: before the first image.
         """
+        if self._detections and not self._truth.count(self._detections):
+            _log.warning("none of the %d evaluated images has an object: AP is not defined", len(self._detections))
+            for iou_type in self.iou_types:
+                yield f"{_PREFIXES[iou_type]}_ap", math.nan
+            return
         for iou_type, curves in self._evaluated().items():
             prefix = _PREFIXES[iou_type]
             for name, value in _precisions(curves.precision).items():

@@ -31,6 +31,7 @@ from a2mamba.data.classification.class_folders import (
     image_folder,
 )
 from a2mamba.data.classification.datasets import IMAGENET
+from a2mamba.data.classification.recognition import refuse_annotated
 from a2mamba.data.classification.shards import ShardReader, class_list, find_shards
 from a2mamba.data.classification.tables import read_table
 from a2mamba.data.images import decode_image, image_mode
@@ -362,6 +363,8 @@ def train_loader(
     """
     dataset = open_split(data, data.train_split, transform=train_transform(data))
     refuse_unlearnable(data.root, dataset.classes)
+    if data.source == "folder":
+        refuse_annotated(Path(data.root), data.train_split)
     if data.holdout:
         dataset = dataset.part(data.holdout, heldout=False)
     check_batch(data, len(dataset))

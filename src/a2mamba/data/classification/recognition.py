@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -66,7 +67,7 @@ def recognize_class_folders(root: Path) -> Recognized | None:
     if train is None and any(_SPLIT_LIKE.fullmatch(name) for name in _folders(root)):
         return None  # a split without classes, or with nothing to train on: its name is no class
     tree = scan_classes(root / train if train is not None else root)
-    if not tree.samples:
+    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS:
         return None
     counts = {train or "": len(tree.samples)}
     notes: list[str] = []
@@ -117,6 +118,16 @@ def class_difference(train: ClassTree, val: ClassTree) -> str:
     if set(val.classes) <= set(train.classes):
         return ""
     return describe_class_difference(train.classes, val.classes)
+
+
+def refuse_annotated(root: Path, split: str | None) -> None:
+    """Raise ValueError where class folders would be read from a folder that has annotations beside its images."""
+    if has_annotations(root):
+        where = root if split is None else root / split
+        raise ValueError(
+            f"the folders in {where} are no classes: {root} has annotations beside its images; see what it is with: "
+            f"a2mamba data check {shlex.quote(str(root))}"
+        )
 
 
 def has_annotations(root: Path) -> bool:

@@ -64,7 +64,9 @@ def choose_numbers(
         largest = max(counted, default=-1)
         count = count or (largest if counted_from_one else largest + 1)
         if count < 1:
-            raise ValueError(f"no label in {where} is of a class; write {CLASS_NAMES_FILE} or set num_classes")
+            raise ValueError(
+                f"no label in {where} is of a class: they hold {some(map(str, values))} alone; write {CLASS_NAMES_FILE} or set num_classes"
+            )
         first = 1 if counted_from_one else 0
         table = LabelMap(
             "ADE20K" if counted_from_one else "class index",
@@ -109,15 +111,12 @@ def _special(
 
 def _is_smoothed(numbers: np.ndarray) -> bool:
     """Two ends that hold nearly everything, with numbers between them and right below 255 that no class has."""
-    total = numbers.sum()
     ends = numbers[:32].sum(), numbers[224:].sum()
-    between = numbers[32:224]
     return bool(
-        total
-        and min(ends) > 0
+        min(ends) > 0
         and numbers[240:255].sum() > 0
-        and np.count_nonzero(between) >= 4
-        and between.sum() <= _SMOOTH_EDGES * total
+        and np.count_nonzero(numbers[1:255]) >= 4
+        and numbers[32:224].sum() <= _SMOOTH_EDGES * numbers.sum()
     )
 
 

@@ -42,6 +42,8 @@ class SegmentationLayout:
     """text file with the stems of a split, one a line; None: folders are splits"""
     label_extensions: tuple[str, ...] = (".png",)
     """of label files"""
+    beginnings: tuple[str, str] = ("", "")
+    """of the names of images and of label files, before what they share"""
 
     def folders(self, root: Path, split: str) -> tuple[Path, Path]:
         """The folders of the images and of the label files of a split."""
@@ -106,7 +108,7 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
     together = images == labels  # label files beside their images: the ending tells them apart
     files: dict[bool, dict[str, str]] = {False: {}, True: {}}
     for name in list_files(labels, layout.label_extensions):
-        stem = name.removesuffix(Path(name).suffix)
+        stem = _without(name.removesuffix(Path(name).suffix), layout.beginnings[1])
         if layout.converted_ending is not None and stem.endswith(layout.converted_ending):
             files[True][stem.removesuffix(layout.converted_ending)] = name
         elif stem.endswith(layout.label_ending):
@@ -117,7 +119,7 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
     # Names that differ in case alone are ties; broken like this, the order is the same on any machine.
     for name in sorted(list_files(images, IMAGE_EXTENSIONS), key=lambda name: (natural_key(name), name)):
         whole = name.removesuffix(Path(name).suffix)
-        stem = whole.removesuffix(layout.image_ending)
+        stem = _without(whole, layout.beginnings[0]).removesuffix(layout.image_ending)
         if (listed is not None and stem not in listed) or (together and whole.endswith(layout.label_ending)):
             continue
         if stem in paired:
@@ -136,6 +138,12 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
         alone = {stem: name for stem, name in alone.items() if stem in listed}
     labels_alone = [str(labels / name) for name in sorted(alone.values())]
     return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles)
+
+
+def _without(stem: str, beginning: str) -> str:
+    """A path without the beginning of its last part."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + name.removeprefix(beginning)
 
 
 def _listed(file: Path) -> set[str]:

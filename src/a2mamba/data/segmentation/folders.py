@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +26,11 @@ _LABELS = (
     *("segmentationclasspng", "segmentation", "segmentations", "ground_truth", "groundtruth", "gt", "targets"),
 )
 _BESIDE = ("_mask", "_masks", "_label", "_labels", "_seg", "_segmentation", "_gt", "-mask", "_L", "_labelids")
+_BEGINNINGS = tuple(
+    (image, label)
+    for label in ("mask_", "label_", "mask", "label", "gt_")
+    for image in ("image_", "img_", "image", "img")
+)
 _SIDE_BY_SIDE = ("_masks", "_mask", "_labels", "_label", "annot", "_annot", "_annotations", "_gt")
 _LOOKED_AT = 2000  # files of a folder, to find out what is in it
 _LISTS = "ImageSets/Segmentation"
@@ -140,9 +146,10 @@ def _layout(
     label_stems = [Path(name).with_suffix("").as_posix() for name in _some_files(masks, LABEL_EXTENSIONS)]
     for ending in ("", *_BESIDE):
         if any(stem.endswith(ending) and stem.removesuffix(ending) in stems for stem in label_stems):
-            return SegmentationLayout(
-                images, labels, train, val, label_ending=ending, lists=lists, label_extensions=LABEL_EXTENSIONS
-            )
+            return replace(plain, label_ending=ending)
+    for image, label in _BEGINNINGS:
+        if any(Path(stem).name.startswith(label) and stem.replace(label, image, 1) in stems for stem in label_stems):
+            return replace(plain, beginnings=(image, label))
     return plain
 
 

@@ -182,8 +182,8 @@ def refuse_unlearnable(root: Path | str, convention: Convention) -> None:
     if convention.seen is not None and len(convention.seen) < 2:
         shown = some(convention.classes[label] for label in sorted(convention.seen)) or "none"
         raise ValueError(
-            f"nothing can be learned from {root}: its training masks show {len(convention.seen)} of "
-            f"{len(convention.classes)} classes ({shown}), and need two; if 255 or 0 is a class of its own, say so "
+            f"nothing can be learned from {root}: its training masks show {len(convention.seen)} class ({shown}), and "
+            f"learning needs two; export them with another number for each class, or state the numbers of the classes "
             f"with data.label_values=0,255"
         )
 

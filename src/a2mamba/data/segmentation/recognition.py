@@ -31,7 +31,10 @@ def recognize_folder(root: Path) -> Recognized | None:
         return None
     images, labels = (path.replace("{split}", layout.train_split) for path in (layout.images, layout.labels))
     title = f"images with masks beside them (*{layout.label_ending})" if images == labels else f"{images} and {labels}"
-    return _recognized(root, "folder", title, layout)
+    found = _recognized(root, "folder", title, layout)
+    if layout.images == "JPEGImages" and any((root / "Annotations").glob("*.xml")):
+        found.notes.append("the boxes in Annotations are not looked at; --layout voc reads them instead")
+    return found
 
 
 def _recognized(root: Path, name: str, title: str, layout: SegmentationLayout) -> Recognized:
@@ -43,13 +46,13 @@ def _recognized(root: Path, name: str, title: str, layout: SegmentationLayout) -
     train = layout.train_split
     val = layout.val_split if layout.val_split is not None and layout.has(root, layout.val_split) else None
     holdout = 0.0 if val is not None else HOLDOUT
-    count = len(scan_segmentation(root, name, train).pairs) if layout.has(root, train) else 0
+    count = _pairs(root, name, train) if layout.has(root, train) else 0
     data = SegmentationData(root=str(root), layout=name, train_split=train, val_split=val, holdout=holdout)
     convention = find_convention(data)
     refuse_unlearnable(root, convention)
     counts = {train: count}
     if val is not None:
-        counts[val] = len(scan_segmentation(root, name, val).pairs)
+        counts[val] = _pairs(root, name, val)
     notes = [convention.note] if convention.note else []
     notes += [f"only {folder} of its split exists" for folder in half_splits(root, layout)]
     if name == "ade20k" and not convention.note and convention.label_map.num_classes < 150:
@@ -68,3 +71,18 @@ def _recognized(root: Path, name: str, title: str, layout: SegmentationLayout) -
         holdout=holdout,
         notes=notes,
     )
+
+
+def _pairs(root: Path, name: str, split: str) -> int:
+    """The number of images with label files in a split.
+
+    Raises:
+        ValueError: there are both, and none of them fit by name.
+    """
+    files = scan_segmentation(root, name, split)
+    if not files.pairs and files.images_alone and files.labels_alone:
+        raise ValueError(
+            f"no image in {files.images} has a mask of its name in {files.labels}: {some(files.images_alone, 2)}; "
+            f"{some(files.labels_alone, 2)}; give both the same name, or end the mask's in _mask"
+        )
+    return len(files.pairs)
