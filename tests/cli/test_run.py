@@ -236,8 +236,8 @@ def test_keys_explains_every_key(workplace: Path) -> None:
 
 def test_debug_shows_the_traceback() -> None:
     """Python shows it where the exception leaves the program."""
-    for words in (["train", "digts", "--debug"], ["data", "check", "nowhere", "--debug"]):
-        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|data folder nowhere"):
+    for words in (["train", "digts", "--debug"], ["eval", "--checkpoint", "nowhere.pt", "--debug"]):
+        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|nowhere\.pt: no such file"):
             main(words)
 
 
