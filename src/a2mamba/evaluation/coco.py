@@ -164,8 +164,7 @@ class CocoMetric:
         """
         if self._detections and not self._truth.count(self._detections):
             _log.warning("none of the %d evaluated images has an object: AP is not defined", len(self._detections))
-            for iou_type in self.iou_types:
-                yield f"{_PREFIXES[iou_type]}_ap", math.nan
+            yield from ((f"{_PREFIXES[kind]}_ap", math.nan) for kind in self.iou_types)
             return
         for iou_type, curves in self._evaluated().items():
             prefix = _PREFIXES[iou_type]
@@ -177,22 +176,22 @@ class CocoMetric:
             yield f"{prefix}_ar", average_recall
 
     def per_class(self, iou_type: IouType = "bbox") -> list[ClassPrecision]:
-        """Average precision of each category, in increasing order of ids.
+        """Average precision of each category, in the order of labels.
 
         Raises:
             ValueError: as `results`, or this iou type is not measured.
         """
         curves = self._curves_of(iou_type)
         counts = self._truth.count(self._detections)
-        # The library has its categories in increasing order of ids.
+        ids = sorted(self.category_ids)  # the order of the library
         return [
             ClassPrecision(
                 category_id,
-                self._truth.categories[category_id],
+                name,
                 counts.get(category_id, 0),
-                *_precisions(curves.precision[:, :, place : place + 1]).values(),
+                *_precisions(curves.precision[:, :, ids.index(category_id), None]).values(),
             )
-            for place, category_id in enumerate(sorted(self._truth.categories))
+            for category_id, name in self._truth.categories.items()
         ]
 
     def table(self, iou_type: IouType = "bbox") -> str:
