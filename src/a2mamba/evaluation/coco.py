@@ -415,7 +415,7 @@ class CocoMetric:
     def _evaluate(self, iou_type: str) -> _Curves:
         library = coco_library()
         truth = library.COCO(print_function=_silent)
-        truth.dataset = self._truth.selected(self._detections)
+        truth.dataset = self._truth.selected(self._detections, masks=iou_type == "segm")
         truth.createIndex()
         results = self._result_list(iou_type)
         if results:
@@ -432,7 +432,7 @@ class CocoMetric:
 
     def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
         kept = self._detections[image_id]
-        objects = self._truth.objects(image_id)
+        objects = self._truth.objects(image_id, masks=False)
         plain = [entry for entry in objects if not entry["iscrowd"]]
         crowds = [entry for entry in objects if entry["iscrowd"]]
         overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
@@ -478,7 +478,7 @@ class _Truth:
         for row in self._masks.can_be_damaged(annotations.segmentation_rows):
             annotations.mask(row)
 
-    def objects(self, image_id: int) -> list[dict[str, Any]]:
+    def objects(self, image_id: int, *, masks: bool) -> list[dict[str, Any]]:
         """An image's objects, crowds among them. Ids begin at 1: to the library an object of id 0 is never found."""
         found = self._annotations
         rows = found.rows(self._numbers[image_id])
@@ -493,12 +493,13 @@ class _Truth:
                 strict=True,
             )
         ]
-        if self._masks is not None:
+        if masks:
+            assert self._masks is not None
             for entry, place in zip(objects, found.segmentation_rows[rows].tolist(), strict=True):
                 entry["segmentation"] = self._masks.run_lengths(place)
         return objects
 
-    def selected(self, image_ids: Iterable[int]) -> dict[str, Any]:
+    def selected(self, image_ids: Iterable[int], *, masks: bool) -> dict[str, Any]:
         """The data set of these images for the library."""
         chosen = sorted(image_ids)
         return {
@@ -506,7 +507,7 @@ class _Truth:
                 {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
                 for image_id in chosen
             ],
-            "annotations": [entry for image_id in chosen for entry in self.objects(image_id)],
+            "annotations": [entry for image_id in chosen for entry in self.objects(image_id, masks=masks)],
             "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
         }
 
