@@ -64,8 +64,9 @@ def choose_numbers(
         largest = max(counted, default=-1)
         count = count or (largest if counted_from_one else largest + 1)
         if count < 1:
+            held = some(map(str, values))
             raise ValueError(
-                f"no label in {where} is of a class: they hold {some(map(str, values))} alone; write {CLASS_NAMES_FILE} or set num_classes"
+                f"no label in {where} is of a class: they hold {held}; write {CLASS_NAMES_FILE} or set num_classes"
             )
         first = 1 if counted_from_one else 0
         table = LabelMap(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from a2mamba.data import (
+    SEGMENTATION_DATASETS,
     SegmentationBatch,
     SegmentationData,
     class_shares,
@@ -33,8 +34,8 @@ from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
 from a2mamba.tasks.task import DataSize, Prepared, Task
 
-_PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
-"""Training images and classes of the data sets, for a dry run without them."""
+_FOLDER = 1_000, 2
+"""Images and classes of a folder of one's own, for a dry run without it."""
 
 
 class SegmentationTask(Task[SegmentationRun, Segmenter]):
@@ -104,7 +105,8 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             classes = segmentation_classes(run.data)
             samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
         except ValueError as error:
-            samples, count = _PUBLISHED[run.data.layout]
+            dataset = SEGMENTATION_DATASETS.get(run.data.layout)
+            samples, count = _FOLDER if dataset is None else (dataset.images[0], len(dataset.classes))
             classes = [str(i) for i in range(run.data.num_classes or count)]
             notes.append(f"{samples:,} images and {len(classes)} classes are assumed: {error}")
         return DataSize(classes, samples, run.schedule.interval, notes)
