@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from torch import Tensor
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations
 from a2mamba.data.detection.readers.coco import read_annotations
 from a2mamba.files import replace_text
+
+_log = logging.getLogger("a2mamba.evaluation")
 
 _INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
 
@@ -151,11 +155,17 @@ class CocoMetric:
 
     def results(self) -> Iterator[tuple[str, float]]:
         """("box_ap", percent), then box_ap50, box_ap75, box_ap_small, box_ap_medium, box_ap_large and box_ar (recall of
-        100 detections an image); for masks the same with "mask_". A size without objects is left out.
+        100 detections an image); for masks the same with "mask_". A size without objects is left out. Where no
+        evaluated image has an object that counts, precision is not defined: a log message says so, and "box_ap" (and
+        "mask_ap") alone are there, as NaN.
 
         Raises:
-            ValueError: before the first image, or no evaluated image has an object that counts.
+            ValueError: before the first image.
         """
+        if self._detections and not self._truth.count(self._detections):
+            _log.warning("none of the %d evaluated images has an object: AP is not defined", len(self._detections))
+            yield from ((f"{_PREFIXES[kind]}_ap", math.nan) for kind in self.iou_types)
+            return
         for iou_type, curves in self._evaluated().items():
             prefix = _PREFIXES[iou_type]
             for name, value in _precisions(curves.precision).items():
@@ -166,22 +176,22 @@ class CocoMetric:
             yield f"{prefix}_ar", average_recall
 
     def per_class(self, iou_type: IouType = "bbox") -> list[ClassPrecision]:
-        """Average precision of each category, in increasing order of ids.
+        """Average precision of each category, in the order of labels.
 
         Raises:
             ValueError: as `results`, or this iou type is not measured.
         """
         curves = self._curves_of(iou_type)
         counts = self._truth.count(self._detections)
-        # The library has its categories in increasing order of ids.
+        ids = sorted(self.category_ids)  # the order of the library
         return [
             ClassPrecision(
                 category_id,
-                self._truth.categories[category_id],
+                name,
                 counts.get(category_id, 0),
-                *_precisions(curves.precision[:, :, place : place + 1]).values(),
+                *_precisions(curves.precision[:, :, ids.index(category_id), None]).values(),
             )
-            for place, category_id in enumerate(sorted(self._truth.categories))
+            for category_id, name in self._truth.categories.items()
         ]
 
     def table(self, iou_type: IouType = "bbox") -> str:

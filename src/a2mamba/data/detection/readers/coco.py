@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ from a2mamba.data.detection.annotations import (
     match_categories,
     refuse_in,
 )
-from a2mamba.data.detection.readers.image_files import folders_of, locate
+from a2mamba.data.detection.readers.image_files import folders_of, images_below, locate
 from a2mamba.data.detection.readers.source import (
     DetectionSource,
     Reader,
@@ -279,7 +279,7 @@ class _Corners:
     @property
     def suspected(self) -> bool:
         """Boxes that all are corners and of which many cannot be anything else; boxes at the origin are both."""
-        return self.fit and self.outside >= max(3, 0.1 * self.count)
+        return self.fit and self.outside >= max(2, 0.1 * self.count)
 
 
 @contextmanager
@@ -416,6 +416,9 @@ def _image_folder(root: Path, file: Path, split: str, names: Sequence[str]) -> P
     found = [sum((folder / name).is_file() for name in sample) for folder in candidates]
     if max(found, default=0) > 0:
         return candidates[int(np.argmax(found))]
+    below = {PurePosixPath(name).name for name in images_below(root)}
+    if any(PurePosixPath(name).name in below for name in sample):
+        return root
     return next((folder for folder in candidates[:6] if folder.is_dir()), root / split)
 
 

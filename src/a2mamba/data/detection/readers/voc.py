@@ -10,6 +10,7 @@ Objects that are marked difficult are objects like any other. http://host.robots
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -149,8 +150,14 @@ def _xml_files(places: SplitPlaces) -> list[Path]:
     if places.annotations.is_dir():
         return sorted(places.annotations.glob("*.xml"))
     folder = places.annotations.parents[2] / "Annotations"
-    names = [line.split()[0] for line in read_lines(places.annotations)]
-    return [folder / f"{name}.xml" for name in names]
+    return [_listed_file(folder, line) for line in read_lines(places.annotations)]
+
+
+def _listed_file(folder: Path, line: str) -> Path:
+    """The XML file of a line of a list: a name, in lists of one class with 1, 0 or -1 behind it, or a file's name."""
+    name = re.sub(r"\s+-?[01]$", "", line)
+    candidates = [folder / f"{part}.xml" for part in (line, name, Path(name).stem)]
+    return next((file for file in candidates if file.is_file()), candidates[1])
 
 
 def _names(file: Path) -> set[str]:
