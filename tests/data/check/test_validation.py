@@ -16,10 +16,8 @@ from ..helpers import error_line, write_image
 def coco(root: Path, *, objects: bool = True) -> None:
     for split in ("train", "val"):
         images = [{"id": n, "file_name": f"{n}.jpg", "width": 30, "height": 20} for n in range(1, 5)]
-        for image in images:
-            write_image(
-                root / split / str(image["file_name"]), seed=hash_of(split) + int(str(image["id"])), size=(20, 30)
-            )
+        for n in range(1, 5):
+            write_image(root / split / f"{n}.jpg", seed=n + 100 * (split == "val"), size=(20, 30))
         box = {"bbox": [1, 2, 10, 8], "area": 80, "iscrowd": 0}
         entries = [box | {"id": n, "image_id": n, "category_id": 1 + n % 2} for n in range(1, 5)]
         categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]

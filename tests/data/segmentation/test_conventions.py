@@ -15,11 +15,11 @@ from a2mamba.data.segmentation.source import find_convention
 from ..helpers import error_line, write_image
 
 SIZE = (24, 32)
+OWN = ("images", "masks", "train", "val")
+ADE = ("images", "annotations", "training", "validation")
 
 
-def write(
-    root: Path, *values: int, layout: tuple[str, str, str, str] = ("images", "masks", "train", "val")
-) -> SegmentationData:
+def write(root: Path, *values: int, layout: tuple[str, str, str, str] = OWN) -> SegmentationData:
     """Pairs whose masks hold the numbers, in equal parts, and the data that reads them."""
     images, masks, *splits = layout
     for split in splits:
