@@ -198,11 +198,11 @@ CASE, MAP = feed_forward.CASES[1], readout.CASES[1]
 @pytest.mark.parametrize(
     ("operator", "arguments", "message"),
     [
-        (gelu_depthwise, CASE.inputs(torch.float64), "all tensors must be float32 on the cpu, got torch.float64"),
+        (gelu_depthwise, CASE.inputs(torch.float64), "all tensors must be float32 or bfloat16 on the cpu, got torch.float64"),
         (gelu_depthwise, feed_forward.Case(1, 6, 2, 2).inputs(), "the width must be a multiple of 8, got 6"),
         (read_out, readout.Case(1, 2, 12, 2, 2).read_out_inputs(), "the width must be a multiple of 8, got 12"),
         (read_out, (MAP.read_out_inputs()[0][:1], torch.zeros(1, 1), *[None] * 4), "two equal halves"),
-        (gated_norm, MAP.gated_norm_inputs(torch.bfloat16), "got torch.bfloat16 on cpu"),
+        (gated_norm, MAP.gated_norm_inputs(torch.float16), "got torch.float16 on cpu"),
         (gated_norm, readout.Case(1, 2, 2, 2, 2).gated_norm_inputs(), "a multiple of 8, got 4"),
     ],
 )
@@ -322,7 +322,7 @@ def test_a_wrong_kernel_is_switched_off(
     try:
         with pytest.warns(RuntimeWarning, match=f"{name}/numba: the Numba kernels are switched off"):
             reason = self_test.passed(f"{name}/numba", torch.device("cpu"))
-        assert reason == "their output differs from the reference by 1.0e-02 of its norm"
+        assert reason == "their output differs from the reference by 1.0e-02 of its norm (inputs torch.float32)"
     finally:
         self_test.forget()
     assert os.listdir(tmp_path / "a2mamba") == ["self_test.json"]
