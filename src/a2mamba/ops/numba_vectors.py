@@ -215,6 +215,16 @@ def lane_sum(b: Builder, x: Value) -> Value:
     return x
 
 
+def pick_lanes(b: Builder, x: Value, lanes: Sequence[int]) -> Value:
+    """Return the vector whose i-th lane is lane ``lanes[i]`` of ``x``."""
+    return b.shuffle_vector(x, _UNDEFINED, ir.Constant(_INTS, list(lanes)))
+
+
+def sign_lanes(b: Builder, x: Value) -> Value:
+    """Return ``x`` with the sign of every even lane turned."""
+    return b.fmul(x, ir.Constant(VECTOR, [-1.0, 1.0] * (LANES // 2)))
+
+
 def polynomial(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:
     """Return the sum of coefficients[i] * x ** i."""
     result = constant(coefficients[-1])
