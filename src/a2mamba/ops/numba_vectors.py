@@ -179,6 +179,16 @@ def pair(b: Builder, low: Value, high: Value) -> Value:
     return b.bitcast(b.or_(b.lshr(low, _ints(16)), b.and_(high, _ints(0xFFFF0000))), VECTOR)
 
 
+def reader(half: bool) -> tuple[Callable[[Builder, Value], Value], int]:
+    """Return how to load a vector of bfloat16 (``half``) or float32 as floats, and its bytes."""
+    return (load_half, BYTES // 2) if half else (load, BYTES)
+
+
+def writer(half: bool) -> tuple[Callable[[Builder, Value, Value], None], int]:
+    """Return how to store a vector of floats as bfloat16 (``half``) or float32, and its bytes."""
+    return (store_half, BYTES // 2) if half else (store, BYTES)
+
+
 def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     """Return x * y + z, in one instruction where the processor has it."""
     name = f"llvm.fmuladd.v{LANES}f32"
@@ -203,6 +213,16 @@ def lane_sum(b: Builder, x: Value) -> Value:
         lanes = [(lane + step) % LANES for lane in range(LANES)]
         x = b.fadd(x, b.shuffle_vector(x, _UNDEFINED, ir.Constant(_INTS, lanes)))
     return x
+
+
+def pick_lanes(b: Builder, x: Value, lanes: Sequence[int]) -> Value:
+    """Return the vector whose i-th lane is lane ``lanes[i]`` of ``x``."""
+    return b.shuffle_vector(x, _UNDEFINED, ir.Constant(_INTS, list(lanes)))
+
+
+def sign_lanes(b: Builder, x: Value) -> Value:
+    """Return ``x`` with the sign of every even lane turned."""
+    return b.fmul(x, ir.Constant(VECTOR, [-1.0, 1.0] * (LANES // 2)))
 
 
 def polynomial(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:

@@ -2,8 +2,9 @@
 
 The forward of ``numba_kernels.py``, read and written in bfloat16. What it multiplies are *pairs*, side by side in 32
 bits: of scores, two neighboring channels of queries and keys; of outputs, the weights at two neighboring offsets and
-the values that stand there. So packed keys are half as long, and packed values hold, at every position, its own value and
-that of the position one offset on; weights are rounded to bfloat16 in pairs. Sums, biases and the softmax are float32.
+the values that stand there. So packed keys are half as long, and packed values hold, at every position, its own value
+and that of the position one offset on; weights are rounded to bfloat16 in pairs. Sums, biases and the softmax are
+float32.
 
 :data:`KERNEL` is the address of the compiled function; ``numba_impl.py`` says what its argument holds.
 """
