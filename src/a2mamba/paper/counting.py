@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import timm
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from a2mamba.analysis import flops, parameters
 from a2mamba.backbone import Pyramid, create_model, list_models
 from a2mamba.detection import Detector, DummyForward, create_detector, list_detectors
+from a2mamba.layers import LASS, MASS
 from a2mamba.segmentation import create_segmenter, list_segmenters
 
 Size = tuple[int, int]
@@ -31,7 +33,8 @@ def build(model: str, size: Size | None = None) -> nn.Module:
     if model in list_models():
         return create_model(model, device="meta").eval()
     with torch.device("meta"):
-        return timm.create_model(model, **({} if size is None else {"img_size": size})).eval()
+        options: dict[str, Any] = {} if size is None else {"img_size": size}
+        return timm.create_model(model, **options).eval()
 
 
 @cache
@@ -44,8 +47,8 @@ def count_parameters(model: str) -> int:
 def count_flops(model: str, size: Size) -> int:
     """Return the multiply-accumulates for one image of this height and width, as `a2mamba info` counts them."""
     record = timm.get_pretrained_cfg(model)
-    made_for_one = record is not None and bool(record.fixed_input_size)
-    network = build(model, size if made_for_one and size != record.input_size[1:] else None)
+    made_for_another = record is not None and record.fixed_input_size and record.input_size[1:] != size
+    network = build(model, size if made_for_another else None)
     return flops(DummyForward(network) if isinstance(network, Detector) else network, (3, *size))
 
 
@@ -58,5 +61,11 @@ def layout(model: str) -> dict[str, tuple[int, ...]]:
         "channels": tuple(network.channels),
         "depths": tuple(len(stage.blocks) for stage in stages),
         "heads": tuple(channels // stage.head_dim for channels, stage in zip(network.channels, stages, strict=True)),
-        "kernel_sizes": tuple(stage.blocks[0].mixer.kernel_size for stage in stages),
+        "kernel_sizes": tuple(_window(stage.blocks[0]) for stage in stages),
     }
+
+
+def _window(block: nn.Module) -> int:
+    mixer = block.mixer
+    assert isinstance(mixer, (MASS, LASS))
+    return mixer.kernel_size

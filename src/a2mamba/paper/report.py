@@ -130,7 +130,7 @@ class Report:
         }
 
 
-def report(
+def make_report(
     table: Table,
     *,
     results: Sequence[Result] = (),
@@ -140,7 +140,7 @@ def report(
     """Count every network of a table that this package or timm has, and look up what was recorded and measured.
 
     Args:
-        table: see :func:`a2mamba.paper.tables`.
+        table: see :func:`a2mamba.paper.published_tables`.
         results: of the user's own evaluations; of several that fit a cell the last one counts.
         measurements: of this device.
         progress: called with the name of every row that is counted.
