@@ -1,4 +1,4 @@
-"""Depthwise convolution with a residual, as one convolution where that is exact enough."""
+"""Depthwise convolutions with a residual, as one convolution where that is exact enough."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops.feed_forward import with_residual
+from a2mamba.ops import gelu_depthwise
+from a2mamba.ops.feed_forward import residual_depthwise, with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
 class ResidualDepthwise(nn.Conv2d):
-    """x + depthwise_conv(x), kernel k x k with bias.
-
-    In float32 the residual is a one in the middle of the kernel, which saves a pass over the map. In half precision the
-    sum of that one and a small weight would be rounded, so there the two are added as they are written.
+    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
 
     Args:
         channels: C.
         kernel_size: k, odd.
         device, dtype: of the parameters.
     """
+
+    bias: Tensor
 
     def __init__(
         self,
@@ -36,13 +36,30 @@ class ResidualDepthwise(nn.Conv2d):
         self.folded: Tensor | None
         self.register_buffer("folded", None)
 
-    def fold_residual(self) -> None:
+    def fold(self) -> None:
         """Keep the kernel with its one for good. For inference: it does not follow the weight any more."""
         self.folded = with_residual(self.weight).detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if in_half_precision(x):
-            return x + super().forward(x)
-        kernel = with_residual(self.weight) if self.folded is None else self.folded
-        return F.conv2d(x, kernel, self.bias, padding=self.padding, groups=self.groups)
+        if self.folded is None or in_half_precision(x):
+            return residual_depthwise(x, self.weight, self.bias)
+        return F.conv2d(x, self.folded, self.bias, padding=self.padding, groups=self.groups)
+
+
+class GeluDepthwise(nn.Conv2d):
+    """y + depthwise_conv(y) of y = gelu(x), kernel 3 x 3 with bias: the middle of a feed-forward network.
+
+    Args:
+        channels: C.
+        device, dtype: of the parameters.
+    """
+
+    bias: Tensor
+
+    def __init__(self, channels: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return gelu_depthwise(x, self.weight, self.bias)

@@ -1,11 +1,10 @@
-"""The end of every mixer: norm, position encoding, gate, norm, projection (SPEC section 4)."""
+"""The end of every mixer: norm, position encoding, gate, norm, projection (docs/network.md, section 4)."""
 
 from __future__ import annotations
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from a2mamba.layers.chunking import may_join
 from a2mamba.ops import gated_norm
 from a2mamba.ops.precision import without_autocast
 
@@ -19,14 +18,5 @@ def gated_projection(
     of the weights, which is float32 unless the whole model was cast.
     """
     dtype = proj.weight.dtype
-    norms = norm, proj_norm
-    if (
-        may_join(mixed, *norms)
-        and mixed.dtype == lepe.dtype == gate.dtype == dtype
-        and all(type(each) is LayerNorm2d and each.eps == norm.eps for each in norms)
-    ):
-        affine, out_affine = ((each.weight, each.bias) for each in norms)
-        return proj(gated_norm(mixed, lepe, gate, affine, out_affine, norm.eps))
-    summed = norm(mixed.to(dtype)) + lepe
     with without_autocast(mixed):
-        return proj(proj_norm(summed.to(dtype) * gate.to(dtype)))
+        return proj(gated_norm(mixed.to(dtype), lepe.to(dtype), gate.to(dtype), norm, proj_norm))
