@@ -14,7 +14,7 @@ from a2mamba.backbone import list_models
 from a2mamba.detection import list_detectors
 from a2mamba.paper import find_table, make_report, published_tables, read_results, record_result
 from a2mamba.paper.report import Cell, Report, Speed
-from a2mamba.paper.results import IMAGES
+from a2mamba.paper.results import IMAGES, network_name
 from a2mamba.paper.subjects import Subject, our_rows, subject
 from a2mamba.paper.tables import decimals
 from a2mamba.paper.text import difference_text, number_text
@@ -24,6 +24,8 @@ from a2mamba.segmentation import list_segmenters
 
 ROWS = {"I": 5, "II": 120, "III": 11, "IV": 44, "V": 41, "VI": 51, "VII": 32, "VIII": 45, "IX": 5, "X": 5}
 ROWS |= {"XI": 3, "XII": 6, "XIII": 7}
+
+ABLATIONS = ("IX", "X", "XI", "XII", "XIII")
 
 SUBJECTS = [
     (table.number, row.name, found)
@@ -98,11 +100,16 @@ def test_every_row_of_ours_has_a_network_and_commands() -> None:
     ours = [(number, name, found) for number, name, found in SUBJECTS if found.ours]
     assert len(ours) > 30
     for number, name, found in ours:
-        assert found.model in known[found.task], (number, name)
+        assert found.model in known[found.task] or number in ABLATIONS, (number, name)
         assert found.commands, (number, name)
         for column in find_table(number).columns:
             if column.kind == "accuracy":
                 assert column.data in {run.data for run in found.runs}, (number, name, column.key)
+
+
+def test_every_row_of_an_ablation_is_known() -> None:
+    for number in ABLATIONS:
+        assert our_rows(number) == [row.name for row in find_table(number).rows]
 
 
 def test_rows_that_carry_our_names_are_all_known() -> None:
@@ -123,10 +130,11 @@ def test_every_command_is_one(command: str, tmp_path: Path) -> None:
     words = shlex.split(command)
     assert words[0] == "a2mamba"
     arguments = _parse(_parser(words[1:]), words[1:])
-    find_recipe(arguments.recipe)
+    recipe = arguments.recipe if arguments.command == "train" else arguments.overrides.pop(0)
+    find_recipe(recipe)
     paper = getattr(arguments, "paper", False)
-    assert not paper or has_paper_form(arguments.recipe)
-    run = make_run(arguments.recipe, paper=paper)
+    assert not paper or has_paper_form(recipe)
+    run = make_run(recipe, paper=paper)
     changed = apply_overrides(run, [word.replace("DIR", str(tmp_path)) for word in arguments.overrides])
     assert changed.data.root == str(tmp_path)
 
@@ -136,7 +144,7 @@ def test_runs_train_the_model_they_say() -> None:
         for run in found.runs:
             config = make_run(run.recipe, paper="--paper" in run.words)
             words = [word for word in run.words if "=" in word and "checkpoint" not in word]
-            assert apply_overrides(config, words).model.name == run.model, (number, name)
+            assert network_name(apply_overrides(config, words).model) == run.model, (number, name)
 
 
 @pytest.mark.parametrize(
