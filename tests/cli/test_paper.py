@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from a2mamba.paper import find_table, published_tables, record_result
+from a2mamba.paper import find_table, published_tables, read_results, record_result
 from a2mamba.paper.measuring import measure
 from a2mamba.paper.tables import Table
 
-from .helpers import content, in_process
+from .helpers import Trained, content, in_process
 
 
 @pytest.fixture
@@ -105,3 +105,16 @@ def test_no_speed_where_an_operator_is_wrong(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("a2mamba.paper.measuring.operators_disagree", lambda device: "the scan is wrong")
     with pytest.raises(ValueError, match="no speed is reported: the scan is wrong"):
         measure(find_table("VIII"), device="cpu", sizes=[224])
+
+
+def test_an_evaluation_is_recorded(trained: Trained, tmp_path: Path) -> None:
+    """Twice, so that the second does not overwrite the first; what is recorded is what was printed."""
+    file = tmp_path / "results.jsonl"
+    for _ in range(2):
+        result = in_process("eval", "--checkpoint", trained.best, "--json", "--record", file)
+        assert result.status == 0
+    first, second = read_results(file)
+    assert (first.recipe, first.model, first.image_size) == ("digits", "a2mamba_test", 32)
+    assert first.metrics["top1"] == second.metrics["top1"] == result.json["top1"]
+    assert first.images == result.json["images"]
+    assert first.checkpoint == str(trained.best)
