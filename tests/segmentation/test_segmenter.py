@@ -19,6 +19,7 @@ import a2mamba
 from a2mamba.analysis import flops, parameters
 from a2mamba.backbone import A2Mamba, SegMANEncoder
 from a2mamba.backbone.segman import VARIANTS as SEGMAN_ENCODERS
+from a2mamba.layers.rep_conv import RepConv
 from a2mamba.segmentation import (
     SegMANConfig,
     SegMANV2Config,
@@ -28,7 +29,6 @@ from a2mamba.segmentation import (
     upernet,
 )
 from a2mamba.segmentation.conv import Classifier, ConvNormReLU, PooledConv, pad_to_multiple, pixel_unshuffle
-from a2mamba.segmentation.rep_conv import RepConv
 from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import GlobalMASS, MMRefine, SegMANV2Decoder
 from a2mamba.segmentation.uper_net import UperHead

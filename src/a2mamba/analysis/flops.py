@@ -66,6 +66,11 @@ def _per_element(count: int) -> Callable[..., int]:
     return formula
 
 
+def _deform_conv(x: Shape, weight: Shape, offset: Shape, *_: Any, **__: Any) -> int:
+    """Count the convolution alone, as its plain form would count; moving the taps is free, as interpolation is."""
+    return x[0] * math.prod(offset[2:]) * math.prod(weight)
+
+
 def _doubled(formula: Callable[..., int]) -> Callable[..., int]:
     """Count twice: PyTorch's counter has two operations in each multiply-accumulate."""
 
@@ -83,6 +88,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     torch.ops.a2mamba.neighborhood_attention_numba_again: _attention_again,
     torch.ops.a2mamba.selective_scan_state_numba: _per_element(7),
     aten._scaled_dot_product_flash_attention_for_cpu: _dense_attention,
+    torch.ops.torchvision.deform_conv2d: _deform_conv,
     aten.native_batch_norm: _per_element(2),
     aten._native_batch_norm_legit_no_training: _per_element(2),
     aten.native_layer_norm: _per_element(5),

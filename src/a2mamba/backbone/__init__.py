@@ -1,6 +1,7 @@
 """Backbones, their variants and their weights. Importing this registers the models with timm."""
 
 from a2mamba.backbone.a2mamba import A2Mamba
+from a2mamba.backbone.ablations import Ablation
 from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
@@ -13,6 +14,7 @@ from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_
 
 __all__ = [
     "A2Mamba",
+    "Ablation",
     "BackboneOptions",
     "CheckpointError",
     "ClassifierOptions",

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Count, look up and measure; tables on stdout, what is being done on stderr."""
-    from a2mamba.paper import read_results, report
+    from a2mamba.paper import make_report, read_results
 
     _check(arguments)
     if arguments.table is None:
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     results = [] if arguments.results is None else read_results(arguments.results)
     device = choose_device(arguments.device) if arguments.measure else None
     measurements = {} if device is None else _measure(chosen, device, arguments)
-    reports = [report(table, results=results, measurements=measurements, progress=_Progress()) for table in chosen]
+    reports = [make_report(table, results=results, measurements=measurements, progress=_Progress()) for table in chosen]
     words = None if device is None else _device_words(device)
     _write(reports, words, arguments)
     if arguments.json:
@@ -84,9 +84,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from a2mamba.paper import tables
+    from a2mamba.paper import published_tables
 
-    known = tables().values()
+    known = published_tables().values()
     if arguments.json:
         print_json({"tables": [{"table": t.number, "title": t.title, "rows": len(t.rows)} for t in known]})
         return 0
@@ -95,11 +95,11 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(name: str) -> list[Table]:
-    from a2mamba.paper import find_table, tables
+    from a2mamba.paper import find_table, published_tables
     from a2mamba.paper.figures import FIG_1
 
     if name.lower() == "all":
-        return list(tables().values())
+        return list(published_tables().values())
     if name.lower() in ("fig1", "figure1"):
         return [find_table(number) for number, _, _ in FIG_1]
     return [find_table(name)]
@@ -160,7 +160,7 @@ def _write(reports: Sequence[Report], device: str | None, arguments: argparse.Na
 def _show(found: Report) -> None:
     columns = found.table.columns
     sizes = dict.fromkeys(column.size for column in columns if column.size is not None)
-    parts = [columns]
+    parts: list[Sequence[Column]] = [columns]
     if len(columns) > _WIDE:
         parts = [[column for column in columns if column.size in (None, size)] for size in sizes]
     typed = any(row.row.type for row in found.rows)

@@ -185,7 +185,8 @@ thead small{display:block;color:var(--soft);font-weight:400}
 .numbers td span{display:block;font-size:.84rem;line-height:1.25}
 .same{color:var(--soft)}.off{color:var(--b);font-weight:600}.here{color:var(--a);font-weight:600}
 .ours{background:var(--mark)}.numbers .ours th{font-weight:600}
-.list tbody th{white-space:nowrap}.list td,.list th{border-top:1px solid var(--rule)}.list thead th{border-top:0}.nowrap{white-space:nowrap}
+.list tbody th{white-space:nowrap}.list td,.list th{border-top:1px solid var(--rule)}.list thead th{border-top:0}
+.nowrap{white-space:nowrap}
 .remarks{margin:12px 0 0;padding-left:1.2em;color:var(--soft);max-width:100ch}
 details{margin-top:14px}summary{cursor:pointer;color:var(--a)}
 dl{margin:10px 0 0}details dt{font-weight:600;margin-top:6px}details dd{margin:0;overflow-x:auto}

@@ -130,7 +130,7 @@ class Report:
         }
 
 
-def report(
+def make_report(
     table: Table,
     *,
     results: Sequence[Result] = (),
@@ -140,7 +140,7 @@ def report(
     """Count every network of a table that this package or timm has, and look up what was recorded and measured.
 
     Args:
-        table: see :func:`a2mamba.paper.tables`.
+        table: see :func:`a2mamba.paper.published_tables`.
         results: of the user's own evaluations; of several that fit a cell the last one counts.
         measurements: of this device.
         progress: called with the name of every row that is counted.
@@ -176,12 +176,12 @@ def _cell(
     ours: Value = None
     origin: Origin = "computed"
     if column.kind == "layout":
-        ours = counting.layout(found.model)[column.key]
+        ours = counting.layout(found)[column.key]
     elif column.kind == "parameters":
-        ours = counting.count_parameters(found.model) / SCALE["parameters"]
+        ours = counting.count_parameters(found) / SCALE["parameters"]
     elif column.kind == "flops":
         assert column.size is not None
-        ours = counting.count_flops(found.model, column.size) / SCALE["flops"] if published is not None else None
+        ours = counting.count_flops(found, column.size) / SCALE["flops"] if published is not None else None
     elif column.kind == "accuracy":
         ours, origin = _recorded(column, found, results), "recorded"
     elif column.kind in ("speed", "memory"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 IMAGES = {"imagenet": 50_000, "ade20k": 2_000, "cityscapes": 500, "coco_stuff": 5_000, "coco": 5_000}
 """Validation images of each data set: a result on fewer is not comparable with a published one."""
@@ -29,6 +29,19 @@ class Result:
     checkpoint: str | None = None
     recorded: str | None = None
     """date and time, ISO 8601"""
+
+
+class _Network(Protocol):
+    """What a run says of its network."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def network_name(model: _Network) -> str:
+    """Return how results call the network of a run: its name, and ``NETWORK on BACKBONE`` where it has another one."""
+    backbone = getattr(model, "backbone", None)
+    return model.name if backbone is None else f"{model.name} on {backbone}"
 
 
 def record_result(

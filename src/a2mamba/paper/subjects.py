@@ -16,7 +16,7 @@ class Run:
     """data set, as `Column.data`"""
     recipe: str
     model: str
-    """name of the model that the run trains"""
+    """name of the model that the run trains; of a segmentation network on another backbone, NETWORK on BACKBONE"""
     words: tuple[str, ...] = ()
     """what follows the recipe's name on the command line"""
 
@@ -107,6 +107,46 @@ def _in1k_384(letter: str) -> Subject:
     return Subject(f"a2mamba_{size}", runs=(Run("imagenet", f"in1k_384_{size}", f"a2mamba_{size}"),))
 
 
+def _ablation(model: str, decoder: str = "segman_v2_tiny", recipe: str = "in1k_tiny") -> Subject:
+    """A backbone of Tables IX to XII, and the segmentation network that its mIoU is that of.
+
+    The paper trains all of them on ImageNet-1K as A2Mamba-T.
+    """
+    segmenter, backbone = f"{decoder} on {model}", f"model.backbone={model}"
+    runs = (
+        Run("imagenet", recipe, model, ("--paper", f"model.name={model}")),
+        Run("ade20k", f"{decoder}_ade20k", segmenter, (backbone, "model.backbone_checkpoint=FILE")),
+    )
+    return Subject(model, runs=runs)
+
+
+def _mixer(model: str) -> Subject:
+    """Table XII's networks; the mIoU of its LASS is that of SegMAN's decoder, so that one is taken for all."""
+    return _ablation(model, decoder="segman_small")
+
+
+def _roadmap(model: str) -> Subject:
+    """Decoders of Table XIII on A2Mamba-T."""
+    words = () if model == "segman_v2_tiny" else (f"model.name={model}",)
+    run = Run("ade20k", "segman_v2_tiny_ade20k", model, (*words, "model.pretrained_backbone=true"))
+    return Subject(model, "segmentation", runs=(run,))
+
+
+_MMSCOPE = Subject(
+    "segman_tiny on a2mamba_tiny",
+    "segmentation",
+    runs=(
+        Run(
+            "ade20k",
+            "segman_tiny_ade20k",
+            "segman_tiny on a2mamba_tiny",
+            ("model.backbone=a2mamba_tiny", "model.pretrained_backbone=true"),
+        ),
+    ),
+)
+"""SegMAN's decoder for T, with the widths that it has there."""
+
+
 def _tested(subject: Subject) -> Subject:
     return Subject(subject.model, runs=subject.runs, tested_sizes=(512, 1024))
 
@@ -128,6 +168,38 @@ _OURS: dict[str, dict[str, Subject]] = {
     "VIII": {
         **{f"A2Mamba-{letter}": _tested(_in1k(letter, paper=False)) for letter in _LETTERS},
         **{f"SegMAN-{letter} Encoder": _tested(_encoder(letter)) for letter in _SEGMAN_RECIPES},
+    },
+    "IX": {
+        "LASS in all stages": _ablation("ablation_lass"),
+        "attention -> AMA": _ablation("ablation_ama"),
+        "SS2D -> SSM": _ablation("ablation_ama_rows"),
+        "SSM -> A2SSM": _ablation("ablation_no_gate"),
+        "with gate: MASS": _ablation("a2mamba_tiny"),
+    },
+    "X": {
+        "adaptive": _ablation("a2mamba_tiny"),
+        **{f"dilation {rate}": _ablation(f"ablation_dilation_{rate}") for rate in (3, 5, 7)},
+        "dilations 3, 5, 7": _ablation("ablation_dilations_3_5_7"),
+    },
+    "XI": {
+        "attention maps": _ablation("a2mamba_tiny"),
+        "dilated RepConv": _ablation("ablation_rep_conv"),
+        "DCNv2": _ablation("ablation_deform_conv"),
+    },
+    "XII": {
+        "PVT": _mixer("ablation_pvt"),
+        "MaxViT": _mixer("ablation_max_vit"),
+        "ACmix": _mixer("ablation_acmix"),
+        "BiFormer": _mixer("ablation_bi_former"),
+        "LASS": _mixer("segman_encoder_small"),
+        "MASS": _mixer("ablation_mass"),
+    },
+    "XIII": {
+        "MMSCopE": _MMSCOPE,
+        "progressive downsampling": _roadmap("roadmap_progressive"),
+        **{f"local embedding, k = {k}": _roadmap(f"roadmap_local_{k}") for k in (3, 5, 7)},
+        "MASS": _roadmap("roadmap_mass"),
+        "low-level features": _roadmap("segman_v2_tiny"),
     },
 }
 

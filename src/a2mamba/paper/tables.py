@@ -73,7 +73,7 @@ class Table:
 
 
 @cache
-def tables() -> dict[str, Table]:
+def published_tables() -> dict[str, Table]:
     """Return all tables by their Roman numbers, in the paper's order."""
     text = resources.files("a2mamba.paper").joinpath("tables.json").read_text(encoding="utf-8")
     return {number: _table(number, record) for number, record in json.loads(text).items()}
@@ -85,7 +85,7 @@ def find_table(name: str) -> Table:
     Raises:
         ValueError: if there is none of this number.
     """
-    known = tables()
+    known = published_tables()
     word = name.lower().removeprefix("table").strip()
     for place, (number, table) in enumerate(known.items(), start=1):
         if word in (number.lower(), str(place)):

@@ -76,6 +76,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 pretrained_backbone=run.model.pretrained_backbone,
                 img_size=run.data.crop_size,
                 **run.model.of_run(),
+                backbone=run.model.backbone,
                 width=run.model.width,
             )
 
@@ -92,7 +93,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             name, width = "segman_v2_test", None
         return replace(
             run,
-            model=replace(run.model.without_weights(), name=name, width=width, drop_path_rate=0.0),
+            model=replace(run.model.without_weights(), name=name, backbone=None, width=width, drop_path_rate=0.0),
             data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
             schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
             test=replace(run.test, stride=run.test.crop, scales=(1.0,)),
