@@ -537,11 +537,13 @@ def test_segman_v2_decoder_by_hand() -> None:
     ]
     table = a2mamba.layers.rope_table(4, 6, 12, torch.device("cpu"), torch.float64)
     context = up(refine.block(torch.cat(scales, 1), table), fused)
+    assert decoder.shortcut is not None
     shortcut = sum(n(c(fused)) for c, n in zip(decoder.shortcut.convs, decoder.shortcut.norms, strict=True))
     assert decoder.image_pool is not None
     pooled = conv(decoder.image_pool.project, fused.mean((2, 3), keepdim=True)).expand_as(fused)
     assert isinstance(decoder.linear, ConvNormReLU)
     joined = conv(decoder.linear, torch.cat([pooled, fused, shortcut, context], 1))
+    assert decoder.low_level is not None
     low = conv(decoder.low_level, c1)
     merged = conv(decoder.merge, torch.cat([up(joined, c1), low], 1))
     expected = decoder.classifier.conv(merged)

@@ -29,6 +29,7 @@ class DepthwiseDeformable(nn.Module):
     def init_weights(self) -> None:
         """Begin as a plain convolution: no offsets, and every tap counts half."""
         nn.init.zeros_(self.predict.weight)
+        assert self.predict.bias is not None
         nn.init.zeros_(self.predict.bias)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.bias)
