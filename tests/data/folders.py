@@ -71,16 +71,16 @@ def _voc(root: Path) -> None:
 def _colored(root: Path) -> None:
     for split, numbers in SPLITS.items():
         for number in numbers:
-            places = (root / kind / split / f"{number}.png" for kind in ("images", "masks"))
-            write_scene(*places, number, color=True)
+            image, mask = (root / kind / split / f"{number}.png" for kind in ("images", "masks"))
+            write_scene(image, mask, number, color=True)
     (root / "labelmap.txt").write_text(LABELMAP)
 
 
 def _levels(root: Path) -> None:
     for split, numbers in SPLITS.items():
         for number in numbers:
-            places = (root / kind / split / f"{number}.png" for kind in ("images", "masks"))
-            write_scene(*places, number, values=(0, 128, 255))
+            image, mask = (root / kind / split / f"{number}.png" for kind in ("images", "masks"))
+            write_scene(image, mask, number, values=(0, 128, 255))
 
 
 SEGMENTATION: dict[str, Callable[[Path], None]] = {

@@ -18,6 +18,7 @@ from a2mamba.data import (
     class_shares,
     eval_segmentation_loader,
     normalize,
+    normalize_crops,
     scan_segmentation,
     segmentation_classes,
     segmentation_palette,
@@ -113,7 +114,9 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
 
     def build_losses(self, run: SegmentationRun, model: Segmenter, classes: Sequence[str]) -> SegmentationLosses:
         """Return the cross-entropy of every head."""
-        return SegmentationLosses(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
+        prepare = partial(normalize_crops, mean=run.data.mean, std=run.data.std, channels_last=run.channels_last)
+        weights = {"auxiliary": run.auxiliary_weight}
+        return SegmentationLosses(model, prepare=prepare, weights=weights, average=run.average)
 
     def build_optimizer(self, run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
         """Return the optimizer by the protocols' rules for parameters, by set and not by name.
@@ -127,8 +130,9 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def noise(self, run: SegmentationRun, classes: Sequence[str], size: int) -> SegmentationBatch:
         """Return random crops of the real size and classes."""
         height, width = run.data.crop_size
-        targets = torch.randint(0, len(classes), (size, height, width))
-        return SegmentationBatch(torch.randn(size, 3, height, width), targets, [f"noise {i}" for i in range(size)])
+        images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+        targets = torch.randint(0, len(classes), (size, height, width), dtype=torch.uint8)
+        return SegmentationBatch(images, targets, [f"noise {i}" for i in range(size)])
 
     def samples_on_cpu(self, run: SegmentationRun) -> int:
         """Return two."""
