@@ -38,9 +38,7 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
         images = eval_dataset(found.place(ClassificationData(root=str(found.root))))
         files = [images.path(index) for index in _spread(range(len(images)))]
         count = len(files)
-        for file, facts in zip(files, inspect_all(inspect_image, files, "evaluation", progress), strict=True):
-            if facts.reason is not None:
-                reasons[file] = facts.reason
+        reasons = _undecodable(files, progress)
     elif found.task == "segmentation":
         data = found.place(SegmentationData(root=str(found.root)))
         pairs = _spread(eval_segmentation_dataset(data).pairs)
@@ -67,6 +65,11 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
         raise ValueError(
             f"{len(reasons)} of {count} images to evaluate on cannot be used: {shown}; replace or remove them"
         )
+
+
+def _undecodable(files: list[str], progress: Progress | None) -> dict[str, str]:
+    facts = zip(files, inspect_all(inspect_image, files, "evaluation", progress), strict=True)
+    return {file: fact.reason for file, fact in facts if fact.reason is not None}
 
 
 def _unfit(dataset: CocoDataset, index: int) -> UndecodableImageError | None:
