@@ -325,7 +325,7 @@ def train(plan: Plan, tell: Callable[..., None] = lambda *message: None) -> dict
             result |= {"digest": digest(trainer), "history": trainer.history}
             result["faults"] = trainer.fault_counts.state_dict()
         except Interrupted as error:
-            result |= {"status": error.status, "error": str(error)}
+            result |= {"status": error.exit_status, "error": str(error)}
         except (TrainingError, OSError, ValueError) as error:
             result |= {"status": 1, "error": str(error)}
     return result | {"first": report.first, "losses": report.losses}

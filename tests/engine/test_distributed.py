@@ -314,7 +314,7 @@ def _stop_one() -> tuple[int, str, int]:
         try:
             trainer.fit()
         except Interrupted as error:
-            return trainer.step, str(error), error.status
+            return trainer.step, str(error), error.exit_status
         return trainer.step, "", 0
 
 

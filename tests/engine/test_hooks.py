@@ -215,7 +215,7 @@ def test_a_signal_ends_the_step_saves_and_raises(tmp_path: Path, number: signal.
     trainer = make_trainer(epochs=2, hooks=[Send(), SignalHook(), CheckpointHook(manager)])
     with pytest.raises(Interrupted, match=f"received {number.name}") as stopped:
         trainer.fit()
-    assert stopped.value.status == 128 + number
+    assert stopped.value.exit_status == 128 + number
     assert signal.getsignal(number) is before
     latest = manager.latest()
     assert latest is not None
@@ -237,7 +237,7 @@ def test_the_time_limit_saves_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     trainer = make_trainer(epochs=2, hooks=[Clock(), TimeLimitHook(2.0), CheckpointHook(manager)])
     with pytest.raises(Interrupted, match="the time limit of 2 minutes") as stopped:
         trainer.fit()
-    assert stopped.value.status == 75
+    assert stopped.value.exit_status == 75
     assert trainer.step == 5
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-0000-000005.pt"]
     with pytest.raises(ValueError, match="it must be more than 0"):

@@ -74,3 +74,23 @@ def test_two_processes_with_one_image_each_train_segman_v2() -> None:
 def test_one_image_alone_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="a batch of one image in training"):
         PooledConv(4, 4)(torch.zeros(1, 4, 3, 3))
+
+
+def test_planning_for_one_image_each_finds_room() -> None:
+    """What a device has room for is measured before norms are synchronized, on one image where each process has one."""
+    from a2mamba.tasks.batches import _attempt
+
+    torch.manual_seed(0)
+    model = nn.Sequential(PooledConv(3, 2), nn.Conv2d(2, 2, 1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run: Any = type("Run", (), {"channels_last": False, "precision": "float32"})
+    sizes: list[int] = []
+
+    def noise(size: int) -> Batch:
+        sizes.append(size)
+        return Batch(torch.randn(size, 3, 4, 4), torch.zeros(size, 4, 4, dtype=torch.int64), ["a"] * size)
+
+    for size in (1, 2):
+        _attempt(run, _Pixels(model), noise, torch.device("cpu"), size)
+    assert sizes == [1, 2]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -171,7 +171,7 @@ def test_switches_of_other_versions_and_an_unused_parameter_do_not_matter(whole:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"loss\n1\n", "row 2 has no epoch"),
+        (b"epoch\n1\n", "row 2 has no epoch or no step"),
         (b"epoch,loss\n1,low\n", "row 2 has a cell that is no number"),
         (b"epoch,loss\n1,2,3\n", "row 2 has a cell that is no number, or too many or few"),
         (b"epoch,loss\n1\n", "row 2 has a cell that is no number, or too many or few"),

@@ -135,9 +135,9 @@ def test_every_network_has_its_backbone(name: str) -> None:
     model = make(name, device="meta")
     body = next(module for module in model.backbone.modules() if isinstance(module, (A2Mamba, SegMANEncoder)))
     assert body.head is None
-    expected = SEGMAN_ENCODERS[factory.BACKBONES[name]] if name.startswith("segman_") and "v2" not in name else None
+    expected = SEGMAN_ENCODERS[factory.SEGMENTERS[name]] if name.startswith("segman_") and "v2" not in name else None
     assert isinstance(body, SegMANEncoder if expected else A2Mamba)
-    reference = a2mamba.create_model(factory.BACKBONES[name], device="meta", features_only=True)
+    reference = a2mamba.create_model(factory.SEGMENTERS[name], device="meta", features_only=True)
     assert parameters(model.backbone) == parameters(reference)
 
 
@@ -145,8 +145,8 @@ def test_names() -> None:
     names = a2mamba.list_segmenters()
     assert len(names) == len(set(names)) == 17
     assert {"segman_v2_nano", "segman_large", "upernet_a2mamba_large_paper", *SMALL} <= set(names)
-    assert factory.BACKBONES["segman_v2_large"] == "a2mamba_large_paper"
-    assert factory.BACKBONES["upernet_a2mamba_large"] == "a2mamba_large"
+    assert factory.SEGMENTERS["segman_v2_large"] == "a2mamba_large_paper"
+    assert factory.SEGMENTERS["upernet_a2mamba_large"] == "a2mamba_large"
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 131), (33, 200), (1, 1)])

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from a2mamba.backbone.facts import FACTS
+from a2mamba.catalog import FACTS
 from a2mamba.files import replace_file
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ class BackboneOptions(RunOptions):
         if len(size) not in (1, 2) or min(size) < 1 or (len(size) == 1 and not isinstance(self.img_size, int)):
             raise ValueError(f"img_size must be one positive integer or two, got {self.img_size}")
         if self.in_chans < 1:
-            raise ValueError(f"in_chans must be at least 1, got {self.in_chans}")
+            raise ValueError(f"in_chans must be >= 1, got {self.in_chans}")
 
     def of_backbone(self) -> dict[str, Any]:
         """Return the options declared here, for the network's backbone."""
@@ -84,7 +84,7 @@ class ClassifierOptions(BackboneOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
+            raise ValueError(f"num_classes must be >= 0, got {self.num_classes}")
 
 
 @dataclass(frozen=True, kw_only=True)

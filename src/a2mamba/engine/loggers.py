@@ -93,8 +93,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
                     rows.append({name: float(value) for name, value in row.items() if value != ""})
                 except (TypeError, ValueError):
                     raise ValueError(f"row {number} has a cell that is no number, or too many or few of them") from None
-                if "epoch" not in rows[-1]:
-                    raise ValueError(f"row {number} has no epoch")
+                if not {"epoch", "step"} <= rows[-1].keys():
+                    raise ValueError(f"row {number} has no epoch or no step")
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it") from None
     return rows

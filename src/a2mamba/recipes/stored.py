@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from a2mamba.backbone import read_file
 from a2mamba.engine.checkpoint import FORMAT
+from a2mamba.files import parse_json
 from a2mamba.recipes.overrides import from_json, to_json
 from a2mamba.tasks import TASKS, AnyRun, TrainingRun
 
@@ -50,7 +51,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if found != FORMAT:
         raise ValueError(f"{path} is a training checkpoint of another version: format {found!r}, expected {FORMAT!r}")
     try:
-        stored = json.loads(content["run"])
+        stored = parse_json(content["run"], f"{path}: run")
         task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} does not describe its run ({type(error).__name__}: {error})") from None

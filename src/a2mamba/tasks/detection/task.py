@@ -189,10 +189,6 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the conversion to floats: an image -> (3, H, W) in [0, 1]; the detector normalizes and resizes."""
         return _floats
 
-    def channels(self, run: DetectionRun) -> int:
-        """Return 3."""
-        return 3
-
     def palette(self, run: DetectionRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the colors in which objects are drawn."""
         return [object_color(label) for label in range(1, len(classes) + 1)]

@@ -185,10 +185,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         """Return the normalization: an image -> (3, H, W) at its own size; `predict` resizes as the test mode says."""
         return partial(_normalized, mean=run.data.mean, std=run.data.std)
 
-    def channels(self, run: SegmentationRun) -> int:
-        """Return 3."""
-        return 3
-
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""
         return segmentation_palette(run.data.layout, len(classes))

@@ -1,4 +1,7 @@
-"""What is known of the variants: sizes by our count, accuracy by the papers, the state of their weights."""
+"""What is known of every model before one is made: sizes by our count, accuracy by the papers, the state of weights.
+
+Imports nothing, so that commands which only name models start at once; tests recount the figures.
+"""
 
 from __future__ import annotations
 
@@ -36,3 +39,26 @@ FACTS: dict[str, Facts] = {
     "segman_encoder_large": Facts(80_985_272, 16_784_282_128, 85.5, NONE),
 }
 """The paper's Table II gives Large the size of large_paper and 86.1; Table VIII has the released one, with 86.2."""
+
+_SIZES = ("nano", "tiny", "small", "base", "large", "large_paper", "test")
+
+SEGMENTERS: dict[str, str] = (
+    # Table VII measures SegMAN-V2-L on the Large of the paper's Table I.
+    {f"segman_v2_{size}": f"a2mamba_{size}" for size in ("nano", "tiny", "small", "base")}
+    | {"segman_v2_large": "a2mamba_large_paper", "segman_v2_test": "a2mamba_test"}
+    | {f"segman_{size}": f"segman_encoder_{size}" for size in ("tiny", "small", "base", "large")}
+    | {f"upernet_a2mamba_{size}": f"a2mamba_{size}" for size in _SIZES}
+)
+"""Name of a segmentation network -> its backbone, smallest first within a family."""
+
+DETECTORS: dict[str, str] = {
+    f"{kind}_a2mamba_{size}": f"a2mamba_{size}" for kind in ("mask_rcnn", "cascade_mask_rcnn") for size in _SIZES
+}
+"""Name of a detector -> its backbone; the large ones of the paper's Tables IV and V end in ``large_paper``."""
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "classification": tuple(FACTS),
+    "segmentation": tuple(SEGMENTERS),
+    "detection": tuple(DETECTORS),
+}
+"""Task -> names of its models."""
