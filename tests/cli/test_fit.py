@@ -224,8 +224,8 @@ def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path)
 
 def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
     class_folders(tmp_path / "my photos", "train", "val")
-    words = ("fit", tmp_path / "my photos", "--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet")
-    words = (*words, "--out", tmp_path / "run", "data.workers=0")
+    settings = ("--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet", "data.workers=0")
+    words = ("fit", tmp_path / "my photos", *settings, "--out", tmp_path / "run")
     assert in_process(*words, "--epochs", "1").status == 0
     result = in_process(*words, "--epochs", "3", "--resume")
     result.refused("is a run of 1 epochs", "a schedule of 3")

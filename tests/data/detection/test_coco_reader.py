@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -56,7 +56,8 @@ def test_any_arrangement_of_folders(tmp_path: Path, images: str, file: str) -> N
     assert source is not None
     assert (source.layout, list(source.splits), source.masks) == ("coco", ["train", "val"], True)
     data_of = placed(recognize(tmp_path))
-    for split in ("train", "val"):
+    splits: list[Literal["train", "val"]] = ["train", "val"]
+    for split in splits:
         found = read_detection_split(data_of, split)
         assert found.folder is not None
         assert all((found.folder / name).is_file() for name in found.file_names)

@@ -23,6 +23,7 @@ from a2mamba.data import (
 )
 from a2mamba.data.detection import find_detection, with_detection_source
 from a2mamba.evaluation import CocoMetric
+from a2mamba.evaluation.coco import IouType
 from a2mamba.tasks import TASKS
 
 from .layouts import LAYOUTS, Scenes, demo_scenes
@@ -94,7 +95,7 @@ def detections(truth: DetectionAnnotations) -> dict[str, dict[str, Tensor]]:
 
 
 def results(truth: DetectionAnnotations, found: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    kinds = ("bbox",) if truth.segmentations is None else ("bbox", "segm")
+    kinds: list[IouType] = ["bbox"] if truth.segmentations is None else ["bbox", "segm"]
     metric = CocoMetric(truth, iou_types=kinds)
     names = [Path(name).name for name in truth.file_names]
     metric.update(truth.image_ids.tolist(), [found[name] for name in names])
