@@ -28,8 +28,8 @@ class DepthwiseDeformable(nn.Module):
 
     def init_weights(self) -> None:
         """Begin as a plain convolution: no offsets, and every tap counts half."""
-        nn.init.zeros_(self.predict.weight)
-        nn.init.zeros_(self.predict.bias)
+        for parameter in self.predict.parameters():
+            nn.init.zeros_(parameter)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.bias)
 
