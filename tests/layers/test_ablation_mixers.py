@@ -27,6 +27,11 @@ from a2mamba.ops import neighborhood_attention
 CHANNELS, HEADS = 32, 4
 
 
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 def parts(**options: object) -> Callable[..., MASSParts]:
     return partial(MASSParts, options=MASSOptions(**options))  # type: ignore[arg-type]
 
@@ -181,7 +186,7 @@ def test_an_offset_moves_the_taps() -> None:
     """All offsets one down: the plain convolution of the map moved up."""
     conv = DepthwiseDeformable(4, 3)
     with torch.no_grad():
-        conv.predict.get_parameter("bias")[: 2 * 9 : 2] = 1
+        bias_of(conv.predict)[: 2 * 9 : 2] = 1
     x = torch.randn(1, 4, 6, 6)
     moved = F.pad(x, (0, 0, 0, 1))[:, :, 1:]
     expected = 0.5 * F.conv2d(moved, conv.weight, padding=1, groups=4)
@@ -227,13 +232,13 @@ def test_routing_looks_at_the_regions_that_fit_best() -> None:
     mixer = BiLevelRouting(4, 1, 1)
     with torch.no_grad():
         mixer.qkv.weight.zero_()
-        mixer.qkv.get_parameter("bias").zero_()
+        bias_of(mixer.qkv).zero_()
         for i in range(4):
             mixer.qkv.weight[[i, 4 + i, 8 + i], i] = 1
         mixer.lepe.weight.zero_()
-        mixer.lepe.get_parameter("bias").zero_()
+        bias_of(mixer.lepe).zero_()
         mixer.proj.weight.copy_(torch.eye(4)[..., None, None])
-        mixer.proj.get_parameter("bias").zero_()
+        bias_of(mixer.proj).zero_()
     x = torch.zeros(1, 4, 14, 14)
     x[:, 0, :2, :2], x[:, 1, 12:, 12:] = 3.0, 5.0
     out = mixer(x, rope(14, 14))
@@ -280,7 +285,7 @@ def test_the_two_ways_of_acmix() -> None:
         torch.testing.assert_close(mixer(x, rope(6, 7)), mixer.proj(attended), rtol=1e-4, atol=1e-5)
         # As it begins, channel d * j + i of the convolution's way is the sum of channel j's nine maps, each moved.
         mixer.shares.copy_(torch.tensor([0.0, 1.0]))
-        mixer.move.get_parameter("bias").zero_()
+        bias_of(mixer.move).zero_()
         head_dim = CHANNELS // HEADS
         maps = torch.einsum("bgdhw,tg->bdthw", qkv.unflatten(1, (3 * HEADS, head_dim)), mixer.taps.weight)
         padded = F.pad(maps, (1, 1, 1, 1))

@@ -28,8 +28,9 @@ class DepthwiseDeformable(nn.Module):
 
     def init_weights(self) -> None:
         """Begin as a plain convolution: no offsets, and every tap counts half."""
-        for parameter in self.predict.parameters():
-            nn.init.zeros_(parameter)
+        nn.init.zeros_(self.predict.weight)
+        assert self.predict.bias is not None
+        nn.init.zeros_(self.predict.bias)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.bias)
 

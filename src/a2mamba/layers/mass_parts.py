@@ -143,7 +143,7 @@ class MASSParts(nn.Module):
     def _maps(self, q: Tensor, k: Tensor) -> list[NeighborhoodMap]:
         """Return the attention map of each branch, on its share of the heads."""
         branches = len(self.options.dilations)
-        adaptive = adaptive_dilation(q.shape[2], q.shape[3], self.kernel_size)
+        height, width = q.shape[2:4]
         again = self.global_attention is None and self.options.scan == "attended"
         again = again and self.options.aggregate == "attention"
         return [
@@ -152,7 +152,7 @@ class MASSParts(nn.Module):
                 keys,
                 self.bias,
                 kernel_size=self.kernel_size,
-                dilation=adaptive if dilation == "adaptive" else dilation,
+                dilation=adaptive_dilation(height, width, self.kernel_size) if dilation == "adaptive" else dilation,
                 again=again,
             )
             for queries, keys, dilation in zip(

@@ -3,6 +3,7 @@
 from a2mamba.ops.feed_forward import gelu_depthwise
 from a2mamba.ops.neighborhood import NeighborhoodMap, neighborhood_attention
 from a2mamba.ops.readout import gated_norm, read_out
+from a2mamba.ops.rotary import rotate
 from a2mamba.ops.selective_scan import selective_scan_state
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "gelu_depthwise",
     "neighborhood_attention",
     "read_out",
+    "rotate",
     "selective_scan_state",
 ]

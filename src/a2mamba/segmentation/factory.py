@@ -13,22 +13,12 @@ from torch import nn
 
 from a2mamba.backbone import BackboneOptions, create_model, load_checkpoint
 from a2mamba.backbone.options import takes
+from a2mamba.catalog import SEGMENTERS
 from a2mamba.segmentation import segman, segman_v2
 from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import SegMANV2Decoder
 from a2mamba.segmentation.segmenter import Segmenter
 from a2mamba.segmentation.uper_net import FCNHead, UperHead
-
-SIZES = ("nano", "tiny", "small", "base", "large", "large_paper")
-
-BACKBONES: dict[str, str] = (
-    {name: f"a2mamba_{name.removeprefix('segman_v2_')}" for name in segman_v2.VARIANTS}
-    # Table VII measures the Large of the paper's Table I.
-    | {"segman_v2_large": "a2mamba_large_paper"}
-    | {name: f"segman_encoder_{name.removeprefix('segman_')}" for name in segman.VARIANTS}
-    | {f"upernet_a2mamba_{size}": f"a2mamba_{size}" for size in (*SIZES, "test")}
-)
-"""Name of a segmentation network -> its backbone."""
 
 UNLISTED: dict[str, str] = dict.fromkeys(segman_v2.ROADMAP, "a2mamba_tiny")
 """The same for networks that are made by name alone: steps of the paper's Table XIII."""
@@ -39,14 +29,14 @@ UPER_WIDTHS = {"upernet_a2mamba_test": 32}
 
 def list_segmenters() -> list[str]:
     """Return the names of all segmentation networks, smallest first within a family."""
-    return list(BACKBONES)
+    return list(SEGMENTERS)
 
 
 def check_segmenter(name: str) -> None:
     """Raise ValueError if no segmentation network has this name, naming the nearest."""
-    if name not in BACKBONES | UNLISTED:
-        nearest = difflib.get_close_matches(name, BACKBONES | UNLISTED, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(BACKBONES)}"
+    if name not in SEGMENTERS | UNLISTED:
+        nearest = difflib.get_close_matches(name, SEGMENTERS | UNLISTED, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(SEGMENTERS)}"
         raise ValueError(f"unknown segmentation network {name!r}; {hint}")
 
 
@@ -97,7 +87,7 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
     """
     check_segmenter(name)
     backbone = create_model(
-        options.backbone or (BACKBONES | UNLISTED)[name],
+        options.backbone or (SEGMENTERS | UNLISTED)[name],
         features_only=True,
         pretrained=options.pretrained_backbone,
         checkpoint=options.backbone_checkpoint,
