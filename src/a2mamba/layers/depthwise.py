@@ -36,7 +36,7 @@ class ResidualDepthwise(nn.Conv2d):
         self.folded: Tensor | None
         self.register_buffer("folded", None)
 
-    def fold_residual(self) -> None:
+    def fold(self) -> None:
         """Keep the kernel with its one for good. For inference: it does not follow the weight any more."""
         self.folded = with_residual(self.weight).detach()
 

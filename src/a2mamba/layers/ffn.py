@@ -13,7 +13,7 @@ MAX_CHUNK_ELEMENTS = 2**21
 
 
 class ConvFFN(nn.Module):
-    """conv1x1 -> GELU -> y + dwconv3x3(y) -> conv1x1, all with bias (SPEC section 3).
+    """conv1x1 -> GELU -> y + dwconv3x3(y) -> conv1x1, all with bias (docs/network.md, section 3).
 
     Args:
         channels: C of input and output.

@@ -1,4 +1,4 @@
-"""The end of every mixer: norm, position encoding, gate, norm, projection (SPEC section 4)."""
+"""The end of every mixer: norm, position encoding, gate, norm, projection (docs/network.md, section 4)."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ _resize = register(
 
 
 class GlobalAttention(nn.Module):
-    """softmax(q k^T / sqrt(d) + bias) v over all positions of a map (SPEC section 4, stage 4).
+    """softmax(q k^T / sqrt(d) + bias) v over all positions of a map (docs/network.md, section 7).
 
     At a map of another size than ``tokens`` the bias is resized, so memory grows with (H W)^2.
 

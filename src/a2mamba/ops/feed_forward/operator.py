@@ -45,7 +45,7 @@ BACKENDS = (
 
 
 def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
-    """Return y + depthwise_conv(y) for y = gelu(x): the middle of the feed-forward network (SPEC section 3).
+    """Return y + depthwise_conv(y) for y = gelu(x): the middle of a feed-forward network (docs/network.md, section 3).
 
     Args:
         x: (B, C, H, W), any floating dtype.

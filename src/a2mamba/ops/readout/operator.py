@@ -65,7 +65,7 @@ def read_out(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Mix aggregated states over the heads and read them out (SPEC section 6).
+    """Mix aggregated states over the heads and read them out (docs/network.md, section 6).
 
     Args:
         states: what the attention maps made of the hidden states: tensors (B, G_i, H, W, d) that make up all G heads.
@@ -111,7 +111,7 @@ def gated_norm(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Normalize over the channels, add, multiply, and normalize again: the end of every mixer (SPEC section 4).
+    """Normalize over the channels, add, multiply, and normalize again: the end of a mixer (docs/network.md, section 4).
 
     Args:
         x: (B, C, H, W).
