@@ -160,7 +160,8 @@ def load_half_splat(b: Builder, address: Value) -> Value:
 
 def has_pair_products() -> bool:
     """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
-    if config.CPU_NAME or config.CPU_FEATURES:
+    # Numba's settings are made while it is imported.
+    if any(getattr(config, name) for name in ("CPU_NAME", "CPU_FEATURES")):
         return False
     features = get_host_cpu_features()
     return bool(features.get("avx512bf16") and features.get("avx512vl"))
