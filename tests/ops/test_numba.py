@@ -622,7 +622,7 @@ def test_pairs_of_bfloat16_are_multiplied_where_the_processor_can(monkeypatch: p
         attention = NeighborhoodMap(q, k, bias, kernel_size=window, dilation=dilation, again=True)
         assert torch.equal(attention(v), found)
         assert torch.equal(attention(v), found)
-    monkeypatch.setattr(numba_vectors.config, "CPU_NAME", "generic")
+    monkeypatch.setattr(numba_vectors.numba_config, "CPU_NAME", "generic")
     assert not numba_vectors.has_pair_products()
 
 

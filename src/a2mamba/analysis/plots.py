@@ -7,31 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from a2mamba.backbone.facts import FACTS
+from a2mamba.catalog import FACTS, published_top1
 from a2mamba.files import replace_file
 
 if TYPE_CHECKING:
     from a2mamba.analysis.throughput import Row
-
-# By timm's names: of the models that the paper's Tables II and VIII list beside ours, and of two that a CPU would run,
-# by timm's results for its default weights (distilled, and trained on more than ImageNet-1K).
-PUBLISHED = {
-    "convnext_tiny": 82.1,
-    "convnext_small": 83.1,
-    "convnext_base": 83.8,
-    "swin_tiny_patch4_window7_224": 81.3,
-    "swin_small_patch4_window7_224": 83.0,
-    "pvt_v2_b0": 70.5,
-    "pvt_v2_b1": 78.7,
-    "repvit_m1_5": 82.5,
-    "hgnetv2_b4": 83.7,
-}
-
-
-def published_top1(model: str) -> float | None:
-    """Return a model's published top-1 on ImageNet-1K in percent, or None if we know of none."""
-    facts = FACTS.get(model)
-    return PUBLISHED.get(model) if facts is None else facts.top1
 
 
 def accuracy_against_speed(rows: Sequence[Row], path: Path) -> None:

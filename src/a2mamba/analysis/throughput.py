@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from a2mamba.analysis.flops import parameters
-from a2mamba.analysis.plots import published_top1
 from a2mamba.backbone import Pyramid, fuse_for_inference
+from a2mamba.catalog import published_top1
 
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

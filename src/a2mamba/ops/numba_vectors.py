@@ -20,7 +20,8 @@ import numpy as np
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import cfunc
-from numba.core import cgutils, config, extending, types
+from numba.core import cgutils, extending, types
+from numba.core import config as numba_config
 
 from a2mamba.ops.dispatch import LANES
 
@@ -160,8 +161,8 @@ def load_half_splat(b: Builder, address: Value) -> Value:
 
 def has_pair_products() -> bool:
     """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
-    # Numba's settings are made while it is imported.
-    if any(getattr(config, name) for name in ("CPU_NAME", "CPU_FEATURES")):
+    settings: Any = numba_config  # read from the environment: its names are not in the module's text
+    if settings.CPU_NAME or settings.CPU_FEATURES:
         return False
     features = get_host_cpu_features()
     return bool(features.get("avx512bf16") and features.get("avx512vl"))
