@@ -595,6 +595,17 @@ def test_the_network_in_bfloat16(cast: bool, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_numba
+def test_functions_of_different_products_have_different_names() -> None:
+    """One that is compiled and one of the same name that is read from the cache may be called for each other."""
+    from a2mamba.ops import numba_vectors
+    from a2mamba.ops.neighborhood.numba_kernels import tile_functions
+
+    both = [tile_functions(product) for product in (numba_vectors.fma, numba_vectors.pair_fma)]
+    for one, other in zip(*both, strict=True):
+        assert one.py_func.__qualname__ != other.py_func.__qualname__
+
+
+@needs_numba
 @torch.no_grad()
 def test_pairs_of_bfloat16_are_multiplied_where_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     from a2mamba.ops import numba_vectors
