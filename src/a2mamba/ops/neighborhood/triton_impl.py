@@ -69,8 +69,9 @@ def why_not(
 
 def _span(x: Tensor) -> int:
     """Return how many elements an offset inside one head's image of ``x``, or of a result like it, can reach."""
-    strided = sum((size - 1) * stride for size, stride in zip(x.shape[2:], x.stride()[2:], strict=True))
-    return max(strided, math.prod(x.shape[1:]))
+    (_, heads, height, width, channels), (_, _, *strides) = x.shape, x.stride()
+    strided = (height - 1) * strides[0] + (width - 1) * strides[1] + (channels - 1) * strides[2]
+    return max(strided, heads * height * width * channels)
 
 
 def _align(x: Tensor) -> int:
