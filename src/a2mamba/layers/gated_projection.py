@@ -5,8 +5,9 @@ from __future__ import annotations
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from a2mamba.layers.chunking import may_join
+from a2mamba.layers.chunking import may_join, unhooked
 from a2mamba.ops import gated_norm
+from a2mamba.ops.dispatch import unwatched
 from a2mamba.ops.precision import without_autocast
 
 
@@ -20,13 +21,19 @@ def gated_projection(
     """
     dtype = proj.weight.dtype
     norms = norm, proj_norm
-    if (
-        may_join(mixed, *norms)
-        and mixed.dtype == lepe.dtype == gate.dtype == dtype
-        and all(type(each) is LayerNorm2d and each.eps == norm.eps for each in norms)
+    if _may_join(mixed, lepe, gate, *norms) and all(
+        isinstance(each, LayerNorm2d) and each.eps == norm.eps for each in norms
     ):
         affine, out_affine = ((each.weight, each.bias) for each in norms)
         return proj(gated_norm(mixed, lepe, gate, affine, out_affine, norm.eps))
     summed = norm(mixed.to(dtype)) + lepe
     with without_autocast(mixed):
         return proj(proj_norm(summed.to(dtype) * gate.to(dtype)))
+
+
+def _may_join(mixed: Tensor, lepe: Tensor, gate: Tensor, norm: LayerNorm2d, proj_norm: LayerNorm2d) -> bool:
+    """Whether everything before the projection may be one operation."""
+    if mixed.device.type == "cuda":
+        # The kernel there reads all dtypes, and rounds but once.
+        return unwatched(mixed) and unhooked(norm) and unhooked(proj_norm)
+    return may_join(mixed, norm, proj_norm) and mixed.dtype == lepe.dtype == gate.dtype == norm.weight.dtype

@@ -282,7 +282,21 @@ def _gelu_depthwise_numba(device: torch.device) -> str | None:
     return _at_inference(numba_impl.forward, reference.gelu_depthwise, CASES[1].inputs, device)
 
 
+def _read_out(device: torch.device) -> str | None:
+    from a2mamba.ops.readout import CASES, reference, triton_impl
+
+    return _at_inference(triton_impl.read_out, reference.read_out, CASES[2].read_out_inputs, device)
+
+
+def _gated_norm(device: torch.device) -> str | None:
+    from a2mamba.ops.readout import CASES, reference, triton_impl
+
+    return _at_inference(triton_impl.gated_norm, reference.gated_norm, CASES[2].gated_norm_inputs, device)
+
+
 COMPARISONS: dict[str, Comparison] = {
+    "read_out": _read_out,
+    "gated_norm": _gated_norm,
     "neighborhood_attention": _neighborhood_attention,
     "selective_scan_state": _selective_scan_state,
     "neighborhood_attention/numba": _neighborhood_attention_numba,

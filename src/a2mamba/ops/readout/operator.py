@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
 from a2mamba.ops.readout import numba_impl, reference, torch_impl
 
 Affine = tuple[Tensor, Tensor]
@@ -32,12 +32,44 @@ def _gated_norm_why_not(
     return objection or self_test.passed("gated_norm/numba", x.device)
 
 
+def _read_out_triton_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
+    missing = triton_missing(states[0])
+    if missing is not None:
+        return missing
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.read_out_why_not(states, *others) or self_test.passed("read_out", states[0].device)
+
+
+def _read_out_triton(*arguments: Any) -> Tensor:
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.read_out(*arguments)
+
+
+def _gated_norm_triton_why_not(*arguments: Any) -> str | None:
+    missing = triton_missing(arguments[0])
+    if missing is not None:
+        return missing
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.gated_norm_why_not(*arguments) or self_test.passed("gated_norm", arguments[0].device)
+
+
+def _gated_norm_triton(*arguments: Any) -> Tensor:
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.gated_norm(*arguments)
+
+
 READ_OUT = (
+    Backend("triton", _read_out_triton_why_not, _read_out_triton),
     Backend("numba", _read_out_why_not, numba_impl.read_out),
     Backend("torch", always, torch_impl.read_out),
     Backend("reference", always, reference.read_out),
 )
 GATED_NORM = (
+    Backend("triton", _gated_norm_triton_why_not, _gated_norm_triton),
     Backend("numba", _gated_norm_why_not, numba_impl.gated_norm),
     Backend("reference", always, reference.gated_norm),
 )
@@ -63,7 +95,7 @@ def read_out(
         readout: C_t of every position, (B, H, W).
         u: what the scan was given, (B, G * d, H, W).
         skip: D, (G * d,).
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, G * d, H, W), float32 at least: (sum_h weight[g, h] states_h + bias_g) * readout + skip * u.
@@ -109,10 +141,10 @@ def gated_norm(
         gate: shape of ``x``.
         norm, out_norm: weight and bias (C,) of the two norms.
         eps: added to both variances.
-        backend: "numba" or "reference"; None takes the first that can run.
+        backend: "triton", "numba" or "reference"; None takes the first that can run.
 
     Returns:
-        (B, C, H, W): out_norm((norm(x) + added) * gate).
+        (B, C, H, W): out_norm((norm(x) + added) * gate), in the dtype of the last norm's weight where a kernel runs.
 
     Raises:
         ValueError: for shapes or a backend that do not fit.

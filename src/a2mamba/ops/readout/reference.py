@@ -29,6 +29,6 @@ def gated_norm(
 ) -> Tensor:
     """Return (B, C, H, W); see ``operator.gated_norm``."""
     channels = x.shape[1:2]
-    normed = F.layer_norm(x.permute(0, 2, 3, 1), channels, *norm, eps)
+    normed = F.layer_norm(x.to(norm[0].dtype).permute(0, 2, 3, 1), channels, *norm, eps)
     gated = (normed + added.permute(0, 2, 3, 1)) * gate.permute(0, 2, 3, 1)
     return F.layer_norm(gated, channels, *out_norm, eps).permute(0, 3, 1, 2)
