@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from a2mamba.layers.chunking import may_join, may_split, over_images, over_rows
 from a2mamba.layers.depthwise import ResidualDepthwise
+from a2mamba.layers.pointwise import PointwiseConv
 from a2mamba.ops import gelu_depthwise
 
 MAX_CHUNK_ELEMENTS = 2**21
@@ -27,9 +28,9 @@ class ConvFFN(nn.Module):
         self, channels: int, hidden: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
+        self.fc1 = PointwiseConv(channels, hidden, device=device, dtype=dtype)
         self.dwconv = ResidualDepthwise(hidden, 3, device=device, dtype=dtype)
-        self.fc2 = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
+        self.fc2 = PointwiseConv(hidden, channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -44,7 +45,7 @@ class ConvFFN(nn.Module):
     def _whole(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         conv = self.dwconv
-        if may_join(x, conv):
+        if x.device.type == "cpu" and may_join(x, conv):
             assert conv.bias is not None
             return self.fc2(gelu_depthwise(x, conv.weight, conv.bias))
         return self.fc2(conv(F.gelu(x)))

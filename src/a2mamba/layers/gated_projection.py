@@ -5,6 +5,7 @@ from __future__ import annotations
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from a2mamba.layers.channel_norm import ChannelNorm
 from a2mamba.layers.chunking import may_join, unhooked
 from a2mamba.ops import gated_norm
 from a2mamba.ops.dispatch import unwatched
@@ -22,7 +23,7 @@ def gated_projection(
     dtype = proj.weight.dtype
     norms = norm, proj_norm
     if _may_join(mixed, lepe, gate, *norms) and all(
-        isinstance(each, LayerNorm2d) and each.eps == norm.eps for each in norms
+        type(each) in (LayerNorm2d, ChannelNorm) and each.eps == norm.eps for each in norms
     ):
         affine, out_affine = ((each.weight, each.bias) for each in norms)
         return proj(gated_norm(mixed, lepe, gate, affine, out_affine, norm.eps))

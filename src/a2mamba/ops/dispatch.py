@@ -88,7 +88,7 @@ def unfit(**tensors: Tensor | None) -> str | None:
 def unwatched(x: Tensor) -> bool:
     """Whether nothing but the result is wanted of an operation on ``x``, so that any way to it is as good.
 
-    Not where a gradient is recorded, nor where :func:`untraced` says no. An operator's implementation may then be called
+    Not where a gradient is recorded, nor where :func:`untraced` says no. An implementation may then be called
     without torch.library, which takes longer than the smallest of them; layers may compute otherwise than they are
     written.
     """
@@ -98,7 +98,7 @@ def unwatched(x: Tensor) -> bool:
 def untraced(x: Tensor) -> bool:
     """Whether an operation on ``x`` need not be one of torch.library's: only its result and its gradient are wanted.
 
-    Not where a graph or a trace is recorded, where a mode or a transform looks on (counters of operations, fake tensors,
+    Not where a graph or a trace is recorded, where a mode or a transform looks on (operation counters, fake tensors,
     vmap), or where a profiler wants names.
     """
     return (

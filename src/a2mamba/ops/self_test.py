@@ -294,7 +294,23 @@ def _gated_norm(device: torch.device) -> str | None:
     return _at_inference(triton_impl.gated_norm, reference.gated_norm, CASES[2].gated_norm_inputs, device)
 
 
+def _channel_norm(device: torch.device) -> str | None:
+    from a2mamba.ops.channel_norm import CASES, reference, triton_impl
+
+    x, weight, bias, *settings = CASES[2].inputs()
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    return _check(triton_impl.run, reference.channel_norm, tensors, tuple(settings), device)
+
+
+def _depthwise_conv(device: torch.device) -> str | None:
+    from a2mamba.ops.depthwise import CASES, reference, triton_impl
+
+    return _at_inference(triton_impl.run, reference.depthwise_conv, CASES[1].inputs, device)
+
+
 COMPARISONS: dict[str, Comparison] = {
+    "depthwise_conv": _depthwise_conv,
+    "channel_norm": _channel_norm,
     "read_out": _read_out,
     "gated_norm": _gated_norm,
     "neighborhood_attention": _neighborhood_attention,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from a2mamba.ops.dispatch import unfit, unwatched
@@ -24,6 +25,12 @@ def position_stride(x: Tensor) -> int | None:
             return None
         expected *= size
     return apart
+
+
+def empty_map(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an empty map of the shape of ``like`` (B, C, H, W), channels innermost."""
+    batch, channels, height, width = like.shape
+    return torch.empty((batch, height, width, channels), dtype=dtype, device=like.device).permute(0, 3, 1, 2)
 
 
 def unfit_maps(**maps: Tensor) -> str | None:

@@ -365,9 +365,7 @@ def _gradients(
         found = backward_launches((grad_q, grad_k, grad_v), delta, grad, out, lse, *arguments)
         if table is not None and needs_bias:
             found.append(
-                bias_launch(
-                    delta, grad, lse, q, k, v, table, kernel_size, dilation, scale, deterministic=deterministic
-                )
+                bias_launch(delta, grad, lse, q, k, v, table, kernel_size, dilation, scale, deterministic=deterministic)
             )
         return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from a2mamba.ops.readout import triton_kernels as kernels
 from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
-from a2mamba.ops.triton_maps import position_stride, unfit_at_inference, unfit_maps
+from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_at_inference, unfit_maps
 
 Affine = tuple[Tensor, Tensor]
 
@@ -28,7 +28,9 @@ def read_out_why_not(
     if len(states) != 2 or states[0].shape != states[1].shape:
         return f"the states must be two equal halves of the heads, got {[tuple(half.shape) for half in states]}"
     first, second = states
-    objection = unfit_at_inference(first=first, second=second, weight=weight, bias=bias, readout=readout, u=u, skip=skip)
+    objection = unfit_at_inference(
+        first=first, second=second, weight=weight, bias=bias, readout=readout, u=u, skip=skip
+    )
     objection = objection or _unfit_width(u.shape[1])
     return objection or unfit_maps(first=_map(first), second=_map(second), readout=readout[:, None], u=u)
 
@@ -53,12 +55,6 @@ def _map(states: Tensor) -> Tensor:
     return states.permute(0, 2, 3, 1, 4).flatten(-2).permute(0, 3, 1, 2)
 
 
-def _empty_map(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return an empty map of the shape of ``like`` (B, C, H, W), channels innermost."""
-    batch, channels, height, width = like.shape
-    return torch.empty((batch, height, width, channels), dtype=dtype, device=like.device).permute(0, 3, 1, 2)
-
-
 def read_out_launch(
     out: Tensor, first: Tensor, second: Tensor, weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
 ) -> Launch:
@@ -69,14 +65,14 @@ def read_out_launch(
     rows = u.numel() // channels
     per_program = max(1, ELEMENTS // (heads_pad * d_pad))
     arguments = {
-        **{"first": first, "second": second, "weight": weight, "bias": bias},
-        **{"readout": readout, "u": u, "skip": skip, "out": out},
+        "first": first, "second": second, "weight": weight, "bias": bias,
+        "readout": readout, "u": u, "skip": skip, "out": out,
         "rows": rows,
         "first_p": position_stride(first),
         "second_p": position_stride(second),
         "readout_p": position_stride(readout[:, None]),
         "u_p": position_stride(u),
-        **{"HEADS": heads, "HEADS_PAD": heads_pad, "D": d, "D_PAD": d_pad, "ROWS": per_program},
+        "HEADS": heads, "HEADS_PAD": heads_pad, "D": d, "D_PAD": d_pad, "ROWS": per_program,
         "num_warps": 4,
     }
     return kernels.read_out_kernel, (triton.cdiv(rows, per_program),), arguments
@@ -86,7 +82,7 @@ def read_out(
     states: Sequence[Tensor], weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
 ) -> Tensor:
     """Return the readout (B, C, H, W), float32; arguments as in ``operator.read_out``."""
-    out = _empty_map(u, torch.float32)
+    out = empty_map(u, torch.float32)
     if not out.numel():
         return out
     first, second = map(_map, states)
@@ -107,14 +103,14 @@ def gated_norm_launch(
     padded = max(16, triton.next_power_of_2(channels))
     per_program = ELEMENTS // padded
     arguments = {
-        **{"x": x, "added": added, "gate": gate, "weight": norm[0], "bias": norm[1]},
-        **{"out_weight": out_norm[0], "out_bias": out_norm[1], "out": out},
+        "x": x, "added": added, "gate": gate, "weight": norm[0], "bias": norm[1],
+        "out_weight": out_norm[0], "out_bias": out_norm[1], "out": out,
         "rows": rows,
         "x_p": position_stride(x),
         "added_p": position_stride(added),
         "gate_p": position_stride(gate),
         "eps": float(eps),
-        **{"C": channels, "C_PAD": padded, "ROWS": per_program},
+        "C": channels, "C_PAD": padded, "ROWS": per_program,
         "num_warps": 4,
     }
     return kernels.gated_norm_kernel, (triton.cdiv(rows, per_program),), arguments
@@ -122,7 +118,7 @@ def gated_norm_launch(
 
 def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float) -> Tensor:
     """Return (B, C, H, W) in the dtype of the last norm's weight; arguments as in ``operator.gated_norm``."""
-    out = _empty_map(x, out_norm[0].dtype)
+    out = empty_map(x, out_norm[0].dtype)
     if not out.numel():
         return out
     weight, bias, out_weight, out_bias = (each.contiguous() for each in (*norm, *out_norm))
@@ -131,7 +127,5 @@ def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: A
         key, lambda: [gated_norm_launch(out, x, added, gate, (weight, bias), (out_weight, out_bias), eps)]
     )
     with on_device(x):
-        launch(
-            x=x, added=added, gate=gate, weight=weight, bias=bias, out_weight=out_weight, out_bias=out_bias, out=out
-        )
+        launch(x=x, added=added, gate=gate, weight=weight, bias=bias, out_weight=out_weight, out_bias=out_bias, out=out)
     return out

@@ -197,9 +197,7 @@ def backward_launches(
     return _chunked(kernels.backward_kernel, arguments, u.device, reverse=True)
 
 
-def _advance(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
-) -> Tensor:
+def _advance(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
     """Return the states."""
     states = _like(u, torch.float32)
     if not states.numel():

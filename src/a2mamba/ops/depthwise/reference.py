@@ -1,0 +1,12 @@
+"""Depthwise convolution with bias and residual, plainly: the specification, differentiated by autograd."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
+    """Return (B, C, H, W); see ``operator.depthwise_conv``."""
+    out = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
+    return x + out if residual else out
