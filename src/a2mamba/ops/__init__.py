@@ -5,6 +5,7 @@ from a2mamba.ops.depthwise import depthwise_conv
 from a2mamba.ops.feed_forward import gelu_depthwise
 from a2mamba.ops.neighborhood import NeighborhoodMap, neighborhood_attention
 from a2mamba.ops.readout import gated_norm, read_out
+from a2mamba.ops.rotary import rotate
 from a2mamba.ops.selective_scan import selective_scan_state
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "gelu_depthwise",
     "neighborhood_attention",
     "read_out",
+    "rotate",
     "selective_scan_state",
 ]

@@ -308,7 +308,14 @@ def _depthwise_conv(device: torch.device) -> str | None:
     return _at_inference(triton_impl.run, reference.depthwise_conv, CASES[1].inputs, device)
 
 
+def _rotate(device: torch.device) -> str | None:
+    from a2mamba.ops.rotary import CASES, reference, triton_impl
+
+    return _at_inference(triton_impl.run, reference.rotate, CASES[1].inputs, device)
+
+
 COMPARISONS: dict[str, Comparison] = {
+    "rotate": _rotate,
     "depthwise_conv": _depthwise_conv,
     "channel_norm": _channel_norm,
     "read_out": _read_out,

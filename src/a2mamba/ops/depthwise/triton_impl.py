@@ -13,7 +13,7 @@ from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
 from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_at_inference, unfit_maps
 
 TILE = (4, 8)
-"""Positions of a program; with 64 channels, 16 numbers for each of 128 threads."""
+"""Positions of a program: every thread has eight channels of one, sixteen bytes in half precision."""
 
 MAX_CHANNELS = 64
 """Channels of a program, at most."""
@@ -44,7 +44,7 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
         "tiles_y": tiles_y, "tiles_x": tiles_x, "blocks": blocks, "x_p": position_stride(x),
         "C": channels, "BLOCK_C": block, "K": math.isqrt(len(taps)), "T_Y": TILE[0], "T_X": TILE[1],
         "RESIDUAL": residual,
-        "num_warps": max(1, block // 16),
+        "num_warps": block // 8,
     }
     return kernels.forward_kernel, (batch * tiles_y * tiles_x * blocks,), arguments
 
