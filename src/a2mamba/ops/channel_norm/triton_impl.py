@@ -44,8 +44,16 @@ def forward_launch(
     """Launch that fills ``out`` and, with ``keep``, the means and inverse deviations of the positions."""
     rows, block = x.numel() // x.shape[1], _block(x)
     arguments = {
-        "x": x, "weight": weight, "bias": bias, "out": out, "means": means, "scales": scales,
-        "rows": rows, "x_p": position_stride(x), "eps": float(eps), "KEEP": keep,
+        "x": x,
+        "weight": weight,
+        "bias": bias,
+        "out": out,
+        "means": means,
+        "scales": scales,
+        "rows": rows,
+        "x_p": position_stride(x),
+        "eps": float(eps),
+        "KEEP": keep,
         **block,
     }
     return kernels.forward_kernel, (triton.cdiv(rows, block["ROWS"]),), arguments
@@ -59,9 +67,18 @@ def backward_launch(grad_x: Tensor, grad: Tensor, x: Tensor, weight: Tensor, mea
     programs = triton.cdiv(rows, per_program)
     shares = torch.empty((2, programs, x.shape[1]), dtype=torch.float32, device=x.device)
     arguments = {
-        "grad": grad, "x": x, "weight": weight, "means": means, "scales": scales, "grad_x": grad_x,
-        "grad_weight": shares[0], "grad_bias": shares[1], "rows": rows, "rows_per_program": per_program,
-        "grad_p": position_stride(grad), "x_p": position_stride(x),
+        "grad": grad,
+        "x": x,
+        "weight": weight,
+        "means": means,
+        "scales": scales,
+        "grad_x": grad_x,
+        "grad_weight": shares[0],
+        "grad_bias": shares[1],
+        "rows": rows,
+        "rows_per_program": per_program,
+        "grad_p": position_stride(grad),
+        "x_p": position_stride(x),
         **block,
     }
     return kernels.backward_kernel, (programs,), arguments
@@ -108,8 +125,14 @@ class _ChannelNorm(torch.autograd.Function):
         shares = torch.empty((2, *launch.shapes["grad_weight"]), dtype=torch.float32, device=x.device)
         with on_device(x):
             launch(
-                grad=grad, x=x, weight=factor, means=means, scales=scales, grad_x=grad_x,
-                grad_weight=shares[0], grad_bias=shares[1],
+                grad=grad,
+                x=x,
+                weight=factor,
+                means=means,
+                scales=scales,
+                grad_x=grad_x,
+                grad_weight=shares[0],
+                grad_bias=shares[1],
             )
         grad_weight, grad_bias = shares.sum(1).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None, None

@@ -40,9 +40,21 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
     block = shared if shared >= 16 else min(MAX_CHANNELS, max(16, triton.next_power_of_2(channels)))
     tiles_y, tiles_x, blocks = triton.cdiv(height, TILE[0]), triton.cdiv(width, TILE[1]), triton.cdiv(channels, block)
     arguments = {
-        "x": x, "weight": taps, "bias": bias, "out": out, "height": height, "width": width,
-        "tiles_y": tiles_y, "tiles_x": tiles_x, "blocks": blocks, "x_p": position_stride(x),
-        "C": channels, "BLOCK_C": block, "K": math.isqrt(len(taps)), "T_Y": TILE[0], "T_X": TILE[1],
+        "x": x,
+        "weight": taps,
+        "bias": bias,
+        "out": out,
+        "height": height,
+        "width": width,
+        "tiles_y": tiles_y,
+        "tiles_x": tiles_x,
+        "blocks": blocks,
+        "x_p": position_stride(x),
+        "C": channels,
+        "BLOCK_C": block,
+        "K": math.isqrt(len(taps)),
+        "T_Y": TILE[0],
+        "T_X": TILE[1],
         "RESIDUAL": residual,
         "num_warps": block // 8,
     }

@@ -65,14 +65,24 @@ def read_out_launch(
     rows = u.numel() // channels
     per_program = max(1, ELEMENTS // (heads_pad * d_pad))
     arguments = {
-        "first": first, "second": second, "weight": weight, "bias": bias,
-        "readout": readout, "u": u, "skip": skip, "out": out,
+        "first": first,
+        "second": second,
+        "weight": weight,
+        "bias": bias,
+        "readout": readout,
+        "u": u,
+        "skip": skip,
+        "out": out,
         "rows": rows,
         "first_p": position_stride(first),
         "second_p": position_stride(second),
         "readout_p": position_stride(readout[:, None]),
         "u_p": position_stride(u),
-        "HEADS": heads, "HEADS_PAD": heads_pad, "D": d, "D_PAD": d_pad, "ROWS": per_program,
+        "HEADS": heads,
+        "HEADS_PAD": heads_pad,
+        "D": d,
+        "D_PAD": d_pad,
+        "ROWS": per_program,
         "num_warps": 4,
     }
     return kernels.read_out_kernel, (triton.cdiv(rows, per_program),), arguments
@@ -103,14 +113,22 @@ def gated_norm_launch(
     padded = max(16, triton.next_power_of_2(channels))
     per_program = ELEMENTS // padded
     arguments = {
-        "x": x, "added": added, "gate": gate, "weight": norm[0], "bias": norm[1],
-        "out_weight": out_norm[0], "out_bias": out_norm[1], "out": out,
+        "x": x,
+        "added": added,
+        "gate": gate,
+        "weight": norm[0],
+        "bias": norm[1],
+        "out_weight": out_norm[0],
+        "out_bias": out_norm[1],
+        "out": out,
         "rows": rows,
         "x_p": position_stride(x),
         "added_p": position_stride(added),
         "gate_p": position_stride(gate),
         "eps": float(eps),
-        "C": channels, "C_PAD": padded, "ROWS": per_program,
+        "C": channels,
+        "C_PAD": padded,
+        "ROWS": per_program,
         "num_warps": 4,
     }
     return kernels.gated_norm_kernel, (triton.cdiv(rows, per_program),), arguments

@@ -25,8 +25,15 @@ def forward_launch(out: Tensor, x: Tensor, table: Tensor) -> Launch:
     channels = x.shape[1]
     rows, padded = x.numel() // channels, triton.next_power_of_2(channels)
     arguments = {
-        **{"x": x, "table": table, "out": out, "rows": rows, "positions": x.shape[2] * x.shape[3]},
-        **{"x_p": position_stride(x), "C": channels, "C_PAD": padded, "D": 2 * table.shape[2]},
+        "x": x,
+        "table": table,
+        "out": out,
+        "rows": rows,
+        "positions": x.shape[2] * x.shape[3],
+        "x_p": position_stride(x),
+        "C": channels,
+        "C_PAD": padded,
+        "D": 2 * table.shape[2],
         "ROWS": ELEMENTS // padded,
         "num_warps": 4,
     }
