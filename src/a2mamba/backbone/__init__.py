@@ -2,6 +2,7 @@
 
 from a2mamba.backbone.a2mamba import A2Mamba
 from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
+from a2mamba.backbone.cuda_graph import GraphedModel, cuda_graph
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.pyramid import Pyramid
@@ -12,6 +13,7 @@ from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_
 __all__ = [
     "A2Mamba",
     "CheckpointError",
+    "GraphedModel",
     "Layout",
     "LoadReport",
     "Pyramid",
@@ -20,6 +22,7 @@ __all__ = [
     "check_name",
     "classifier_weight",
     "create_model",
+    "cuda_graph",
     "from_released",
     "fuse_for_inference",
     "is_fused",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any
 
 import torch
@@ -29,6 +30,28 @@ def kind(x: Tensor | None) -> Hashable:
     """Return all that a launch may depend on of a tensor but its address: equal kinds may share a launch."""
     # Triton compiles for pointers at multiples of 16 bytes; ``ALIGN`` arguments follow from the same remainder.
     return None if x is None else (x.shape, x.stride(), x.dtype, x.device, x.data_ptr() % 16)
+
+
+def remembered(check: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Return ``check`` with a memory: its answer must follow from its arguments, of tensors from all but the values.
+
+    Not for what a compiler traces: sizes may be symbols there.
+    """
+    answers: dict[Hashable, str | None] = {}
+
+    @wraps(check)
+    def answer(*arguments: Any) -> str | None:
+        key = tuple(
+            (each.shape, each.stride(), each.dtype, each.device) if isinstance(each, Tensor) else each
+            for each in arguments
+        )
+        if key not in answers:
+            if len(answers) >= MOST:
+                answers.clear()
+            answers[key] = check(*arguments)
+        return answers[key]
+
+    return answer
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

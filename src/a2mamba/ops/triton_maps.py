@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import unfit, unwatched
+from a2mamba.ops.dispatch import unwatched
 
 
 def position_stride(x: Tensor) -> int | None:
@@ -29,8 +29,7 @@ def position_stride(x: Tensor) -> int | None:
 
 def empty_map(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an empty map of the shape of ``like`` (B, C, H, W), channels innermost."""
-    batch, channels, height, width = like.shape
-    return torch.empty((batch, height, width, channels), dtype=dtype, device=like.device).permute(0, 3, 1, 2)
+    return torch.empty(like.shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def unfit_maps(**maps: Tensor) -> str | None:
@@ -41,9 +40,6 @@ def unfit_maps(**maps: Tensor) -> str | None:
     return None
 
 
-def unfit_at_inference(**tensors: Tensor) -> str | None:
-    """Return why a Triton kernel without a gradient cannot run the named tensors, or None."""
-    first = next(iter(tensors.values()))
-    if not unwatched(first):
-        return "a gradient, a graph or something that watches needs the operations one by one"
-    return unfit(**tensors)
+def watched(x: Tensor) -> str | None:
+    """Return why a kernel without a gradient may not run an operation on ``x``, or None."""
+    return None if unwatched(x) else "a gradient, a graph or something that watches needs the operations one by one"

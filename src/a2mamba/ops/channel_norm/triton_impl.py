@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from a2mamba.ops.channel_norm import triton_kernels as kernels
 from a2mamba.ops.dispatch import unfit, untraced
-from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
 from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps
 
 ELEMENTS = 2048
@@ -28,6 +28,11 @@ def why_not(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dt
     """Return why these kernels cannot run the arguments of ``operator.channel_norm``, or None."""
     if not untraced(x):
         return "a graph or something that watches needs PyTorch's operation"
+    return _unfit(x, weight, bias)
+
+
+@remembered
+def _unfit(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     if not 0 < x.shape[1] <= MAX_CHANNELS:
         return f"maps have 1 to {MAX_CHANNELS} channels, got {x.shape[1]}"
     return unfit(x=x, weight=weight, bias=bias) or unfit_maps(x=x)

@@ -9,8 +9,9 @@ import triton
 from torch import Tensor
 
 from a2mamba.ops.depthwise import triton_kernels as kernels
-from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
-from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_at_inference, unfit_maps
+from a2mamba.ops.dispatch import unfit
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
+from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
 
 TILE = (4, 8)
 """Positions of a program: every thread has eight channels of one, sixteen bytes in half precision."""
@@ -24,10 +25,15 @@ MAX_KERNEL = 7
 
 def why_not(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> str | None:
     """Return why this kernel cannot run the arguments of ``operator.depthwise_conv``, or None."""
+    return watched(x) or _unfit(x, weight, bias)
+
+
+@remembered
+def _unfit(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     if weight.shape[-1] > MAX_KERNEL:
         return f"kernels have up to {MAX_KERNEL} x {MAX_KERNEL} taps, got {weight.shape[-1]}"
-    objection = unfit_at_inference(x=x, weight=weight, bias=bias) or unfit_maps(x=x)
-    if objection is None and len(x) and x[0].numel() // x.shape[1] * (position_stride(x) or 0) >= 2**31:
+    objection = unfit(x=x, weight=weight, bias=bias) or unfit_maps(x=x)
+    if objection is None and x.shape[2] * x.shape[3] * (position_stride(x) or 0) >= 2**31:
         return "an image of x spans 2^31 elements or more"
     return objection
 

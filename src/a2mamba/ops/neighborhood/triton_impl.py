@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from a2mamba.ops.dispatch import unfit, untraced
 from a2mamba.ops.neighborhood import triton_kernels as kernels
 from a2mamba.ops.neighborhood.reference import effective_window
-from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
 
 MAX_WIDTH = 64
 MAX_WINDOW = 13
@@ -50,6 +50,11 @@ def why_not(
     scale: float,
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
+    check = _unfit_again if untraced(q) else _unfit
+    return check(q, k, v, bias, kernel_size)
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel_size: tuple[int, int]) -> str | None:
     if q.device.type != "cuda" and not (q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {q.device.type}"
     objection = unfit(q=q, k=k, v=v, bias=bias)
@@ -65,6 +70,9 @@ def why_not(
     if max(kernel_size) > MAX_WINDOW:
         return f"windows reach to {MAX_WINDOW}, got {kernel_size}"
     return None
+
+
+_unfit_again = remembered(_unfit)
 
 
 def _span(x: Tensor) -> int:

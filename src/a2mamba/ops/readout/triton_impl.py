@@ -8,9 +8,10 @@ import torch
 import triton
 from torch import Tensor
 
+from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.readout import triton_kernels as kernels
-from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
-from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_at_inference, unfit_maps
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
+from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
 
 Affine = tuple[Tensor, Tensor]
 
@@ -27,10 +28,14 @@ def read_out_why_not(
     """Return why these kernels cannot run the arguments of ``operator.read_out``, or None."""
     if len(states) != 2 or states[0].shape != states[1].shape:
         return f"the states must be two equal halves of the heads, got {[tuple(half.shape) for half in states]}"
-    first, second = states
-    objection = unfit_at_inference(
-        first=first, second=second, weight=weight, bias=bias, readout=readout, u=u, skip=skip
-    )
+    return watched(u) or _unfit_read_out(*states, weight, bias, readout, u, skip)
+
+
+@remembered
+def _unfit_read_out(
+    first: Tensor, second: Tensor, weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
+) -> str | None:
+    objection = unfit(first=first, second=second, weight=weight, bias=bias, readout=readout, u=u, skip=skip)
     objection = objection or _unfit_width(u.shape[1])
     return objection or unfit_maps(first=_map(first), second=_map(second), readout=readout[:, None], u=u)
 
@@ -39,15 +44,19 @@ def gated_norm_why_not(
     x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``operator.gated_norm``, or None."""
-    (weight, bias), (out_weight, out_bias) = norm, out_norm
-    objection = unfit_at_inference(
-        x=x, added=added, gate=gate, weight=weight, bias=bias, out_weight=out_weight, out_bias=out_bias
-    )
+    return watched(x) or _unfit_gated_norm(x, added, gate, *norm, *out_norm)
+
+
+@remembered
+def _unfit_gated_norm(
+    x: Tensor, added: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor, out_bias: Tensor
+) -> str | None:
+    objection = unfit(x=x, added=added, gate=gate, weight=weight, bias=bias, out_weight=out_weight, out_bias=out_bias)
     return objection or _unfit_width(x.shape[1]) or unfit_maps(x=x, added=added, gate=gate)
 
 
 def _unfit_width(channels: int) -> str | None:
-    return None if channels <= MAX_CHANNELS else f"maps have up to {MAX_CHANNELS} channels, got {channels}"
+    return None if 0 < channels <= MAX_CHANNELS else f"maps have 1 to {MAX_CHANNELS} channels, got {channels}"
 
 
 def _map(states: Tensor) -> Tensor:
@@ -95,10 +104,10 @@ def read_out(
     out = empty_map(u, torch.float32)
     if not out.numel():
         return out
-    first, second = map(_map, states)
+    first, second = states
     weight, bias, skip = weight.contiguous(), bias.contiguous(), skip.contiguous()
     key = "read out", *map(kind, (first, second, weight, bias, readout, u, skip))
-    (launch,) = repeated(key, lambda: [read_out_launch(out, first, second, weight, bias, readout, u, skip)])
+    (launch,) = repeated(key, lambda: [read_out_launch(out, _map(first), _map(second), weight, bias, readout, u, skip)])
     with on_device(u):
         launch(first=first, second=second, weight=weight, bias=bias, readout=readout, u=u, skip=skip, out=out)
     return out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
+from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.rotary import triton_kernels as kernels
-from a2mamba.ops.triton_launch import Launch, kind, on_device, repeated
-from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_at_inference, unfit_maps
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
+from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
 
 ELEMENTS = 2048
 """Numbers of a program: 16 for each of 128 threads."""
@@ -15,9 +16,14 @@ ELEMENTS = 2048
 
 def why_not(x: Tensor, table: Tensor) -> str | None:
     """Return why this kernel cannot run the arguments of ``operator.rotate``, or None."""
+    return watched(x) or _unfit(x, table)
+
+
+@remembered
+def _unfit(x: Tensor, table: Tensor) -> str | None:
     if not 0 < x.shape[1] <= ELEMENTS:
         return f"maps have 1 to {ELEMENTS} channels, got {x.shape[1]}"
-    return unfit_at_inference(x=x, table=table) or unfit_maps(x=x)
+    return unfit(x=x, table=table) or unfit_maps(x=x)
 
 
 def forward_launch(out: Tensor, x: Tensor, table: Tensor) -> Launch:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from a2mamba.ops.dispatch import unfit, untraced
 from a2mamba.ops.selective_scan import triton_kernels as kernels
-from a2mamba.ops.triton_launch import Launch, RepeatedLaunch, kind, on_device, repeated
+from a2mamba.ops.triton_launch import Launch, RepeatedLaunch, kind, on_device, remembered, repeated
 
 TILE = 2048
 """Elements of a forward tile: 16 for each of 128 threads, so that the registers of a processor hold three or four
@@ -38,6 +38,11 @@ def why_not(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``reference.selective_scan_state``, or None."""
+    check = _unfit_again if untraced(u) else _unfit
+    return check(u, delta, A, B, delta_bias)
+
+
+def _unfit(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None) -> str | None:
     if u.device.type != "cuda" and not (u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {u.device.type}"
     objection = unfit(u=u, delta=delta, A=A, B=B, delta_bias=delta_bias)
@@ -54,6 +59,9 @@ def why_not(
     if math.prod(u.shape[1:]) >= 2**31:
         return "a sequence has 2^31 elements or more"
     return None
+
+
+_unfit_again = remembered(_unfit)
 
 
 def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
