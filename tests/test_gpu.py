@@ -20,10 +20,10 @@ from a2mamba.ops import (
     selective_scan,
     selective_scan_state,
 )
-from a2mamba.ops.channel_norm.cases import CASES as channel_norm_cases
-from a2mamba.ops.depthwise.cases import CASES as depthwise_cases
-from a2mamba.ops.readout.cases import CASES as readout_cases
-from a2mamba.ops.rotary.cases import CASES as rotary_cases
+from a2mamba.ops.channel_norm import cases as channel_norm_cases
+from a2mamba.ops.depthwise import cases as depthwise_cases
+from a2mamba.ops.readout import cases as readout_cases
+from a2mamba.ops.rotary import cases as rotary_cases
 from support import reference_images, reference_model, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -101,11 +101,11 @@ def test_compiled(training: bool) -> None:
 
 
 MAPS: list[Any] = [
-    pytest.param(channel_norm, channel_norm_cases[1].inputs, id="channel_norm"),
-    pytest.param(depthwise_conv, depthwise_cases[1].inputs, id="depthwise_conv"),
-    pytest.param(rotate, rotary_cases[1].inputs, id="rotate"),
-    pytest.param(read_out, readout_cases[3].read_out_inputs, id="read_out"),
-    pytest.param(gated_norm, readout_cases[3].gated_norm_inputs, id="gated_norm"),
+    pytest.param(channel_norm, channel_norm_cases.CASES[1].inputs, id="channel_norm"),
+    pytest.param(depthwise_conv, depthwise_cases.CASES[1].inputs, id="depthwise_conv"),
+    pytest.param(rotate, rotary_cases.CASES[1].inputs, id="rotate"),
+    pytest.param(read_out, readout_cases.CASES[3].read_out_inputs, id="read_out"),
+    pytest.param(gated_norm, readout_cases.CASES[3].gated_norm_inputs, id="gated_norm"),
 ]
 
 

@@ -2,9 +2,9 @@
 
 from a2mamba.backbone.a2mamba import A2Mamba
 from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
-from a2mamba.backbone.cuda_graph import GraphedModel, cuda_graph
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
+from a2mamba.backbone.graphed import GraphedModel, cuda_graph
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError
 from a2mamba.backbone.segman import SegMANEncoder

@@ -1,4 +1,4 @@
-"""What can be said of CUDA graphs without a GPU: when a model is not recorded, and what is kept. The rest: test_gpu.py."""
+"""What can be said of CUDA graphs without a GPU: what is refused, and what is kept. The rest is in test_gpu.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from a2mamba.backbone import cuda_graph
-from a2mamba.backbone.cuda_graph import GraphedModel, _copied
+from a2mamba.backbone.graphed import GraphedModel, _copied
 
 
 def test_images_on_a_cpu_are_refused() -> None:
