@@ -108,7 +108,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def _version() -> str:
     from importlib import metadata
 
-    return f"a2mamba {metadata.version('a2mamba')}"
+    try:
+        return f"a2mamba {metadata.version('a2mamba')}"
+    except metadata.PackageNotFoundError:
+        return "a2mamba, from a source tree that is not installed"
 
 
 def _one_line(error: BaseException) -> str:
