@@ -7,7 +7,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor
 
 from a2mamba.ops import channel_norm
-from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.dispatch import on_gpu, unwatched
 
 
 class ChannelNorm(LayerNorm2d):
@@ -34,6 +34,6 @@ class ChannelNorm(LayerNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         dtype = None
-        if self.before_products and x.device.type == "cuda" and torch.is_autocast_enabled("cuda") and unwatched(x):
-            dtype = torch.get_autocast_dtype("cuda")
+        if self.before_products and on_gpu(x) and torch.is_autocast_enabled(x.device.type) and unwatched(x):
+            dtype = torch.get_autocast_dtype(x.device.type)
         return channel_norm(x, self.weight, self.bias, self.eps, dtype=dtype)

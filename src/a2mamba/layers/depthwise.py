@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.ops import depthwise_conv
-from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.dispatch import on_gpu, unwatched
 from a2mamba.ops.feed_forward import with_residual
 from a2mamba.ops.precision import in_half_precision
 
@@ -35,7 +35,7 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if x.device.type != "cuda":
+        if not on_gpu(x):
             return super().forward(x)
         assert self.bias is not None
         return depthwise_conv(x, self.weight, self.bias)
@@ -72,7 +72,7 @@ class ResidualDepthwise(DepthwiseConv):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         assert self.bias is not None
-        if x.device.type == "cuda" and (in_half_precision(x) or unwatched(x)):
+        if on_gpu(x) and (in_half_precision(x) or unwatched(x)):
             return depthwise_conv(x, self.weight, self.bias, residual=True)
         if in_half_precision(x):
             return x + super().forward(x)

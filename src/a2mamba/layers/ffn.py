@@ -10,6 +10,7 @@ from a2mamba.layers.chunking import may_join, may_split, over_images, over_rows
 from a2mamba.layers.depthwise import ResidualDepthwise
 from a2mamba.layers.pointwise import PointwiseConv
 from a2mamba.ops import gelu_depthwise
+from a2mamba.ops.dispatch import on_gpu
 
 MAX_CHUNK_ELEMENTS = 2**21
 """Numbers of the wide map that are computed at a time, where the map has twice as many and may be split."""
@@ -45,7 +46,7 @@ class ConvFFN(nn.Module):
     def _whole(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         conv = self.dwconv
-        if x.device.type == "cpu" and may_join(x, conv):
+        if not on_gpu(x) and may_join(x, conv):
             assert conv.bias is not None
             return self.fc2(gelu_depthwise(x, conv.weight, conv.bias))
         return self.fc2(conv(F.gelu(x)))

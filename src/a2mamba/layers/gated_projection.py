@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from a2mamba.layers.channel_norm import ChannelNorm
 from a2mamba.layers.chunking import may_join, unhooked
 from a2mamba.ops import gated_norm
-from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.dispatch import on_gpu, unwatched
 from a2mamba.ops.precision import without_autocast
 
 
@@ -34,7 +34,7 @@ def gated_projection(
 
 def _may_join(mixed: Tensor, lepe: Tensor, gate: Tensor, norm: LayerNorm2d, proj_norm: LayerNorm2d) -> bool:
     """Whether everything before the projection may be one operation."""
-    if mixed.device.type == "cuda":
+    if on_gpu(mixed):
         # The kernel there reads all dtypes, and rounds but once.
         return unwatched(mixed) and unhooked(norm) and unhooked(proj_norm)
     return may_join(mixed, norm, proj_norm) and mixed.dtype == lepe.dtype == gate.dtype == norm.weight.dtype

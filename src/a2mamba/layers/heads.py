@@ -7,7 +7,7 @@ from torch import Tensor
 
 from a2mamba.layers.rope import apply_rope
 from a2mamba.ops import rotate
-from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.dispatch import on_gpu, unwatched
 
 
 def to_heads(x: Tensor, heads: int) -> Tensor:
@@ -33,7 +33,7 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
     """
     channels = qkv.shape[1] // 3
     queries_keys = qkv[:, : 2 * channels]
-    if qkv.device.type == "cuda" and unwatched(qkv):
+    if on_gpu(qkv) and unwatched(qkv):
         rotated = rotate(queries_keys, rope).permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
     else:
         rotated = apply_rope(queries_keys.permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1)), rope)

@@ -48,9 +48,14 @@ def always(*_arguments: Any) -> str | None:
     return None
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether ``x`` is where Triton's kernels run."""
+    return x.device.type == "cuda"
+
+
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
-    if x.device.type != "cuda":
+    if not on_gpu(x):
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
 
