@@ -99,8 +99,9 @@ def steps(name: str, size: int, batch: int, rounds: int) -> list[float]:
 
 def pointwise(name: str, size: int, batch: int, rounds: int) -> Iterator[tuple[str, list[float]]]:
     """Yield the median milliseconds of what stands behind the attention and in the feed-forward network, per stage."""
-    stages = [VARIANTS[name][key] for key in ("channels", "heads", "mlp_ratios")]
-    for i, (channels, heads, ratio) in enumerate(zip(*stages, strict=True)):
+    variant = VARIANTS[name]
+    stages = zip(variant.channels, variant.heads, variant.mlp_ratios, strict=True)
+    for i, (channels, heads, ratio) in enumerate(stages):
         side, hidden = size // (4 * 2**i), int(ratio * channels)
         case = readout.Case(batch, heads, channels // heads, side, side)
         wide = feed_forward.Case(batch, hidden, side, side).inputs()

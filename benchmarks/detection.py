@@ -139,6 +139,8 @@ def part_pairs(size: tuple[int, int], *, same: bool) -> dict[str, Pair]:
     probabilities = torch.rand(100, 1, 28, 28, generator=generator)
 
     stage, heads = ours.roi_heads.stage_list()[0], theirs.roi_heads
+    mask_head = stage.mask_head
+    assert mask_head is not None
     pooled, mask_features = torch.randn(1000, channels, 7, 7), torch.randn(100, channels, 14, 14)
     logits, deltas = stage.box_head(pooled)
     their_logits, their_deltas = heads.box_predictor(heads.box_head(pooled))
@@ -192,7 +194,7 @@ def part_pairs(size: tuple[int, int], *, same: bool) -> dict[str, Pair]:
         ),
         "mask features": pooling(14, final),
         "mask head": (
-            lambda: stage.mask_head(mask_features),
+            lambda: mask_head(mask_features),
             lambda: heads.mask_predictor(heads.mask_head(mask_features)),
         ),
         "mask targets": (

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from a2mamba import create_segmenter
+from a2mamba import create_segmenter, fuse_for_inference
 from a2mamba.analysis.throughput import environment
-from a2mamba.segmentation import fuse_segmenter
 
 
 def segformer_b0(num_classes: int) -> Callable[[Tensor], Tensor]:
@@ -49,7 +48,7 @@ def measure(size: int, rounds: int, name: str, num_classes: int, clock: Callable
     """Return the median seconds of one image, by part."""
     torch.manual_seed(0)
     model = create_segmenter(name, num_classes=num_classes).eval()
-    fused = fuse_segmenter(model)
+    fused = fuse_for_inference(model)
     segformer = segformer_b0(num_classes)
     images = torch.randn(1, 3, size, size)
     with torch.inference_mode():

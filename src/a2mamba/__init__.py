@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from a2mamba import ops
@@ -11,10 +12,12 @@ from a2mamba.segmentation import create_segmenter, list_segmenters
 
 if TYPE_CHECKING:
     from a2mamba import analysis
+    from a2mamba.predictor import Predictor, load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Predictor",
     "__version__",
     "analysis",
     "create_detector",
@@ -24,6 +27,7 @@ __all__ = [
     "list_detectors",
     "list_models",
     "list_segmenters",
+    "load",
     "load_checkpoint",
     "ops",
     "to_released",
@@ -31,9 +35,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``a2mamba.analysis`` when it is first used: it needs more of torch than a model does."""
+    """Import what needs more than a model does when it is first used."""
     if name == "analysis":
-        import importlib
-
         return importlib.import_module("a2mamba.analysis")
+    if name in ("Predictor", "load"):
+        return getattr(importlib.import_module("a2mamba.predictor"), name)
     raise AttributeError(f"module 'a2mamba' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from a2mamba.analysis import feature_maps, flops, parameters
 from a2mamba.backbone.facts import FACTS
 from a2mamba.ops import NeighborhoodMap, neighborhood_attention, selective_scan_state
 
-# The published totals (SPEC sections 1 and 9), in units of a thousand million, to be met within half a percent.
+# The published totals in units of a thousand million, to be met within half a percent (docs/network.md, section 12).
 STATED = {
     "a2mamba_nano": 0.825,
     "a2mamba_tiny": 2.712,

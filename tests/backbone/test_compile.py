@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import a2mamba
 from a2mamba.backbone import pyramid
 from a2mamba.layers import ffn
 from a2mamba.ops.dispatch import HAS_NUMBA
 
 
-def example(name: str, side: int) -> tuple[torch.nn.Module, torch.Tensor]:
+def example(name: str, side: int, depths: tuple[int, ...] | None = None) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    return a2mamba.create_model(name).eval(), torch.randn(2, 3, side, side)
+    model = timm.create_model(name, depths=depths)  # None: those of the variant
+    return model.eval(), torch.randn(2, 3, side, side)
 
 
+ONE_EACH = (1, 1, 1, 1)
+"""Every kind of part, in a quarter of the time."""
+
+
+@pytest.mark.parametrize("depths", [ONE_EACH, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["a2mamba_nano", "segman_encoder_tiny"])
-def test_fullgraph_without_a_code_generator(name: str) -> None:
+def test_fullgraph_without_a_code_generator(name: str, depths: tuple[int, ...] | None) -> None:
     """The graph is complete and right, forward and backward; no compiler is needed for that."""
-    model, images = example(name, 64)
+    model, images = example(name, 64, depths)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     expected, found = model(images), compiled(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -33,8 +40,11 @@ def test_fullgraph_without_a_code_generator(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_inductor() -> None:
-    model, images = example("a2mamba_nano", 224)
+@pytest.mark.parametrize(
+    ("name", "side"), [("a2mamba_test", 96), pytest.param("a2mamba_nano", 224, marks=pytest.mark.slow)]
+)
+def test_inductor(name: str, side: int) -> None:
+    model, images = example(name, side)
     with torch.inference_mode():
         expected = model(images[:1])
         found = torch.compile(model, fullgraph=True)(images[:1])
@@ -43,7 +53,7 @@ def test_inductor() -> None:
 
 def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = example("a2mamba_test", 64)
-    # Eager inference computes the larger of the sizes in pieces; a compiled graph must not ask which they are.
+    # Eager inference computes the larger of the sizes in chunks; a compiled graph must not ask which they are.
     monkeypatch.setattr(pyramid, "MAX_CHUNK_ELEMENTS", 40_000)
     monkeypatch.setattr(ffn, "MAX_CHUNK_ELEMENTS", 40_000)
     counter = CompileCounterWithBackend("aot_eager")
@@ -61,7 +71,7 @@ def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_export() -> None:
-    model, images = example("a2mamba_nano", 224)
+    model, images = example("a2mamba_nano", 224, ONE_EACH)
     exported = torch.export.export(model, (images[:1],))
     with torch.inference_mode():
         torch.testing.assert_close(exported.module()(images[:1]), model(images[:1]), rtol=1e-4, atol=1e-4)

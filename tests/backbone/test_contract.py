@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError
+from timm.models import save_for_hf
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 import a2mamba
-from a2mamba.backbone import A2Mamba
+from a2mamba.backbone import A2Mamba, BackboneOptions, ModelOptions
+from a2mamba.detection import DetectorOptions
+from a2mamba.segmentation import SegmenterOptions
 
 SMALL = ["a2mamba_test", "a2mamba_nano", "segman_encoder_tiny"]
 ALL = a2mamba.list_models()
@@ -207,7 +215,7 @@ def test_device_and_dtype_construction() -> None:
 
 
 def test_initial_values() -> None:
-    """SPEC section 6, on the part of the network that decides how the scan starts."""
+    """docs/network.md, section 9, on the part of the network that decides how the scan starts."""
     model = make("a2mamba_tiny")
     for stage in model.stages[:3]:
         for block in stage.blocks:
@@ -224,3 +232,63 @@ def test_initial_values() -> None:
     weight = model.stages[3].blocks[0].mixer.qkv.weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert weight.abs().max() > 0.06
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pickle"])
+def test_folders_saved_by_timm_load(form: str, tmp_path: Path) -> None:
+    """``save_for_hf`` stores the options of the model too, and timm passes them back under a name of its own."""
+    model = make("a2mamba_test", num_classes=5, img_size=64, in_chans=1).eval()
+    save_for_hf(model, str(tmp_path), safe_serialization=form == "safetensors")
+    images = torch.randn(1, 1, 64, 64)
+    again = make(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(images), model(images))
+    fewer = make(f"local-dir:{tmp_path}", pretrained=True, num_classes=2).eval()
+    assert fewer(images).shape == (1, 2)
+    assert torch.equal(fewer.forward_features(images), model.forward_features(images))
+    maps = make(f"local-dir:{tmp_path}", pretrained=True, features_only=True).eval()
+    assert torch.equal(maps(images)[-1], model.forward_features(images))
+
+
+def test_hubs_are_asked_by_timm_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm.create_model("a2mamba_test", num_classes=5, img_size=64).eval()
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+
+    def download(repo_id: str, filename: str, **_: Any) -> str:
+        assert repo_id == "someone/net"
+        if not (tmp_path / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    again = timm.create_model("hf-hub:someone/net", pretrained=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(images), model(images))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_two_entrances_know_the_same_options(name: str) -> None:
+    assert timm.models.model_entrypoint(name)(num_classes=3, device="meta").num_classes == 3
+    with pytest.raises(ValueError, match=rf"{name}: unknown option 'drop_path'; did you mean 'drop_path_rate'"):
+        timm.create_model(name, drop_path=0.1, device="meta")
+    with pytest.raises(TypeError, match="drop_path"):
+        a2mamba.create_model(name, drop_path=0.1)  # type: ignore[call-overload]
+
+
+@every_small
+def test_models_can_be_pickled(name: str) -> None:
+    model = make(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(images), model(images))
+    assert a2mamba.to_released(again).keys() == a2mamba.to_released(model).keys()
+
+
+def test_every_option_is_a_keyword() -> None:
+    for make, options in (
+        (a2mamba.create_model, ModelOptions),
+        (a2mamba.create_segmenter, SegmenterOptions),
+        (a2mamba.create_detector, DetectorOptions),
+    ):
+        keywords = inspect.signature(make).parameters
+        assert list(keywords) == ["name", *(field.name for field in fields(options))]
+        assert set(keywords) > {field.name for field in fields(BackboneOptions)}

@@ -67,11 +67,13 @@ SMALL = ("train", "digits", "--small", "--out", "run")
 
 MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # images
-    "missing image": ((*PREDICT, "{bad}/good.png", "{bad}/absent.png"), ("absent.png", "No such file")),
-    "truncated image": ((*PREDICT, "{bad}/good.png", "{bad}/cut.png"), ("cut.png", "truncated")),
+    "missing image": ((*PREDICT, "{bad}/absent.png"), ("absent.png", "No such file")),
+    "truncated image": ((*PREDICT, "{bad}/cut.png"), ("cut.png", "truncated")),
     "text as image": ((*PREDICT, "{bad}/good.png", "{bad}/text.png"), ("text.png", "not an image")),
     "empty image": ((*PREDICT, "{bad}/empty.png"), ("empty.png", "empty")),
-    "folder as image": ((*PREDICT, "{bad}"), ("{bad}", "directory")),
+    "several bad images": ((*PREDICT, "{bad}/cut.png", "{bad}/text.png"), ("2 of 2 images", "cut.png", "text.png")),
+    "folder without images": ((*PREDICT, "{bad}/no_classes"), ("no_classes", "has no images")),
+    "glob that nothing matches": ((*PREDICT, "{bad}/*.jpeg"), ("no file matches", "*.jpeg")),
     "no image": (PREDICT, ("IMAGE",)),
     # checkpoints
     "missing checkpoint, eval": (("eval", "digits", "--checkpoint", "{bad}/absent.pt"), ("absent.pt", "no such file")),

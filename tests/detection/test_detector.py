@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from detection_scenes import SmallBackbone, Target, images, target, total
+from detection_scenes import SmallBackbone, Target, images, shake, target, total
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -491,7 +491,7 @@ MASK = torch.zeros(1, 97, 64, dtype=torch.uint8)
         (None, "training needs one target for each of 2 images, got none"),
     ],
 )
-def test_targets_that_cannot_be_learnt_from(targets: Any, message: str) -> None:
+def test_targets_that_cannot_be_learned_from(targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         convolutional().train()(scene()[0], targets)
     assert "\n" not in str(caught.value)
@@ -510,3 +510,72 @@ def test_targets_that_cannot_be_learnt_from(targets: Any, message: str) -> None:
 def test_images_of_another_form(photos: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         convolutional().eval()(photos)
+
+
+# Boxes alone
+
+
+def without_masks(targets: list[Target]) -> list[Target]:
+    return [{name: value for name, value in t.items() if name != "masks"} for t in targets]
+
+
+@both
+@pytest.mark.parametrize("resize_in_training", [False, True])
+def test_boxes_alone(kind: str, resize_in_training: bool) -> None:
+    """``masks=False``: targets need no masks, there are no heads for them, and results have none."""
+    name = f"{kind}_a2mamba_test"
+    config = replace(detector_config(name), resize_in_training=resize_in_training)
+    torch.manual_seed(0)
+    model = create_detector(name, num_classes=CLASSES, config=config, masks=False)
+    photos, targets = scene()
+    losses = check_training(model, photos, without_masks(targets))
+    assert not any("mask" in name for name in [*losses, *model.state_dict()])
+    with torch.inference_mode():
+        found = model.eval()(photos)
+    assert all(set(detection) == {"boxes", "labels", "scores"} for detection in found)
+    assert all(len(detection["boxes"]) > 0 for detection in found)
+
+
+def test_boxes_alone_are_the_boxes_of_a_detector_with_masks() -> None:
+    torch.manual_seed(0)
+    full = make("cascade_mask_rcnn")
+    shake(full)
+    alone = make("cascade_mask_rcnn", masks=False)
+    alone.load_state_dict({name: value for name, value in full.state_dict().items() if "mask_head" not in name})
+    photos, targets = scene()
+    with torch.inference_mode():
+        for a, b in zip(full.eval()(photos), alone.eval()(photos), strict=True):
+            assert len(a["boxes"]) > 0
+            assert all(torch.equal(a[name], b[name]) for name in ("boxes", "labels", "scores"))
+    torch.manual_seed(2)
+    learned = alone.train()(photos, targets)  # masks that are there are not read
+    torch.manual_seed(2)
+    assert all(torch.equal(learned[name], value) for name, value in alone(photos, without_masks(targets)).items())
+
+
+def test_a_detector_with_masks_says_how_to_do_without() -> None:
+    photos, targets = scene()
+    with pytest.raises(ValueError, match=r"target 0: masks missing; expected boxes, labels and masks; .* masks=False"):
+        make("mask_rcnn")(photos, without_masks(targets))
+
+
+# Fusing
+
+
+@both
+def test_fused_detectors_find_the_same(kind: str) -> None:
+    model = make(kind)
+    shake(model)
+    photos, _ = scene()
+    fused = a2mamba.fuse_for_inference(model.eval())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    with torch.inference_mode():
+        for a, b in zip(model(photos), fused(photos), strict=True):
+            assert len(a["boxes"]) > 0
+            for name in ("boxes", "scores", "masks"):
+                torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="fused before"):
+        a2mamba.fuse_for_inference(fused)
+    with pytest.raises(ValueError, match="training mode"):
+        a2mamba.fuse_for_inference(model.train())

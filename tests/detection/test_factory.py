@@ -76,7 +76,9 @@ COSTS = {
 }
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize(
+    "name", [n if n.endswith("_small") else pytest.param(n, marks=pytest.mark.slow) for n in COSTS]
+)
 def test_costs_of_the_paper(name: str) -> None:
     model = create_detector(name, num_classes=80, device="meta")
     parameters, operations = COSTS[name]
@@ -101,6 +103,15 @@ def test_parameters_of_the_parts() -> None:
     assert cascade["mask_heads"] == 3 * 2_643_280
 
 
+def test_images_of_other_channels() -> None:
+    config = replace(detector_config("mask_rcnn_a2mamba_test"), image_mean=(0.5,), image_std=(0.2,))
+    model = create_detector("mask_rcnn_a2mamba_test", num_classes=2, in_chans=1, config=config).eval()
+    with torch.inference_mode():
+        assert len(model([torch.rand(1, 64, 64)])) == 1
+    with pytest.raises(ValueError, match=r"in_chans=1, and image_mean=\(0.485, .* a mean and a std for each channel"):
+        create_detector("mask_rcnn_a2mamba_test", num_classes=2, in_chans=1, device="meta")
+
+
 def test_the_dummy_forward_by_hand() -> None:
     """Twice the boxes, twice the heads' work; and the work of a narrow box head."""
     model = create_detector("mask_rcnn_a2mamba_test", num_classes=3, device="meta")
@@ -110,6 +121,9 @@ def test_the_dummy_forward_by_hand() -> None:
     assert boxes - none == 5 * box
     mask = 14 * 14 * (9 * 16 * 16 + 4 * 16 * 16) + 28 * 28 * 16 * 3
     assert masks - none == 5 * mask
+    alone = create_detector("mask_rcnn_a2mamba_test", num_classes=3, device="meta", masks=False)
+    assert flops(DummyForward(alone, boxes=5, masks=5), size) == boxes
+    assert parameters_by_module(alone)["mask_heads"] == 0
 
 
 def saved(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -160,6 +174,7 @@ def test_config_replaces_the_names_own() -> None:
     assert model.config is config
     assert [conv.out_channels for conv in stage.box_head.convs] == [6, 6]
     assert [fc.out_features for fc in stage.box_head.fcs] == [4, 4]
+    assert stage.mask_head is not None
     assert [conv.out_channels for conv in stage.mask_head.convs] == [2, 2, 2]
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import a2mamba
 from a2mamba.backbone import pyramid
 from a2mamba.layers import ConvFFN, chunking, ffn, keep_memory
-from a2mamba.layers.chunking import may_split, over_images, over_rows, spans
+from a2mamba.layers.chunking import chunk_bounds, may_chunk, over_images, over_rows
 from a2mamba.ops.dispatch import unwatched
 from support import relative_error
 
@@ -25,14 +25,14 @@ def _seed() -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of a few rows or one image."""
+    """Chunks of a few rows or one image."""
     monkeypatch.setattr(ffn, "MAX_CHUNK_ELEMENTS", 600)
     monkeypatch.setattr(pyramid, "MAX_CHUNK_ELEMENTS", 5000)
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, 1), (7, 3), (8, 3), (9, 3), (10, 100), (5, 0), (0, 4)])
-def test_spans_cover_everything_once_and_evenly(size: int, most: int) -> None:
-    found = list(spans(size, most))
+def test_bounds_cover_everything_once_and_evenly(size: int, most: int) -> None:
+    found = list(chunk_bounds(size, most))
     assert [i for first, last in found for i in range(first, last)] == list(range(size))
     lengths = {last - first for first, last in found}
     assert max(lengths, default=0) <= max(1, most)
@@ -129,22 +129,22 @@ def test_a_hook_sees_the_whole_batch(small_chunks: None) -> None:
     assert seen == [3, 3, 3, 3]
 
 
-def test_training_mode_is_not_split() -> None:
+def test_training_mode_is_not_chunked() -> None:
     """Batch norm sees the whole batch, with gradients or without."""
     model, x = network(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert may_split(model, x, 3, 0)
+        assert may_chunk(model, x, 3, 0)
         model.get_submodule("stages.0.blocks.0.mixer.gate_norm").train()
-        assert not may_split(model, x, 3, 0)
+        assert not may_chunk(model, x, 3, 0)
         model.eval()
-        assert may_split(model, x, 3, 0)
-        assert not may_split(model, x.to("meta"), 3, 0)
-    assert not may_split(model, x, 3, 0)
+        assert may_chunk(model, x, 3, 0)
+        assert not may_chunk(model, x.to("meta"), 3, 0)
+    assert not may_chunk(model, x, 3, 0)
 
 
-def test_fused_networks_may_be_split() -> None:
+def test_fused_networks_may_be_chunked() -> None:
     with torch.no_grad():
-        assert may_split(a2mamba.fuse_for_inference(network()), torch.randn(1, 3, 8, 8), 3, 0)
+        assert may_chunk(a2mamba.fuse_for_inference(network()), torch.randn(1, 3, 8, 8), 3, 0)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")

@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -412,6 +413,40 @@ for module in (
     for _ in range(2):
         found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert [line.split()[1] for line in found.splitlines()] == ["1"] * 6, found
+
+
+@needs_numba
+def test_where_nothing_can_be_written_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
+    """A read-only installation, and a user without a home."""
+    package = tmp_path / "a2mamba"
+    shutil.copytree(Path(a2mamba.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (package / "ops", *(package / "ops").iterdir()):
+        if folder.is_dir():
+            (folder / "__pycache__").write_text("in the way of a folder")
+    program = """
+import torch
+from a2mamba.ops import selective_scan, selective_scan_state
+from a2mamba.ops.selective_scan import numba_kernels
+with torch.no_grad():
+    selective_scan_state(*selective_scan.CASES[2].inputs(), backend="numba")
+print(numba_kernels.__file__, numba_kernels._COMPILED.cache_hits)
+"""
+    nowhere = {"HOME": os.devnull + "/home", "XDG_CACHE_HOME": os.devnull + "/cache", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, **nowhere, "PYTHONPATH": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.split() == [str(package / "ops" / "selective_scan" / "numba_kernels.py"), "0"], done.stderr
+    assert not list(tmp_path.rglob("*.nbi"))
+
+
+def test_openmp_is_found_wherever_wheels_keep_it(tmp_path: Path) -> None:
+    names = ("torch/lib/libgomp.so.1", "torch.libs/libgomp-947d5fa1.so.1.0.0", "torch/lib/libomp.dylib")
+    for name in (*names, "torch/lib/libtorch.so", "torch.libs/libarm_compute.so"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert set(numba_threads.openmp_libraries(tmp_path / "torch")) == {tmp_path / name for name in names}
 
 
 def test_importing_the_package_does_not_import_numba() -> None:

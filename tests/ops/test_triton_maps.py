@@ -5,6 +5,7 @@ Functions named ``run_*`` run in the interpreter's process (see conftest.py) and
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -12,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2mamba.ops.triton_maps import position_stride
 
@@ -34,9 +35,11 @@ CALLS = [
 
 
 def exactly(arguments: Any) -> Any:
-    """Return nested arguments with tensors in float64."""
+    """Return nested arguments with tensors and norms in float64."""
     if isinstance(arguments, Tensor):
         return arguments.double()
+    if isinstance(arguments, nn.Module):
+        return copy.deepcopy(arguments).double()
     return tuple(map(exactly, arguments)) if isinstance(arguments, tuple) else arguments
 
 

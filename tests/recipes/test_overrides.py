@@ -106,7 +106,7 @@ def test_a_value_takes_the_type_of_its_field(override: str, value: object) -> No
         ("epochs", "expected key=value, found 'epochs'"),
         ("=3", "expected key=value"),
         ("epoch=3", "unknown key 'epoch'; did you mean epochs?"),
-        ("optimizer.lr=3", "unknown key 'optimizer.lr'; did you mean optimizer.lr?"),
+        ("optimzer.lr=3", "unknown key 'optimzer.lr'; did you mean optimizer.lr?"),
         ("lr=3", "unknown key 'lr'; did you mean optimizer.lr?"),
         ("optimizer.weight_deacy=3", "did you mean optimizer.weight_decay?"),
         ("averaging.deca=3", "did you mean averaging.decay?"),

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,23 +22,25 @@ import torch
 import a2mamba
 from a2mamba.data import write_demo
 from a2mamba.engine import Hook, Progress, Trainer, move_to, parameter_groups
-from a2mamba.recipes import RECIPES, ClassificationRun, find_recipe, has_paper_form, make_run, rehearse, train
-from a2mamba.recipes import training as training_module
-from a2mamba.recipes.classification import (
-    build_model,
-    build_parts,
-    debug,
-    plan,
-    random_batch,
+from a2mamba.recipes import (
+    RECIPES,
+    ClassificationRun,
+    describe,
+    dry_run,
+    find_recipe,
+    has_paper_form,
+    make_run,
+    read_checkpoint,
+    train,
 )
 from a2mamba.recipes.overrides import apply_overrides, from_json, to_json
-from a2mamba.recipes.trained import read_trained
-from a2mamba.recipes.training import describe
+from a2mamba.tasks import ClassificationTask
 from support import DATA
 
+TASK = ClassificationTask()
 DIGITS = [f"digit_{i}" for i in range(10)]
 
-PICTURES = 90
+IMAGES = 90
 CLASSIFICATION = [name for name, recipe in RECIPES.items() if isinstance(recipe(), ClassificationRun)]
 every_recipe = pytest.mark.parametrize("name", CLASSIFICATION)
 
@@ -57,7 +59,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ninety training and six validation images a digit, in ImageNet's layout."""
     root = tmp_path_factory.mktemp("recipes")
     write_demo(root / "demo", segmentation_scenes=1, train_scenes=1, val_scenes=1)
-    for split, count in (("train", PICTURES), ("val", 6)):
+    for split, count in (("train", IMAGES), ("val", 6)):
         for folder in (root / "demo" / "imagenet" / split).iterdir():
             (root / "digits" / split / folder.name).mkdir(parents=True)
             for image in sorted(folder.iterdir())[:count]:
@@ -67,12 +69,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(name: str, digits: Path) -> ClassificationRun:
     """The debug form of a recipe, on the demo data."""
-    run = debug(RECIPES[name]())
+    run = TASK.debug(RECIPES[name]())
     return replace(run, data=replace(run.data, root=str(digits)))
 
 
-def fit(run: ClassificationRun, folder: Path, recipe: str = "digits") -> Trainer:
-    return train(run, folder, recipe=recipe, device="cpu", quiet=True)
+def fit(run: ClassificationRun, folder: Path, recipe: str = "digits", *, hooks: Sequence[Hook] = ()) -> Trainer:
+    return train(run, folder, recipe=recipe, device="cpu", quiet=True, hooks=hooks)
 
 
 def test_recipes_were_found() -> None:
@@ -105,7 +107,7 @@ def test_a_recipe_makes_the_same_run_each_time(name: str) -> None:
 
 @every_recipe
 def test_the_resolved_run_survives_json(name: str) -> None:
-    for run in (RECIPES[name](), debug(RECIPES[name]())):
+    for run in (RECIPES[name](), TASK.debug(RECIPES[name]())):
         assert from_json(ClassificationRun, to_json(run)) == run
 
 
@@ -136,17 +138,14 @@ class Steps(Hook):
 
 
 @pytest.fixture(scope="module")
-def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
+def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def one(name: str) -> Trained:
+        steps, folder, run = Steps(), tmp_path_factory.mktemp(name), small(name, digits)
+        trainer = fit(run, folder, name, hooks=[steps])
+        return Trained(run, trainer, folder, steps.rows)
 
-        @cache
-        def one(name: str) -> Trained:
-            steps, folder, run = Steps(), tmp_path_factory.mktemp(name), small(name, digits)
-            patch.setattr(training_module, "SignalHook", lambda: steps)
-            trainer = fit(run, folder, name)
-            return Trained(run, trainer, folder, steps.rows)
-
-        yield one
+    return one
 
 
 @every_recipe
@@ -157,13 +156,13 @@ def test_the_debug_form_trains(name: str, trained: Any) -> None:
     # Two short epochs teach little about small parts of images that are mixed with others.
     margin = 0.0 if run.data.cutmix else 0.05
     assert last["loss_cross_entropy"] < first["loss_cross_entropy"] - margin
-    assert last["step"] == 2 * (10 * PICTURES // run.data.batch_size)
+    assert last["step"] == 2 * (10 * IMAGES // run.data.batch_size)
     assert {"top1", "top5", "eval_loss"} <= last.keys()
     assert ("ema_top1" in last) is (make_run(name).ema_decay is not None)
     assert last["top5"] > 0
     assert trainer.best is not None
     assert trainer.best["metric"] == run.best_metric
-    stored = read_trained(folder / "checkpoints" / "best.pt")
+    stored = read_checkpoint(folder / "checkpoints" / "best.pt").trained
     assert stored is not None
     assert stored.run == run
     assert stored.recipe == name
@@ -310,12 +309,12 @@ def test_numbers_out_of_range(change: str) -> None:
 
 
 def test_checkpointed_blocks_reach_the_model() -> None:
-    blocks = [stage.checkpointed_blocks for stage in build_model(debug(make_run("in1k_large")), DIGITS).stage_list()]
-    assert blocks == [4, 4, 0, 0]
-    assert {s.checkpointed_blocks for s in build_model(debug(make_run("in1k_tiny")), DIGITS).stage_list()} == {0}
+    for name, expected in (("in1k_large", [4, 4, 0, 0]), ("in1k_tiny", [0, 0, 0, 0])):
+        model = TASK.build_model(TASK.debug(make_run(name)), DIGITS)
+        assert [stage.checkpointed_blocks for stage in model.stage_list()] == expected
 
 
-# ------------------------------------------------------------------------------------------------ batches, rehearsal
+# ------------------------------------------------------------------------------------------------ batches, dry run
 
 
 def test_passes_of_a_step_add_up(digits: Path, tmp_path: Path) -> None:
@@ -336,29 +335,30 @@ def test_passes_of_a_step_add_up(digits: Path, tmp_path: Path) -> None:
 
 
 def test_an_odd_pass_cannot_be_mixed() -> None:
-    run = debug(make_run("in1k_tiny"))
+    run = TASK.debug(make_run("in1k_tiny"))
     run = replace(run, data=replace(run.data, batch_size=30), micro_batch=15)
     with pytest.raises(ValueError, match=r"even number of images in a forward pass, and data.batch_size=30 gives 15"):
-        plan(run, build_parts(run, DIGITS, device="cpu"), device="cpu")
+        TASK.plan(run, TASK.build(run, DIGITS, device="cpu"), DIGITS, device="cpu")
 
 
 def test_a_random_batch_is_one_that_the_task_takes() -> None:
-    run = debug(make_run("in1k_tiny"))
-    parts = build_parts(run, DIGITS, device="cpu")
-    parts.task.learn_from(parts.model)
-    batch = move_to(random_batch(run, 10, 4), torch.device("cpu"))
-    losses = parts.task.losses(batch, Progress(epoch=2, step=0, steps_per_epoch=1, epochs=2))
+    run = TASK.debug(make_run("in1k_tiny"))
+    model = TASK.build_model(run, DIGITS)
+    task = TASK.build_losses(run, model, DIGITS)
+    task.learn_from(model)
+    batch = move_to(TASK.noise(run, DIGITS, 4), torch.device("cpu"))
+    losses = task.losses(batch, Progress(epoch=2, step=0, steps_per_epoch=1, epochs=2))
     assert losses.keys() == {"cross_entropy", "mesa"}
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_rehearsal(digits: Path) -> None:
+def test_a_dry_run(digits: Path) -> None:
     run = small("in1k_tiny", digits)
-    found = rehearse(run, device="cpu")
+    found = dry_run(run, device="cpu")
     assert found.plan == (32, 1)
     assert (found.length.samples, found.length.steps_per_epoch, found.length.epochs) == (900, 28, 2)
     assert found.length.steps == 56
-    model = build_model(run, DIGITS)
+    model = TASK.build_model(run, DIGITS)
     assert sum(group.parameters for group in found.groups) == sum(p.numel() for p in model.parameters())
     assert {group.name: (group.weight_decay, group.lr) for group in found.groups} == {
         "decay": (0.05, 2e-3),
@@ -372,7 +372,7 @@ def test_rehearsal(digits: Path) -> None:
     json.dumps(found.to_dict())
 
 
-def test_rehearsal_without_data(tmp_path: Path) -> None:
+def test_a_dry_run_without_data(tmp_path: Path) -> None:
     """The numbers of ImageNet-1K: 625 steps of 2048 images, 193,750 in 310 epochs."""
     run = make_run("in1k_tiny")
     run = replace(
@@ -380,7 +380,7 @@ def test_rehearsal_without_data(tmp_path: Path) -> None:
         model=replace(run.model, name="a2mamba_test"),
         data=replace(run.data, root=str(tmp_path / "absent")),
     )
-    found = rehearse(run, device="cpu", measure=False)
+    found = dry_run(run, device="cpu", measure=False)
     assert (found.length.steps_per_epoch, found.length.steps) == (625, 193_750)
     assert found.cost is None
     (note,) = found.notes
@@ -388,10 +388,10 @@ def test_rehearsal_without_data(tmp_path: Path) -> None:
     assert "absent" in note
 
 
-def test_rehearsal_refuses_what_training_would(digits: Path) -> None:
+def test_a_dry_run_refuses_what_training_would(digits: Path) -> None:
     run = small("digits", digits)
     with pytest.raises(ValueError, match=r"data\.batch_size=901 exceeds the 900 training images"):
-        rehearse(replace(run, data=replace(run.data, batch_size=901)), device="cpu")
+        dry_run(replace(run, data=replace(run.data, batch_size=901)), device="cpu")
 
 
 def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -421,11 +421,11 @@ def test_the_seed_decides_a_run(digits: Path, tmp_path: Path) -> None:
 def test_initial_weights_follow_the_seed_alone(digits: Path) -> None:
     run = small("digits", digits)
     state = torch.get_rng_state()
-    first = build_model(run, DIGITS).state_dict()
+    first = TASK.build_model(run, DIGITS).state_dict()
     assert torch.equal(torch.get_rng_state(), state), "building draws nothing from the caller's generator"
     torch.rand(3)
-    second = build_model(run, DIGITS).state_dict()
-    other = build_model(replace(run, seed=7), DIGITS).state_dict()
+    second = TASK.build_model(run, DIGITS).state_dict()
+    other = TASK.build_model(replace(run, seed=7), DIGITS).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert not torch.equal(first["stem.conv1.weight"], other["stem.conv1.weight"])
 
@@ -498,7 +498,8 @@ def test_weights_to_start_from(digits: Path, tmp_path: Path, caplog: pytest.LogC
     source = a2mamba.create_model("a2mamba_test", num_classes=3, img_size=32)
     torch.save(source.state_dict(), tmp_path / "start.pth")
     run = small("digits", digits)
-    state = build_model(replace(run, model=replace(run.model, checkpoint=tmp_path / "start.pth")), DIGITS).state_dict()
+    run = replace(run, model=replace(run.model, checkpoint=tmp_path / "start.pth"))
+    state = TASK.build_model(run, DIGITS).state_dict()
     assert "has 3 classes, the model 10" in caplog.text
     different = {name for name, value in source.state_dict().items() if not torch.equal(value, state[name])}
     assert different == {"head.fc.weight", "head.fc.bias"}

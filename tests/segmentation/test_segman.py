@@ -75,7 +75,7 @@ def test_counts(name: str) -> None:
     model = a2mamba.create_segmenter(name, num_classes=150, device="meta")
     assert parameters(model) == PARAMETERS[name]
     assert flops(model, (3, 512, 512)) / 1e9 == pytest.approx(GIGA_FLOPS[name][0], rel=0.01)
-    channels = tuple(SEGMAN_ENCODERS[name.replace("segman_", "segman_encoder_")]["channels"])
+    channels = tuple(SEGMAN_ENCODERS[name.replace("segman_", "segman_encoder_")].channels)
     for classes, expected in zip((150, 19, 171), DECODERS[name], strict=True):
         with torch.device("meta"):
             decoder = MMSCopE(channels, num_classes=classes, config=VARIANTS[name])

@@ -24,7 +24,6 @@ from a2mamba.segmentation import (
     SegMANV2Config,
     Segmenter,
     factory,
-    fuse_segmenter,
     segman_v2,
     upernet,
 )
@@ -244,22 +243,22 @@ def test_fused_networks_compute_the_same(name: str) -> None:
     randomize(model.decoder)
     with torch.no_grad():
         expected = model.eval()(images)
-        fused = fuse_segmenter(model)
+        fused = a2mamba.fuse_for_inference(model)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
         assert (fused(images) - expected).abs().max() < 1e-4 * expected.abs().max()
         assert torch.equal(model(images), expected), "the network itself is not changed"
     assert fused.auxiliary is None
     with pytest.raises(ValueError, match="fused before"):
-        fuse_segmenter(fused)
+        a2mamba.fuse_for_inference(fused)
     with pytest.raises(ValueError, match="training mode"):
-        fuse_segmenter(model.train())
+        a2mamba.fuse_for_inference(model.train())
 
 
 def test_networks_with_other_backbones_fuse_too() -> None:
     model = upernet(timm.create_model("resnet18", features_only=True), num_classes=4, width=16).eval()
     images, norms = torch.randn(1, 3, 64, 64), sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with torch.no_grad():
-        torch.testing.assert_close(fuse_segmenter(model)(images), model(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a2mamba.fuse_for_inference(model)(images), model(images), rtol=1e-4, atol=1e-5)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == norms, "the network itself is not changed"
 
 
@@ -271,6 +270,7 @@ def test_options_reach_the_backbone(tmp_path: Path) -> None:
     rates = [m.drop_prob for m in model.backbone.modules() if isinstance(m, DropPath)]
     assert max(rates) == pytest.approx(0.4)
     assert model.get_parameter("backbone.model.stages.3.blocks.0.mixer.global_attention.bias").shape[-1] == 3 * 4
+    assert make("segman_v2_test", in_chans=1).eval()(torch.zeros(1, 1, 32, 32)).shape[-2:] == (32, 32)
     backbone = a2mamba.create_model("a2mamba_test")
     torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
     loaded = make("upernet_a2mamba_test", backbone_checkpoint=tmp_path / "backbone.pth")
@@ -385,14 +385,14 @@ def test_rep_conv_fuses_exactly() -> None:
     by_branch = sum(norm(conv(x)) for conv, norm in zip(module.convs, module.norms, strict=True))
     assert torch.allclose(expected, by_branch)
     before = parameters(module)
-    module.fuse()
-    module.fuse()
+    module.fold()
+    module.fold()
     assert torch.allclose(module(x), expected, atol=1e-12)
     assert parameters(module) == 6 * 49 + 6 < before
     full = RepConv(4, 5, ((3, 2),), groups=1).eval()
     x = torch.randn(1, 4, 8, 8)
     expected = full(x)
-    full.fuse()
+    full.fold()
     assert torch.allclose(full(x), expected, atol=1e-5)
     with pytest.raises(ValueError, match="does not fit into a kernel of 5"):
         RepConv(4, 5, ((3, 3),))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from a2mamba.engine import Progress, Task
-from a2mamba.tasks import ClassificationTask, class_scores
+from a2mamba.engine import Progress, TrainingTask
+from a2mamba.tasks.classification import ClassificationLosses, class_scores
 
 
 class Batch(NamedTuple):
@@ -39,14 +39,14 @@ def at(epoch: int) -> Progress:
 
 
 def test_it_is_what_the_engine_calls_a_task() -> None:
-    task: Task = ClassificationTask(Constant([0.0, 1.0, 2.0]))
+    task: TrainingTask = ClassificationLosses(Constant([0.0, 1.0, 2.0]))
     assert task.batch_size(BATCH) == 2
     assert task.describe(BATCH) == ["a.png", "b.png"]
 
 
 def test_loss_by_hand() -> None:
     model = Constant([0.0, 1.0, 2.0])
-    losses = ClassificationTask(model).losses(BATCH, at(0))
+    losses = ClassificationLosses(model).losses(BATCH, at(0))
     probabilities = torch.tensor([0.0, 1.0, 2.0]).exp() / torch.tensor([0.0, 1.0, 2.0]).exp().sum()
     assert losses.keys() == {"cross_entropy"}
     assert losses["cross_entropy"].item() == pytest.approx(
@@ -66,7 +66,7 @@ def test_soft_targets_by_hand() -> None:
         given.extend((images, targets))
         return prepared, soft
 
-    loss = ClassificationTask(model, prepare=prepare).losses(BATCH, at(0))["cross_entropy"]
+    loss = ClassificationLosses(model, prepare=prepare).losses(BATCH, at(0))["cross_entropy"]
     # log softmax of (0, 1, 2): minus (2.407606, 1.407606, 0.407606)
     first = 0.1 * 2.407606 + 0.2 * 1.407606 + 0.7 * 0.407606
     second = 0.5 * 2.407606 + 0.25 * 1.407606 + 0.25 * 0.407606
@@ -78,7 +78,7 @@ def test_soft_targets_by_hand() -> None:
 
 def test_the_loss_reaches_the_weights() -> None:
     model = Constant([0.0, 1.0, 2.0])
-    ClassificationTask(model).losses(BATCH, at(0))["cross_entropy"].backward()
+    ClassificationLosses(model).losses(BATCH, at(0))["cross_entropy"].backward()
     assert model.logits.grad is not None
     assert (model.logits.grad != 0).all()
 
@@ -86,7 +86,7 @@ def test_the_loss_reaches_the_weights() -> None:
 def test_mesa_by_hand() -> None:
     """ratio x CE(logits, softmax of the averaged model's logits): a cross-entropy, not a divergence, no temperature."""
     model, average = Constant([0.0, 1.0, 2.0]), Constant([1.0, 1.0, 3.0])
-    task = ClassificationTask(model, mesa_ratio=1.5, mesa_start=75)
+    task = ClassificationLosses(model, mesa_ratio=1.5, mesa_start=75)
     task.learn_from(average)
     losses = task.losses(BATCH, at(75))
     assert losses.keys() == {"cross_entropy", "mesa"}
@@ -94,14 +94,14 @@ def test_mesa_by_hand() -> None:
     q = (0.106507, 0.106507, 0.786986)
     expected = 1.5 * (q[0] * 2.407606 + q[1] * 1.407606 + q[2] * 0.407606)
     assert losses["mesa"].item() == pytest.approx(expected, rel=1e-5)
-    plain = ClassificationTask(model).losses(BATCH, at(75))["cross_entropy"]
+    plain = ClassificationLosses(model).losses(BATCH, at(75))["cross_entropy"]
     assert losses["cross_entropy"].item() == plain.item()
 
 
 def test_mesa_teaches_one_way() -> None:
     """Its gradient is ratio (softmax(logits) - q), and the averaged model has none."""
     model, average = Constant([0.0, 1.0, 2.0]), Constant([1.0, 1.0, 3.0])
-    task = ClassificationTask(model, mesa_ratio=2.0, mesa_start=0)
+    task = ClassificationLosses(model, mesa_ratio=2.0, mesa_start=0)
     task.learn_from(average)
     task.losses(BATCH, at(0))["mesa"].backward()
     assert average.logits.grad is None
@@ -113,7 +113,7 @@ def test_mesa_teaches_one_way() -> None:
 @pytest.mark.parametrize(("epoch", "there"), [(0, False), (74, False), (75, True), (309, True)])
 def test_mesa_begins_after_75_epochs(epoch: int, there: bool) -> None:
     average = Constant([1.0, 1.0, 3.0])
-    task = ClassificationTask(Constant([0.0, 1.0, 2.0]), mesa_ratio=1.0, mesa_start=75)
+    task = ClassificationLosses(Constant([0.0, 1.0, 2.0]), mesa_ratio=1.0, mesa_start=75)
     task.learn_from(average)
     assert ("mesa" in task.losses(BATCH, at(epoch))) is there
     assert (average.seen is not None) is there, "before it begins the averaged model costs nothing"
@@ -121,7 +121,7 @@ def test_mesa_begins_after_75_epochs(epoch: int, there: bool) -> None:
 
 def test_without_a_ratio_there_is_no_mesa() -> None:
     average = Constant([1.0, 1.0, 3.0])
-    task = ClassificationTask(Constant([0.0, 1.0, 2.0]), mesa_ratio=0.0, mesa_start=0)
+    task = ClassificationLosses(Constant([0.0, 1.0, 2.0]), mesa_ratio=0.0, mesa_start=0)
     task.learn_from(average)
     assert task.losses(BATCH, at(5)).keys() == {"cross_entropy"}
     assert average.seen is None
@@ -133,7 +133,7 @@ def test_both_models_see_the_same_prepared_batch_under_the_same_autocast() -> No
     def prepare(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return images + torch.rand(1), targets
 
-    task = ClassificationTask(model, prepare=prepare, mesa_ratio=1.0)
+    task = ClassificationLosses(model, prepare=prepare, mesa_ratio=1.0)
     task.learn_from(average)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = task.losses(BATCH, at(0))

@@ -1,9 +1,10 @@
-"""Counting multiply-accumulates by the rules behind the paper's columns (SPEC section 8).
+"""Counting multiply-accumulates by the rules behind the paper's columns (docs/network.md, section 11).
 
 A convolution, a linear map and a matrix product count one per multiply-accumulate; neighborhood attention counts
-its K*K keys for scores, for the bias and for the values, each time it is applied; the scan counts 7 per token and
-channel, batch norm 2 and layer norm 5 per element. Activations, softmax, residual additions and rotary embedding are
-free. Operators are counted as they run, on fake tensors: nothing is computed, and any model can be counted.
+its K*K keys for scores, for the bias and for the values, and for the values alone when its map is applied again; the
+scan counts 7 per token and channel, batch norm 2 and layer norm 5 per element. Activations, softmax, residual
+additions and rotary encoding are free. Operators are counted as they run, on fake tensors: nothing is computed, and any
+model can be counted.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
 
 
 def flops(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> int:
-    """Return the multiply-accumulates of one image through a model in eval mode, by SPEC section 8.
+    """Return the multiply-accumulates of one image through a model in eval mode, by docs/network.md, section 11.
 
     Args:
         model: any module that takes (B, C, H, W) images; it is not changed and not computed.

@@ -1,26 +1,31 @@
 """Backbones, their variants and their weights. Importing this registers the models with timm."""
 
 from a2mamba.backbone.a2mamba import A2Mamba
-from a2mamba.backbone.checkpoint import LoadReport, classifier_weight, load_checkpoint, read_file
+from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.graphed import GraphedModel, cuda_graph
+from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions
 from a2mamba.backbone.pyramid import Pyramid
-from a2mamba.backbone.registry import WeightsUnavailableError
+from a2mamba.backbone.registry import WeightsUnavailableError, register
 from a2mamba.backbone.segman import SegMANEncoder
+from a2mamba.backbone.variant import Variant
 from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_released
 
 __all__ = [
     "A2Mamba",
+    "BackboneOptions",
     "CheckpointError",
+    "ClassifierOptions",
     "GraphedModel",
     "Layout",
     "LoadReport",
+    "ModelOptions",
     "Pyramid",
     "SegMANEncoder",
+    "Variant",
     "WeightsUnavailableError",
     "check_name",
-    "classifier_weight",
     "create_model",
     "cuda_graph",
     "from_released",
@@ -29,5 +34,7 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "read_file",
+    "register",
     "to_released",
+    "weights_of",
 ]

@@ -84,7 +84,9 @@ class LoadReport:
         return "; ".join([*lines, *self.notes])
 
 
-def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> LoadReport:
+def load_checkpoint(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, name: str | None = None
+) -> LoadReport:
     """Load weights into a backbone or a network around one, all of them or none.
 
     Accepts files of the released layout and of ours, plain or inside a training checkpoint (EMA weights are
@@ -97,6 +99,7 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
         model: an A2Mamba, a SegMAN encoder, a feature extractor made from one, or a network with one of those as its
             ``backbone``; for such a network nothing may be missing, a classifier of another size included.
         source: path of a .safetensors or of a torch file, or a mapping of that content (NumPy arrays will do).
+        name: of the source in messages; the path, or "a mapping", if None.
 
     Returns:
         A report; ``print`` it.
@@ -105,7 +108,8 @@ def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[s
         CheckpointError: if the file is missing, damaged or of another kind, or if anything else is missing, left over
             or of another shape; the message lists names, and the model is unchanged.
     """
-    name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
+    if name is None:
+        name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else read_file(Path(source))
     if isinstance(model, Network) and not isinstance(model, FeatureGetterNet):
         return _load_network(model, content, name)
@@ -198,10 +202,9 @@ def read_file(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def classifier_weight(path: Path) -> Tensor | None:
-    """Return the (classes, width, ...) weight of a checkpoint's classifier, None where it has none."""
-    state, _, _ = _weights(read_file(path), os.fspath(path))
-    return next((state[key] for key in ("classifier.4.weight", "head.fc.weight") if key in state), None)
+def weights_of(content: Mapping[str, Any]) -> StateDict:
+    """Return the weights in a checkpoint's content, by their names there without wrappers' prefixes; EMA preferred."""
+    return _contained(content)[0]
 
 
 def checkpoint_filter(state: Mapping[str, Any], model: Pyramid) -> StateDict:

@@ -11,7 +11,7 @@ The file reads downwards: stem, downsampling, block, stage, head, model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any
 
 import torch
 from timm.layers import DropPath, SelectAdaptivePool2d, trunc_normal_
@@ -19,9 +19,9 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.backbone.options import ClassifierOptions
+from a2mamba.backbone.variant import ResidualScaling, Variant
 from a2mamba.layers import (
-    A2SSM,
-    SS2D,
     ChannelAffine,
     ChannelNorm,
     ConvFFN,
@@ -29,7 +29,7 @@ from a2mamba.layers import (
     ResidualDepthwise,
     checkpoint_block,
     keep_memory,
-    may_split,
+    may_chunk,
     over_images,
     rope_table,
 )
@@ -38,26 +38,6 @@ STAGES = 4
 
 MAX_CHUNK_ELEMENTS = 3 * 2**19
 """Numbers of a stage's map that its blocks compute at a time, where a batch may be split."""
-
-ResidualScaling = Literal["none", "layer", "residual"]
-"""What a :class:`ChannelAffine` multiplies: nothing, the branch, or the shortcut."""
-
-
-class Mixer(Protocol):
-    """Makes the token mixer of a block; ``global_tokens`` is given in the last stage only."""
-
-    def __call__(
-        self,
-        channels: int,
-        heads: int,
-        kernel_size: int,
-        global_tokens: int | None = None,
-        *,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> nn.Module:
-        """Return a module that maps ((B, C, H, W), rope) to (B, C, H, W)."""
-        ...
 
 
 def half_size(size: int) -> int:
@@ -78,6 +58,8 @@ class Stem(nn.Module):
     The result has channels-last memory, and the rest of the network keeps it: the attention then reads its heads and
     the scan its tokens without a copy, and on CPUs the convolutions are fastest so.
     """
+
+    conv_norms = tuple((f"conv{i}", f"norm{i}") for i in (1, 2, 3, 4))
 
     def __init__(
         self, in_chans: int, channels: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -105,6 +87,8 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     """A 3 x 3 convolution of stride 2 with BatchNorm, between stages."""
 
+    conv_norms = (("conv", "norm"),)
+
     def __init__(
         self, inputs: int, outputs: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
@@ -118,7 +102,7 @@ class Downsample(nn.Module):
 
 
 class Block(nn.Module):
-    """Positional convolution, token mixer, positional convolution, feed-forward network (SPEC section 3).
+    """Positional convolution, token mixer, positional convolution, feed-forward network (docs/network.md, section 3).
 
     Args:
         channels: C.
@@ -166,6 +150,19 @@ class Block(nn.Module):
         x = self.pos2(x)
         return self.skip2(x) + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
+    def fold(self) -> None:
+        """Fold the affine of every branch into the projection before it, for inference.
+
+        The affine of a shortcut stays, and so does that of a mixer that does not end in a convolution ``proj``.
+        """
+        proj = getattr(self.mixer, "proj", None)
+        if isinstance(proj, nn.Conv2d) and isinstance(self.scale1, ChannelAffine):
+            self.scale1.fold_into(proj)
+            self.scale1 = nn.Identity()
+        if isinstance(self.scale2, ChannelAffine):
+            self.scale2.fold_into(self.mlp.fc2)
+            self.scale2 = nn.Identity()
+
 
 class Stage(nn.Module):
     """Blocks at one resolution, after the downsampling that leads to it.
@@ -185,7 +182,7 @@ class Stage(nn.Module):
         x = self.downsample(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
-        if may_split(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
+        if may_chunk(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):
             return over_images(lambda chunk: self._blocks(chunk, rope), x, MAX_CHUNK_ELEMENTS // x.shape[1:].numel())
         return self._blocks(x, rope)
 
@@ -199,7 +196,7 @@ class Stage(nn.Module):
 
 
 class Head(nn.Module):
-    """conv1x1 -> BatchNorm -> SiLU -> global pool -> linear classifier (SPEC section 2).
+    """conv1x1 -> BatchNorm -> SiLU -> global pool -> linear classifier (docs/network.md, section 2).
 
     Args:
         channels: of the last stage.
@@ -209,6 +206,8 @@ class Head(nn.Module):
         drop_rate: dropout before the classifier.
         device, dtype: of the parameters.
     """
+
+    conv_norms = (("conv", "norm"),)
 
     def __init__(
         self,
@@ -262,89 +261,81 @@ def init_plain(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+@torch.no_grad()
+def init_all(network: nn.Module) -> None:
+    """Set the initial values of everything inside a network: plain ones first, then what layers define themselves.
+
+    A layer does so by a method ``init_weights()``.
+    """
+    network.apply(init_plain)
+    for module in network.modules():
+        define = getattr(module, "init_weights", None)
+        if define is not None and module is not network:
+            define()
+
+
 def _take(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
     """Return which stages are meant, and the last of them, as timm reads indices."""
     return feature_take_indices(stages, indices if indices is None or isinstance(indices, int) else list(indices))
 
 
 class Pyramid(nn.Module):
-    """A four-stage backbone with a classifier, in timm's conventions. Subclasses say which token mixer it has.
+    """A four-stage backbone with a classifier, in timm's conventions.
 
     Args:
-        channels, depths, heads, mlp_ratios, kernel_sizes: one number a stage.
-        scaling, scale_init: residual scaling of every stage and the initial weight of its affines.
-        head_hidden_size: width of the features that the classifier sees.
-        num_classes: 0 leaves the classifier out.
-        in_chans: channels of the input image.
-        img_size: side or (height, width) in pixels that the bias of the last stage's global attention is stored for;
-            images of any size can be given to the model.
-        global_pool: timm pooling type of the head, "" for none.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        device, dtype: of the parameters.
+        variant: mixer and sizes.
+        options: what else can be chosen.
+
+    Raises:
+        ValueError: if sizes do not fit together.
     """
 
-    mixer: ClassVar[Mixer]
-    """Makes the token mixer of every block."""
-
-    def __init__(
-        self,
-        *,
-        channels: Sequence[int],
-        depths: Sequence[int],
-        heads: Sequence[int],
-        mlp_ratios: Sequence[float],
-        kernel_sizes: Sequence[int] = (11, 9, 7, 7),
-        scaling: Sequence[ResidualScaling] = ("none", "none", "none", "none"),
-        scale_init: Sequence[float] = (1, 1, 1, 1),
-        head_hidden_size: int = 1024,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        img_size: int | Sequence[int] = 224,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, variant: Variant, options: ClassifierOptions | None = None) -> None:
         super().__init__()
-        image = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if len(image) != 2 or min(image) < 1:
-            raise ValueError(f"img_size must be one positive integer or two, got {img_size}")
-        if num_classes < 0 or in_chans < 1:
-            raise ValueError(f"num_classes must be >= 0 and in_chans >= 1, got {num_classes} and {in_chans}")
+        options = options or ClassifierOptions()
+        channels, heads = variant.channels, variant.heads
+        device = None if options.device is None else torch.device(options.device)
+        dtype = options.dtype
         last = STAGES - 1
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
+        drop_paths = torch.linspace(0, options.drop_path_rate, sum(variant.depths), device="cpu")
+        image = options.image_size
 
-        self.num_classes = num_classes
-        self.in_chans = in_chans
+        self.variant = variant
+        self.num_classes = options.num_classes
+        self.in_chans = options.in_chans
         self.channels = tuple(channels)
         self.num_features = channels[last]
         self.feature_info = [
             {"num_chs": channels[i], "reduction": 4 * 2**i, "module": f"stages.{i}"} for i in range(STAGES)
         ]
-        self.stem = Stem(in_chans, channels[0], device=device, dtype=dtype)
+        self.stem = Stem(options.in_chans, channels[0], device=device, dtype=dtype)
         stages: list[Stage] = []
-        for i in range(STAGES):
+        for i, rates in enumerate(drop_paths.split(list(variant.depths))):
             tokens = final_size(image[0]) * final_size(image[1]) if i == last else None
             blocks = [
                 Block(
                     channels[i],
-                    self.mixer(channels[i], heads[i], kernel_sizes[i], tokens, device=device, dtype=dtype),
-                    int(mlp_ratios[i] * channels[i]),
-                    drop_path=float(drop_path),
-                    scaling=scaling[i],
-                    scale_init=scale_init[i],
+                    variant.mixer(channels[i], heads[i], variant.kernel_sizes[i], tokens, device=device, dtype=dtype),
+                    int(variant.mlp_ratios[i] * channels[i]),
+                    drop_path=float(rate),
+                    scaling=variant.scaling[i],
+                    scale_init=variant.scale_init[i],
                     device=device,
                     dtype=dtype,
                 )
-                for drop_path in drop_paths[i]
+                for rate in rates
             ]
             downsample = Downsample(channels[i - 1], channels[i], device=device, dtype=dtype) if i else nn.Identity()
             stages.append(Stage(downsample, blocks, channels[i] // heads[i]))
         self.stages = nn.Sequential(*stages)
         self.head: Head | None = Head(
-            channels[last], head_hidden_size, num_classes, global_pool, drop_rate, device=device, dtype=dtype
+            channels[last],
+            variant.head_hidden_size,
+            options.num_classes,
+            options.global_pool,
+            options.drop_rate,
+            device=device,
+            dtype=dtype,
         )
         self.init_weights()
 
@@ -361,11 +352,8 @@ class Pyramid(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Set all initial values (SPEC section 6): plain ones first, then what modules define themselves."""
-        self.apply(init_plain)
-        for module in self.modules():
-            if isinstance(module, (A2SSM, SS2D)):
-                module.reset_parameters()
+        """Set all initial values (docs/network.md, section 9)."""
+        init_all(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, S, S') -> the last stage's map (B, C, ceil(S / 32), ceil(S' / 32))."""
@@ -468,10 +456,10 @@ class Pyramid(nn.Module):
         """Return the names of parameters that weight decay should leave alone, beside vectors and biases.
 
         Args:
-            original: False: A_log and D of every scan, as the authors mark them (SPEC section 7). True: what their
-                optimizer really spared, which does not read those marks: every released tensor of one axis or none.
-                A_log, position biases and the weights of residual scales have more, and are decayed. Build parameter
-                groups from this set alone then, without a rule for vectors.
+            original: False: A_log and D of every scan, as the authors mark them (docs/network.md, section 10). True:
+                what their optimizer really spared, which does not read those marks: every released tensor of at most
+                one axis. A_log, position biases and the weights of residual scales have more, and are decayed. Build
+                parameter groups from this set alone then, without a rule for vectors.
         """
         names = {name for name, _ in self.named_parameters()}
         if not original:

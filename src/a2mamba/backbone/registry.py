@@ -1,4 +1,4 @@
-"""What the variants share in timm's registry: the builder call and the form of a weight record."""
+"""Making variants known by name, to us and to timm: the builder call and the form of a weight record."""
 
 from __future__ import annotations
 
@@ -6,43 +6,78 @@ import argparse
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from a2mamba.backbone.checkpoint import checkpoint_filter
+from a2mamba.backbone.options import ClassifierOptions
 from a2mamba.backbone.pyramid import Pyramid
+from a2mamba.backbone.variant import Variant
 
 PyramidT = TypeVar("PyramidT", bound=Pyramid)
 
-BUILDER_OPTIONS = (
-    "cache_dir",
-    "features_only",
-    "out_indices",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "pretrained_strict",
-    "scriptable",
-)
-"""Keywords that timm's builder takes out before the model's own."""
+REGISTERED: dict[str, Variant] = {}
+"""Every registered backbone, in the order of registration."""
+
+_DEFAULTS = [p.name for p in inspect.signature(build_model_with_cfg).parameters.values() if p.default is not p.empty]
+BUILDER_OPTIONS = ("features_only", "out_indices", "scriptable", *_DEFAULTS)
+"""Keywords that timm's builder takes out before the model's own; newer ones have more."""
 
 
 class WeightsUnavailableError(RuntimeError):
     """Pretrained weights could not be downloaded."""
 
 
-def pretrained_cfg(*, crop_pct: float, hub: tuple[str, str] | None) -> dict[str, Any]:
-    """Return timm's record of preprocessing and, where released, of weights (hub repository, file name)."""
+def register(family: type[Pyramid], variants: Mapping[str, Variant]) -> None:
+    """Make backbones known by their names, to ``a2mamba.create_model`` and to timm.
+
+    The module of ``family`` gets a function of each name and timm's ``default_cfgs``, as timm's own model files have.
+
+    Raises:
+        ValueError: for a name that is taken.
+    """
+    module = sys.modules[family.__module__]
+    for name, variant in variants.items():
+        if name in REGISTERED:
+            raise ValueError(f"a backbone called {name!r} exists; choose another name")
+        REGISTERED[name] = variant
+        entry = _entry(family, name, variant)
+        setattr(module, name, entry)
+        tagged = name if variant.weights is None else f"{name}.in1k"
+        configurations = generate_default_cfgs({tagged: _pretrained_cfg(variant)})
+        module.__dict__.setdefault("default_cfgs", {}).update(configurations)
+        register_model(entry)
+
+
+def _entry(family: type[PyramidT], name: str, variant: Variant) -> Callable[..., PyramidT]:
+    """Return the function that timm calls to make a backbone."""
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> PyramidT:
+        return _build(family, name, variant, pretrained, kwargs)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__module__ = family.__module__
+    entry.__doc__ = (
+        f"Make the {family.__name__} called {name}: timm's entry; a2mamba.create_model documents the options."
+    )
+    return entry
+
+
+def _pretrained_cfg(variant: Variant) -> dict[str, Any]:
+    """Return timm's record of preprocessing and, where released, of weights."""
     record: dict[str, Any] = {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
-        "crop_pct": crop_pct,
+        "crop_pct": variant.crop_pct,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -50,8 +85,8 @@ def pretrained_cfg(*, crop_pct: float, hub: tuple[str, str] | None) -> dict[str,
         "classifier": "head.fc",
         "paper_ids": "arXiv:2507.16624",
     }
-    if hub is not None:
-        repository, filename = hub
+    if variant.weights is not None:
+        repository, filename = variant.weights
         # The authors state no license for their weights.
         record |= {"hf_hub_id": repository, "hf_hub_filename": filename, "license": "unknown"}
     return record
@@ -69,8 +104,8 @@ def _quiet_hub() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def build(
-    model: type[PyramidT], name: str, pretrained: bool, variant: dict[str, Any], arguments: dict[str, Any]
+def _build(
+    family: type[PyramidT], name: str, variant: Variant, pretrained: bool, arguments: dict[str, Any]
 ) -> PyramidT:
     """Build a variant through timm's builder, which loads weights and wraps feature extractors.
 
@@ -78,22 +113,28 @@ def build(
         ValueError: for an unknown keyword, naming the nearest valid one.
         WeightsUnavailableError: if weights are asked for and cannot be downloaded.
     """
-    known = [p for p in inspect.signature(model).parameters if p != "self"] + list(BUILDER_OPTIONS)
+    sizes = {field.name for field in fields(Variant)}
+    known = [*sizes, *(field.name for field in fields(ClassifierOptions)), *BUILDER_OPTIONS]
     for key in arguments:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid options: {', '.join(sorted(known))}"
             raise ValueError(f"{name}: unknown option {key!r}; {hint}")
+    design = replace(variant, **{key: value for key, value in arguments.items() if key in sizes})
+
+    def construct(**options: Any) -> PyramidT:
+        return family(design, ClassifierOptions(**options))
+
     try:
         # Training checkpoints of timm hold their command line as a Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]), _quiet_hub():
             return build_model_with_cfg(
-                model,
+                construct,
                 name,
                 pretrained,
                 pretrained_filter_fn=checkpoint_filter,
                 feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-                **{**variant, **arguments},
+                **{key: value for key, value in arguments.items() if key not in sizes},
             )
     except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise WeightsUnavailableError(

@@ -7,8 +7,7 @@ second copy of the position bias that both attention branches share. Both are ch
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from a2mamba.backbone.fusion import is_fused
 from a2mamba.backbone.pyramid import Pyramid
-from a2mamba.layers import MASS, rope_frequencies
+from a2mamba.backbone.rules import CHANNEL, KERNEL, SAME, ReleasedNames, Reshape, Rule, by_rules
+from a2mamba.layers import rope_frequencies
 
 StateDict = dict[str, Tensor]
 
@@ -26,59 +26,7 @@ class CheckpointError(ValueError):
     """A checkpoint does not fit: one line that says what was found and what was expected."""
 
 
-@dataclass(frozen=True)
-class Reshape:
-    """Our shape of a tensor to the released one, and back; ``rank`` is the number of axes of the released one."""
-
-    there: Callable[[Tensor], Tensor]
-    back: Callable[[Tensor], Tensor]
-    rank: int | None = None
-
-
-SAME = Reshape(lambda t: t, lambda t: t)
-KERNEL = Reshape(lambda t: t[:, :, None, None], lambda t: t.flatten(1), rank=4)
-MATRIX = Reshape(lambda t: t.flatten(1), lambda t: t[:, :, None, None], rank=2)
-COLUMN = Reshape(lambda t: t[:, None], lambda t: t.flatten(), rank=2)
-CHANNEL = Reshape(lambda t: t[:, None, None, None], lambda t: t.flatten(), rank=4)
-PICTURE = Reshape(lambda t: t[None], lambda t: t.squeeze(0), rank=4)
-# The four scan directions are an axis of ours, and folded into the first axis of the released tensors.
-FOLDED = Reshape(lambda t: t.flatten(), lambda t: t.unflatten(0, (4, -1)), rank=1)
-FOLDED_COLUMN = Reshape(lambda t: t.flatten()[:, None], lambda t: t.flatten().unflatten(0, (4, -1)), rank=2)
-FOLDED_ROWS = Reshape(lambda t: t.flatten(0, 1)[..., None], lambda t: t.squeeze(-1).unflatten(0, (4, -1)), rank=3)
-
-Rule = tuple[str, str | tuple[str, ...], Reshape]
-
-ReleasedNames = dict[str, tuple[tuple[str, ...], Reshape]]
-"""Our name of a tensor -> its released name(s) and the change of shape that leads there."""
-
-# Our name inside a block (a pattern for its beginning) -> released name(s) there, and the change of shape.
-MASS_RULES: tuple[Rule, ...] = (
-    (r"mixer\.gate\.", "token_mixer.gate.0.", SAME),
-    (r"mixer\.gate_norm\.", "token_mixer.gate.1.", SAME),
-    (r"mixer\.proj_norm\.", "token_mixer.proj.0.", SAME),
-    (r"mixer\.proj\.", "token_mixer.proj.1.", SAME),
-    (r"mixer\.bias$", ("token_mixer.rpb.0", "token_mixer.rpb.1"), SAME),
-    (r"mixer\.global_attention\.bias$", "token_mixer.rpb.2", PICTURE),
-    (r"mixer\.ssm\.conv\.", "token_mixer.ssm.conv2d.", SAME),
-    (r"mixer\.ssm\.x_proj\.weight$", "token_mixer.ssm.x_proj_weight", SAME),
-    (r"mixer\.ssm\.dt_proj\.weight$", "token_mixer.ssm.dt_projs_weight", SAME),
-    (r"mixer\.ssm\.dt_proj\.bias$", "token_mixer.ssm.dt_projs_bias", SAME),
-    (r"mixer\.ssm\.A_log$", "token_mixer.ssm.A_logs", COLUMN),
-    (r"mixer\.ssm\.D$", "token_mixer.ssm.Ds", SAME),
-    (r"mixer\.ssm\.head_mix\.weight$", "token_mixer.ssm.state_fusion.weight", KERNEL),
-    (r"mixer\.ssm\.head_mix\.bias$", "token_mixer.ssm.state_fusion.bias", SAME),
-)
-LASS_RULES: tuple[Rule, ...] = (
-    (r"mixer\.conv\.", "token_mixer.dwconv.0.", SAME),
-    (r"mixer\.conv_norm\.", "token_mixer.dwconv.1.", SAME),
-    (r"mixer\.bias$", "token_mixer.rpb.0", SAME),
-    (r"mixer\.global_attention\.bias$", "token_mixer.rpb.1", SAME),
-    (r"mixer\.ssm\.x_proj_weight$", "token_mixer.ssm.x_proj_weight", FOLDED_ROWS),
-    (r"mixer\.ssm\.dt_proj_weight$", "token_mixer.ssm.dt_projs_weight", SAME),
-    (r"mixer\.ssm\.dt_proj_bias$", "token_mixer.ssm.dt_projs_bias", SAME),
-    (r"mixer\.ssm\.A_log$", "token_mixer.ssm.A_logs", FOLDED_COLUMN),
-    (r"mixer\.ssm\.D$", "token_mixer.ssm.Ds", FOLDED),
-)
+# Our name inside a block (a pattern for its beginning) -> the released name there, and the change of shape.
 BLOCK_RULES: tuple[Rule, ...] = (
     (r"pos([12])\.", r"cpe\1.", SAME),
     (r"(?:scale|skip)([12])\.weight$", r"layer_scale\1.weight", CHANNEL),
@@ -101,11 +49,14 @@ class Layout:
         """Return the layout of a backbone's files.
 
         Raises:
-            CheckpointError: if the model was fused, so that its weights are not those of a file.
+            CheckpointError: if the model was fused, so that its weights are not those of a file, or if its variant has
+                no weight table.
         """
         if is_fused(model):
             raise CheckpointError("a fused model has no released layout; convert the model that it was made from")
-        mixers = MASS_RULES if any(isinstance(m, MASS) for m in model.modules()) else LASS_RULES
+        mixers = model.variant.released_mixer
+        if mixers is None:
+            raise CheckpointError("no weights of this backbone were released, so there is no layout of theirs")
         names = list(model.state_dict())
         if model.head is not None and "head.fc.weight" not in names:
             # A model without a classifier still has to know the names of one that it leaves out.
@@ -146,19 +97,6 @@ def layout_of(model: nn.Module) -> Layout:
     raise CheckpointError(f"{type(model).__name__} has no released layout; expected a backbone of ours, or a SegMAN")
 
 
-def names_by_rules(names: Iterable[str], rules: tuple[Rule, ...]) -> ReleasedNames:
-    """Return the released name(s) and the change of shape of every name, by the first rule that matches it."""
-    return {name: _by_rules(name, rules) for name in names}
-
-
-def _by_rules(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:
-    for pattern, replacement, reshape in rules:
-        if re.match(pattern, name):
-            targets = (replacement,) if isinstance(replacement, str) else replacement
-            return tuple(re.sub(f"^(?:{pattern})", target, name, count=1) for target in targets), reshape
-    raise AssertionError(f"no rule for {name}")
-
-
 def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Reshape]:
     part, second, *rest = name.split(".")
     leaf = rest[-1]
@@ -171,7 +109,7 @@ def _released(name: str, rules: tuple[Rule, ...]) -> tuple[tuple[str, ...], Resh
     stage = int(second)
     if rest[0] == "downsample":
         return (f"layers.{2 * stage - 1}.{('conv', 'norm').index(rest[1])}.{leaf}",), SAME
-    targets, reshape = _by_rules(".".join(rest[2:]), rules)
+    targets, reshape = by_rules(".".join(rest[2:]), rules)
     return tuple(f"layers.{2 * stage}.blocks.{rest[1]}.{target}" for target in targets), reshape
 
 

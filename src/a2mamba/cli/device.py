@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device to a command."""
@@ -16,13 +14,6 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def choose_device(name: str) -> str:
     """Return the device that --device means; ValueError if it does not exist here."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # the meta device holds no values, so that nothing can be computed on it
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
-    return name
+    from a2mamba.engine.device import choose_device
+
+    return choose_device(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from a2mamba.cli.train import add_run_options, perform, resume_mode
+from a2mamba.cli.train import add_run_options, perform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.scratch and arguments.checkpoint is not None:
         raise ValueError("--scratch and --checkpoint exclude each other; give one of them")
-    resume = resume_mode(arguments)
     if arguments.epochs is not None and arguments.epochs < 1:
         raise ValueError(f"--epochs {arguments.epochs}: expected 1 or more")
     wishes = Wishes(arguments.model, arguments.checkpoint, arguments.scratch, arguments.epochs)
     choice = choose_run(arguments.dir, wishes, device=choose_device(arguments.device))
     config, notes = override(choice.run, arguments.overrides)
     arguments.out = arguments.out or Path("runs") / f"fit-{arguments.dir.resolve().name}"
-    return perform(config, arguments, recipe=choice.recipe, resume=resume, notes=[*choice.lines(), *notes])
+    return perform(config, arguments, recipe=choice.recipe, notes=[*choice.lines(), *notes])

@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Count a model; nothing is computed or downloaded."""
-    from a2mamba.cli.names import task_of
+    from a2mamba.tasks import task_of_network
 
-    task = task_of(arguments.name)
+    task = task_of_network(arguments.name).name
     given = arguments.size or {"classification": [224], "segmentation": [512], "detection": [800, 1280]}[task]
     size = given * 2 if len(given) == 1 else given
     if len(size) != 2 or min(size) < 1:

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": "train a recipe",
     "fit": "look at a folder of images, choose a recipe, train",
     "eval": "evaluate a checkpoint on a recipe's data",
-    "predict": "classify images",
+    "predict": "classify, segment or find objects in images",
     "bench": "speed and memory of models, timm's beside ours in one run",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
 }
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 where training failed; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM and 75 at a time limit, all three
     with the run saved where one was under way.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _with_resume_mode(sys.argv[1:] if argv is None else argv)
     arguments = _parse(_parser(argv), argv)
     try:
         return importlib.import_module(f"a2mamba.cli.{arguments.command}").run(arguments)
@@ -80,6 +80,17 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
         parser.prog = f"{parser.prog} {arguments.command}"
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def _with_resume_mode(argv: Sequence[str]) -> list[str]:
+    """Give every `--resume` its value: of an optional one argparse takes whatever word follows, a recipe say."""
+    words: list[str] = []
+    for word in argv:
+        if word == "auto" and words[-1:] == ["--resume=require"]:
+            words[-1] = "--resume=auto"
+        else:
+            words.append("--resume=require" if word == "--resume" else word)
+    return words
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -5,20 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Sized(Protocol[T_co]):
-    """What `track` takes: a loader, a list."""
-
-    def __iter__(self) -> Iterator[T_co]: ...
-
-    def __len__(self) -> int: ...
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -41,7 +32,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False).print(table)
 
 
-def track(items: Sized[T], description: str) -> Iterator[T]:
+def track(items: Iterable[T], description: str, *, total: int) -> Iterator[T]:
     """Yield the items; where stderr is a terminal, a bar shows how many are done and the time that is left."""
     if not sys.stderr.isatty():
         yield from items
@@ -51,7 +42,7 @@ def track(items: Sized[T], description: str) -> Iterator[T]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, total=len(items), description=description)
+        yield from progress.track(items, total=total, description=description)
 
 
 def say(text: str) -> None:

@@ -13,9 +13,7 @@ from a2mamba.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from a2mamba.engine import Trainer
-    from a2mamba.recipes.dry_run import Rehearsal
-    from a2mamba.recipes.trained import AnyRun
-    from a2mamba.recipes.training import Resume
+    from a2mamba.recipes import AnyRun, DryRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "          a2mamba train finetune data.root=photos model.name=a2mamba_nano\n"
         "          a2mamba train in1k_tiny data.root=/data/imagenet --dry-run\n"
         "          a2mamba train segman_v2_tiny_ade20k data.root=/data/ade20k model.pretrained_backbone=true\n"
-        "          torchrun --nproc-per-node 8 -m a2mamba.cli.main train in1k_tiny data.root=/data/imagenet"
+        "          torchrun --nproc-per-node 8 -m a2mamba train in1k_tiny data.root=/data/imagenet"
     )
     parser.epilog = "\n".join(["Recipes:", *lines, "", examples])
     parser.add_argument("recipe", help="one of the recipes below")
@@ -44,7 +42,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the run (default runs/RECIPE)")
     parser.add_argument(
         "--resume",
-        action="store_true",
+        choices=("require", "auto"),
+        default="never",
         help="go on from the newest checkpoint in the folder; --resume auto: begin where there is none",
     )
     parser.add_argument("--max-minutes", type=float, metavar="M", help="save and stop after so many minutes")
@@ -56,38 +55,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; results on stdout, progress on stderr."""
-    from a2mamba.recipes import make_run, module_of
+    from a2mamba.recipes import make_run
     from a2mamba.recipes.batches import override
     from a2mamba.recipes.overrides import describe_fields
+    from a2mamba.tasks import task_of
 
-    resume = resume_mode(arguments)
     config = make_run(arguments.recipe, paper=arguments.paper)
-    config, notes = override(module_of(config).debug(config) if arguments.small else config, arguments.overrides)
+    config, notes = override(task_of(config).debug(config) if arguments.small else config, arguments.overrides)
     if arguments.keys:
         fields = [(f.key, f.type, str(f.value), f.doc) for f in describe_fields(config)]
         print_table(("key", "type", "value", "meaning"), fields)
         return 0
-    return perform(config, arguments, recipe=arguments.recipe, resume=resume, notes=notes)
+    return perform(config, arguments, recipe=arguments.recipe, notes=notes)
 
 
-def resume_mode(arguments: argparse.Namespace) -> Resume:
-    """What --resume means; the word auto behind it is taken out of the key=value words.
-
-    An option with an optional value would swallow the word that follows it: a key=value, or the recipe.
-    """
-    if not arguments.resume:
-        return "never"
-    if "auto" in arguments.overrides:
-        arguments.overrides.remove("auto")
-        return "auto"
-    return "require"
-
-
-def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, resume: Resume, notes: Sequence[str]) -> int:
-    """Train a resolved run, or rehearse it: what `train` and `fit` share."""
+def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, notes: Sequence[str]) -> int:
+    """Train a resolved run, or say what it would cost: what `train` and `fit` share."""
     from a2mamba.cli.summary import write_summary
     from a2mamba.engine.distributed import is_main_process, process_group
-    from a2mamba.recipes import rehearse, train
+    from a2mamba.recipes import dry_run, train
 
     output = arguments.out or Path("runs") / recipe
     with process_group(choose_device(arguments.device)) as device:
@@ -95,16 +81,16 @@ def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, resum
             for note in notes:
                 say(note)
         if arguments.dry_run:
-            rehearsal = rehearse(config, device=device)
+            found = dry_run(config, device=device)
             if is_main_process():
-                _show_rehearsal(config, rehearsal, recipe=recipe, device=device, as_json=arguments.json)
+                _show_dry_run(config, found, recipe=recipe, device=device, as_json=arguments.json)
             return 0
         try:
             trainer = train(
                 config,
                 output,
                 recipe=recipe,
-                resume=resume,
+                resume=arguments.resume,
                 max_minutes=arguments.max_minutes,
                 device=device,
                 quiet=arguments.quiet,
@@ -130,24 +116,24 @@ def _show_result(trainer: Trainer, output: Path, *, recipe: str, page: Path | No
         )
     if page is not None:
         say(f"curves: {page}")
-    say(f"evaluate with: a2mamba eval {recipe} --checkpoint {output / 'checkpoints' / 'best.pt'}")
+    say(f"evaluate with: a2mamba eval --checkpoint {output / 'checkpoints' / 'best.pt'}")
 
 
-def _show_rehearsal(config: AnyRun, rehearsal: Rehearsal, *, recipe: str, device: str, as_json: bool) -> None:
+def _show_dry_run(config: AnyRun, found: DryRun, *, recipe: str, device: str, as_json: bool) -> None:
     from a2mamba.engine import world_size
     from a2mamba.recipes.dry_run import duration, total_parameters
     from a2mamba.recipes.overrides import describe_fields, to_json
 
     if as_json:
-        print_json({"recipe": recipe, "config": json.loads(to_json(config)), "device": device, **rehearsal.to_dict()})
+        print_json({"recipe": recipe, "config": json.loads(to_json(config)), "device": device, **found.to_dict()})
         return
     print_table(("key", "value"), [(f.key, str(f.value)) for f in describe_fields(config)], title=f"recipe {recipe}")
     print_table(
         ("group", "tensors", "parameters", "weight decay", "peak lr"),
-        [(g.name, g.tensors, g.parameters, f"{g.weight_decay:g}", f"{g.lr:g}") for g in rehearsal.groups],
-        title=f"{total_parameters(rehearsal.groups):,} parameters",
+        [(g.name, g.tensors, g.parameters, f"{g.weight_decay:g}", f"{g.lr:g}") for g in found.groups],
+        title=f"{total_parameters(found.groups):,} parameters",
     )
-    plan, length, cost = rehearsal.plan, rehearsal.length, rehearsal.cost
+    plan, length, cost = found.plan, found.length, found.cost
     rows = [
         ("training images", f"{length.samples:,}"),
         (
@@ -165,5 +151,5 @@ def _show_rehearsal(config: AnyRun, rehearsal: Rehearsal, *, recipe: str, device
             ("time of the run", f"{duration(cost.seconds_per_step * length.steps)}, without loading and evaluation"),
         ]
     print_table(("what", "how much"), rows)
-    for note in rehearsal.notes:
+    for note in found.notes:
         say(note)

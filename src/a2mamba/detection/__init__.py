@@ -2,7 +2,7 @@
 
 from a2mamba.detection.config import DetectorConfig, RoIConfig, RPNConfig
 from a2mamba.detection.detector import Detector
-from a2mamba.detection.factory import create_detector, detector_config, list_detectors
+from a2mamba.detection.factory import DetectorOptions, create_detector, detector_config, list_detectors
 from a2mamba.detection.flops import DummyForward, parameters_by_module
 from a2mamba.detection.from_torchvision import from_torchvision
 from a2mamba.detection.masks import iter_masks, paste_masks
@@ -10,6 +10,7 @@ from a2mamba.detection.masks import iter_masks, paste_masks
 __all__ = [
     "Detector",
     "DetectorConfig",
+    "DetectorOptions",
     "DummyForward",
     "RPNConfig",
     "RoIConfig",

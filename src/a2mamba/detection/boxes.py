@@ -17,7 +17,7 @@ DELTA_LIMIT = math.log(1000 / 16)
 NEGATIVE = -1
 """Match of a box that overlaps no object enough: background."""
 IGNORED = -2
-"""Match of a box between the thresholds: nothing is learnt from it."""
+"""Match of a box between the thresholds: nothing is learned from it."""
 
 MATCH_CHUNK = 2**24
 """Pairs of (object, box) whose overlap is held at a time."""

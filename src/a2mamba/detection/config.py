@@ -220,6 +220,8 @@ class DetectorConfig:
     """channels of the feature pyramid"""
     fpn_init: Literal["xavier", "kaiming"] = "xavier"
     """initial weights of the pyramid: Xavier-uniform, or torchvision's Kaiming-uniform with a = 1"""
+    masks: bool = True
+    """find masks too; without them there are no mask heads, targets need none, and results have none"""
     paste: Literal["grid", "box"] = "grid"
     """masks are sampled at the image's pixel centers, or resized to an integer box, as torchvision does"""
     rpn: RPNConfig = field(default_factory=RPNConfig)

@@ -33,7 +33,7 @@ UNDECAYED_OF_OURS = re.compile(r"stages\.\d+\.blocks\.\d+\.(norm1|norm2|mixer\.n
 
 
 class Detector(nn.Module):
-    """Finds objects, their boxes and their masks, by torchvision's contract.
+    """Finds objects, their boxes and, unless ``config.masks`` is off, their masks, by torchvision's contract.
 
     In training it maps images and targets to a dictionary of losses, in evaluation images to detections. Labels are
     1 to ``num_classes`` on the outside, as in torchvision, where 0 is the background. Inside, classes are 0 to
@@ -65,7 +65,7 @@ class Detector(nn.Module):
             config.rpn,
             clamp_both_sides=config.roi.clamp_both_sides,
         )
-        self.roi_heads = RoIHeads(config.fpn_width, num_classes, strides, config.roi)
+        self.roi_heads = RoIHeads(config.fpn_width, num_classes, strides, config.roi, masks=config.masks)
         if config.freeze_backbone_norm:
             for norm in self._backbone_norms():
                 norm.requires_grad_(False)
@@ -79,7 +79,8 @@ class Detector(nn.Module):
         Args:
             images: (3, h, w) each, RGB in [0, 1], of any sizes.
             targets: for training, of each image: boxes (N, 4) float, x1 < x2 and y1 < y2 in pixels; labels (N,) int64
-                from 1 to ``num_classes``; masks (N, h, w) uint8 or bool. N may be 0. Not read in evaluation.
+                from 1 to ``num_classes``; with ``config.masks``, masks (N, h, w) uint8 or bool. N may be 0. Not read in
+                evaluation.
             paste: in evaluation, put the masks in their places in the image. That takes 4 h w bytes a detection;
                 ``paste=False`` leaves them in the cells of their boxes, for
                 :func:`~a2mamba.detection.masks.iter_masks` or
@@ -87,16 +88,16 @@ class Detector(nn.Module):
 
         Returns:
             In training, float32 scalars: "loss_objectness", "loss_rpn_box_reg", and of each stage "loss_classifier",
-            "loss_box_reg" and "loss_mask"; their sum is to be minimized. In evaluation, for each image, best first:
-            boxes (D, 4) in pixels of the image as it was given, labels (D,) int64, scores (D,), and masks: float32
-            probabilities (D, 1, h, w), or (D, 1, S, S) without ``paste``.
+            "loss_box_reg" and, with ``config.masks``, "loss_mask"; their sum is to be minimized. In evaluation, for
+            each image, best first: boxes (D, 4) in pixels of the image as it was given, labels (D,) int64, scores (D,),
+            and with ``config.masks`` masks: float32 probabilities (D, 1, h, w), or (D, 1, S, S) without ``paste``.
 
         Raises:
             ValueError: for images and targets of another form; the message names the image.
         """
         check_images(images, len(self.config.image_mean))
         if self.training:
-            check_targets(images, targets, self.num_classes)
+            check_targets(images, targets, self.num_classes, masks=self.config.masks)
         batch, resized_targets = self.preprocess(list(images), list(targets) if self.training and targets else None)
         levels = self.levels(batch.tensors)
         if self.training:
@@ -160,7 +161,7 @@ class Detector(nn.Module):
         for detection, image, size in zip(detections, images, batch.image_sizes, strict=True):
             original = (image.shape[-2], image.shape[-1])
             detection["boxes"] = resize_boxes(detection["boxes"], size, original)
-            if paste:
+            if paste and self.config.masks:
                 detection["masks"] = paste_masks(
                     detection["masks"], detection["boxes"], original, paste=self.config.paste
                 )

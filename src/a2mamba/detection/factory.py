@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from a2mamba.backbone import create_model, list_models, load_checkpoint
+from a2mamba.backbone import BackboneOptions, create_model, list_models, load_checkpoint
+from a2mamba.backbone.options import takes
 from a2mamba.detection.config import DetectorConfig
 from a2mamba.detection.detector import Detector
 
@@ -37,53 +37,60 @@ def detector_config(name: str) -> DetectorConfig:
     return replace(config, min_size=128, max_size=256, roi=replace(config.roi, mask_convs=1))
 
 
-def create_detector(
-    name: str,
-    *,
-    num_classes: int,
-    backbone_checkpoint: str | os.PathLike[str] | None = None,
-    pretrained_backbone: bool = False,
-    drop_path_rate: float = 0.0,
-    img_size: int | Sequence[int] = 224,
-    config: DetectorConfig | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Detector:
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(BackboneOptions):
+    """What ``create_detector`` can be asked for."""
+
+    num_classes: int
+    """without the background"""
+    backbone_checkpoint: str | os.PathLike[str] | None = None
+    """weights of the backbone, or of a classifier on it"""
+    pretrained_backbone: bool = False
+    """download the released weights of the backbone"""
+    config: DetectorConfig | None = None
+    """numbers of the detector; those of the name by default (:func:`detector_config`)"""
+    masks: bool | None = None
+    """False: boxes alone, without mask heads; by default as ``config`` says"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrained_backbone and self.backbone_checkpoint is not None:
+            raise ValueError(
+                "pretrained_backbone=True and backbone_checkpoint=... exclude each other; give one of them"
+            )
+
+
+@takes(DetectorOptions)
+def create_detector(name: str, options: DetectorOptions) -> Detector:
     """Make a detector on an A2Mamba backbone, which has no classifier.
 
     Args:
         name: one of :func:`list_detectors`.
-        num_classes: number of classes without the background; labels are 1 to ``num_classes``.
-        backbone_checkpoint: weights for the backbone, see :func:`a2mamba.load_checkpoint`.
-        pretrained_backbone: download the released weights for the backbone.
-        drop_path_rate: stochastic depth of the backbone's last block.
-        img_size: side or (height, width) in pixels for which the bias of the backbone's global attention is stored; it
-            is resized to whatever comes. Released weights have 224.
-        config: numbers of the detector; those of the name by default (:func:`detector_config`).
-        device, dtype: where and in which precision the parameters are made; "meta" makes none.
+        options: the fields of :class:`DetectorOptions`, each as a keyword: ``num_classes=80``.
+
+    Returns:
+        The detector, in training mode; :meth:`Detector.forward` says what it computes.
 
     Raises:
-        ValueError: for an unknown name, naming the nearest, or arguments that exclude each other.
+        ValueError: for an unknown name, naming the nearest, or options out of range or that exclude each other.
         WeightsUnavailableError: if ``pretrained_backbone`` weights cannot be downloaded.
         CheckpointError: if ``backbone_checkpoint`` does not fit.
     """
-    standard = detector_config(name)
-    if pretrained_backbone and backbone_checkpoint is not None:
-        raise ValueError("pretrained_backbone=True and backbone_checkpoint=... exclude each other; give one of them")
-    backbone = create_model(
-        _parts(name)[1],
-        pretrained=pretrained_backbone,
-        img_size=img_size,
-        drop_path_rate=drop_path_rate,
-        device=device,
-        dtype=dtype,
-    )
+    config = options.config or detector_config(name)
+    if options.masks is not None:
+        config = replace(config, masks=options.masks)
+    if len(config.image_mean) != options.in_chans:
+        raise ValueError(
+            f"in_chans={options.in_chans}, and image_mean={config.image_mean} in the detector's config: expected a "
+            "mean and a std for each channel"
+        )
+    backbone = create_model(_parts(name)[1], pretrained=options.pretrained_backbone, **options.of_backbone())
     backbone.prune_intermediate_layers(len(backbone.stages), prune_head=True)
-    if backbone_checkpoint is not None:
-        load_checkpoint(backbone, backbone_checkpoint)
-    with torch.device(device if device is not None else torch.get_default_device()):
-        detector = Detector(backbone, num_classes=num_classes, config=config or standard)
-    return detector if dtype is None else detector.to(dtype)
+    if options.backbone_checkpoint is not None:
+        load_checkpoint(backbone, options.backbone_checkpoint)
+    with torch.device(options.device if options.device is not None else torch.get_default_device()):
+        detector = Detector(backbone, num_classes=options.num_classes, config=config)
+    return detector if options.dtype is None else detector.to(options.dtype)
 
 
 def _parts(name: str) -> tuple[str, str]:

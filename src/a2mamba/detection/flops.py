@@ -37,8 +37,9 @@ class DummyForward(nn.Module):
         for stage in heads.stage_list():
             side = heads.config.box_pool_size
             outputs += stage.box_head(levels[0].new_zeros(batch * self.boxes, width, side, side))
-            side = heads.config.mask_pool_size
-            outputs.append(stage.mask_head(levels[0].new_zeros(batch * self.masks, width, side, side)))
+        side = heads.config.mask_pool_size
+        for mask_head in heads.mask_heads():
+            outputs.append(mask_head(levels[0].new_zeros(batch * self.masks, width, side, side)))
         return outputs
 
 
@@ -50,6 +51,6 @@ def parameters_by_module(detector: Detector) -> dict[str, int]:
         "fpn": [detector.fpn],
         "rpn": [detector.rpn],
         "box_heads": [stage.box_head for stage in stages],
-        "mask_heads": [stage.mask_head for stage in stages],
+        "mask_heads": list(detector.roi_heads.mask_heads()),
     }
     return {name: sum(p.numel() for m in parts for p in m.parameters()) for name, parts in modules.items()}

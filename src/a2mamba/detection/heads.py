@@ -85,6 +85,11 @@ class BoxHead(nn.Module):
         self.box_deltas = nn.Linear(inputs, 4 * num_classes)
         self._init_weights()
 
+    @property
+    def conv_norms(self) -> tuple[tuple[str, str], ...]:
+        """The convolutions and the norms behind them, by name: what inference can fold."""
+        return tuple((f"convs.{i}", f"norms.{i}") for i in range(len(self.convs)))
+
     def _init_weights(self) -> None:
         """Kaiming for convolutions, Xavier for hidden layers, small normal numbers for the outputs, zero biases."""
         for module in (*self.convs, *self.fcs):

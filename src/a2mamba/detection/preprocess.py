@@ -53,7 +53,8 @@ class Preprocess(GeneralizedRCNNTransform):
         image = F.interpolate(image[None], size=new, mode="bilinear", align_corners=False)[0]
         if target is not None:
             target["boxes"] = resize_boxes(target["boxes"], old, new)
-            target["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].byte()
+            if self.config.masks:
+                target["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].byte()
         return image, target
 
 
@@ -70,27 +71,31 @@ def check_images(images: Sequence[Tensor], channels: int) -> None:
             raise ValueError(f"image {i}: expected floating point in [0, 1], got {image.dtype}; divide by 255")
 
 
-def check_targets(images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None, num_classes: int) -> None:
-    """Raise ValueError, one line that names the image, for targets that cannot be learnt from."""
+def check_targets(
+    images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None, num_classes: int, *, masks: bool
+) -> None:
+    """Raise ValueError, one line that names the image, for targets that cannot be learned from."""
     if targets is None or len(targets) != len(images):
         count = "none" if targets is None else len(targets)
         raise ValueError(f"training needs one target for each of {len(images)} images, got {count}")
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        missing = [name for name in ("boxes", "labels", "masks") if name not in target]
+        missing = [name for name in ("boxes", "labels", *(["masks"] if masks else [])) if name not in target]
         if missing:
-            raise ValueError(f"target {i}: {', '.join(missing)} missing; expected boxes, labels and masks")
-        boxes, labels, masks = target["boxes"], target["labels"], target["masks"]
+            advice = (
+                "boxes, labels and masks; detectors made with masks=False need no masks"
+                if masks
+                else "boxes and labels"
+            )
+            raise ValueError(f"target {i}: {', '.join(missing)} missing; expected {advice}")
+        boxes, labels = target["boxes"], target["labels"]
         if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
             raise ValueError(f"target {i}: boxes must be floating point (N, 4), got {boxes.dtype} {tuple(boxes.shape)}")
         if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
                 f"target {i}: labels must be int64 ({len(boxes)},), got {labels.dtype} {tuple(labels.shape)}"
             )
-        expected = (len(boxes), *image.shape[1:])
-        if masks.shape != expected or masks.dtype not in (torch.uint8, torch.bool):
-            raise ValueError(
-                f"target {i}: masks must be uint8 or bool {tuple(expected)}, got {masks.dtype} {tuple(masks.shape)}"
-            )
+        if masks:
+            _check_masks(i, target["masks"], (len(boxes), *image.shape[1:]))
         bad = ~(boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))
         wrong = (labels < 1) | (labels > num_classes)
         if not (bad | wrong).any():
@@ -102,3 +107,8 @@ def check_targets(images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
                 "x1 < x2 and y1 < y2"
             )
         raise ValueError(f"image {i}: label {j} is {int(labels[j])}; expected 1 to {num_classes}")
+
+
+def _check_masks(i: int, masks: Tensor, expected: tuple[int, ...]) -> None:
+    if masks.shape != expected or masks.dtype not in (torch.uint8, torch.bool):
+        raise ValueError(f"target {i}: masks must be uint8 or bool {expected}, got {masks.dtype} {tuple(masks.shape)}")

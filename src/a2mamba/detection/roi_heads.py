@@ -35,7 +35,7 @@ class Samples:
 
 
 class RoIStage(nn.Module):
-    """A box head, a mask head, and how the stage reads deltas.
+    """A box head, a mask head where masks are wanted, and how the stage reads deltas.
 
     Args:
         channels: of the feature levels.
@@ -44,17 +44,26 @@ class RoIStage(nn.Module):
         iou_threshold: a proposal with at least this IoU is positive.
         stds: units of the deltas.
         weight: of the stage's losses.
+        masks: whether there is a mask head.
     """
 
     def __init__(
-        self, channels: int, num_classes: int, config: RoIConfig, iou_threshold: float, stds: Stds, weight: float
+        self,
+        channels: int,
+        num_classes: int,
+        config: RoIConfig,
+        iou_threshold: float,
+        stds: Stds,
+        weight: float,
+        *,
+        masks: bool,
     ) -> None:
         super().__init__()
         self.iou_threshold = iou_threshold
         self.weight = weight
         self.coder = BoxCoder(stds, clamp_both_sides=config.clamp_both_sides)
         self.box_head = BoxHead(channels, num_classes, config)
-        self.mask_head = MaskHead(channels, num_classes, config)
+        self.mask_head = MaskHead(channels, num_classes, config) if masks else None
 
 
 class RoIHeads(nn.Module):
@@ -70,22 +79,29 @@ class RoIHeads(nn.Module):
         num_classes: K.
         strides: of the levels in pixels, finest first.
         config: numbers.
+        masks: whether the stages have mask heads.
     """
 
-    def __init__(self, channels: int, num_classes: int, strides: Sequence[int], config: RoIConfig) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, strides: Sequence[int], config: RoIConfig, *, masks: bool = True
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
         self.config = config
         self.sampler = BalancedPositiveNegativeSampler(config.batch_per_image, config.positive_fraction)
         self.stages = nn.ModuleList(
-            RoIStage(channels, num_classes, config, iou, stds, weight)
+            RoIStage(channels, num_classes, config, iou, stds, weight, masks=masks)
             for iou, stds, weight in zip(config.iou_thresholds, config.delta_stds, config.stage_weights, strict=True)
         )
 
     def stage_list(self) -> list[RoIStage]:
         """Return the stages."""
         return [stage for stage in self.stages if isinstance(stage, RoIStage)]
+
+    def mask_heads(self) -> list[MaskHead]:
+        """Return the mask heads of the stages; none where boxes alone are found."""
+        return [stage.mask_head for stage in self.stage_list() if stage.mask_head is not None]
 
     def losses(
         self,
@@ -100,11 +116,12 @@ class RoIHeads(nn.Module):
             levels: (B, channels, H_i, W_i), finest first.
             proposals: (P_i, 4) of each image, in pixels of the batch.
             image_sizes: (height, width) of each image in the batch.
-            targets: of each image: boxes (N, 4) float, labels (N,) int64 from 1, masks (N, height, width).
+            targets: of each image: boxes (N, 4) float, labels (N,) int64 from 1, and for mask heads masks
+                (N, height, width).
 
         Returns:
-            "loss_classifier", "loss_box_reg" and "loss_mask", float32 scalars with their weights; the stages of a
-            cascade append "_stage1" and so on.
+            "loss_classifier", "loss_box_reg" and, of mask heads, "loss_mask", float32 scalars with their weights;
+            the stages of a cascade append "_stage1" and so on.
         """
         pool = self._pooling(levels)
         losses = {}
@@ -112,11 +129,11 @@ class RoIHeads(nn.Module):
             samples = self.sample(stage, proposals, targets)
             logits, deltas = stage.box_head(pool(samples.boxes, self.config.box_pool_size))
             classification, box = self._box_losses(stage, logits, deltas, samples, targets)
-            mask = self._mask_loss(stage, pool, samples, targets)
             suffix = f"_stage{i + 1}" if self.config.stages > 1 else ""
             losses[f"loss_classifier{suffix}"] = stage.weight * classification
             losses[f"loss_box_reg{suffix}"] = stage.weight * self.config.box_loss_weight * box
-            losses[f"loss_mask{suffix}"] = stage.weight * mask
+            if stage.mask_head is not None:
+                losses[f"loss_mask{suffix}"] = stage.weight * self._mask_loss(stage, pool, samples, targets)
             if i + 1 < self.config.stages:
                 labels = torch.cat(samples.labels) if self.config.refine_with == "assigned" else None
                 refined = self.refine(stage, samples.boxes, logits, deltas, image_sizes, labels)
@@ -133,7 +150,7 @@ class RoIHeads(nn.Module):
 
         Returns:
             For each image, best first: boxes (D, 4) in pixels of the batch, labels (D,) int64 from 1, scores (D,),
-            and masks (D, 1, S, S), probabilities in the cells of the boxes.
+            and, of mask heads, masks (D, 1, S, S), probabilities in the cells of the boxes.
         """
         pool = self._pooling(levels)
         boxes = list(proposals)
@@ -149,8 +166,11 @@ class RoIHeads(nn.Module):
         detections = [
             self._select(*image) for image in zip(scores.split(counts), decoded.split(counts), image_sizes, strict=True)
         ]
+        heads = self.mask_heads()
+        if not heads:
+            return detections
         found = [detection["boxes"] for detection in detections]
-        masks = self._mask_probabilities(pool, found, torch.cat([d["labels"] for d in detections]) - 1)
+        masks = self._mask_probabilities(heads, pool, found, torch.cat([d["labels"] for d in detections]) - 1)
         for detection, mask in zip(detections, masks.split([len(box) for box in found]), strict=True):
             detection["masks"] = mask
         return detections
@@ -262,6 +282,7 @@ class RoIHeads(nn.Module):
         positive = [label < self.num_classes for label in samples.labels]
         boxes = [box[mask] for box, mask in zip(samples.boxes, positive, strict=True)]
         labels = torch.cat([label[mask] for label, mask in zip(samples.labels, positive, strict=True)])
+        assert stage.mask_head is not None
         logits = stage.mask_head(pool(boxes, self.config.mask_pool_size))
         wanted = torch.cat(
             [
@@ -292,9 +313,11 @@ class RoIHeads(nn.Module):
         keep = batched_nms(boxes, scores, label, self.config.nms_iou)[: self.config.detections_per_image]
         return {"boxes": boxes[keep], "labels": label[keep] + 1, "scores": scores[keep]}
 
-    def _mask_probabilities(self, pool: Pool, boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _mask_probabilities(
+        self, heads: Sequence[MaskHead], pool: Pool, boxes: Sequence[Tensor], labels: Tensor
+    ) -> Tensor:
         """Return (D, 1, S, S): the mean over the stages."""
         features = pool(boxes, self.config.mask_pool_size)
         rows = torch.arange(len(labels), device=labels.device)
-        maps = [stage.mask_head(features)[rows, labels].float().sigmoid() for stage in self.stage_list()]
+        maps = [head(features)[rows, labels].float().sigmoid() for head in heads]
         return torch.stack(maps).mean(dim=0)[:, None]

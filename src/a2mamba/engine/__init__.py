@@ -27,7 +27,7 @@ from a2mamba.engine.optimizer import OptimizerConfig, build_optimizer, parameter
 from a2mamba.engine.precision import Precision, PrecisionName, resolve_precision
 from a2mamba.engine.quarantine import QuarantineHook
 from a2mamba.engine.schedule import PolynomialScheduleConfig, Schedule, ScheduleConfig, StepScheduleConfig
-from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.task import Progress, TrainingTask
 from a2mamba.engine.trainer import Loader, ResumableSampler, Trainer
 from a2mamba.engine.tree import move_to
 
@@ -54,11 +54,11 @@ __all__ = [
     "SignalHook",
     "StepScheduleConfig",
     "Strategy",
-    "Task",
     "TensorBoardLogger",
     "TimeLimitHook",
     "Trainer",
     "TrainingError",
+    "TrainingTask",
     "build_optimizer",
     "is_main_process",
     "load_checkpoint_file",

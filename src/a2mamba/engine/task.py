@@ -24,7 +24,7 @@ class Progress:
     epochs: int
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """Turns a batch into losses. It may hold more than a model: a second (EMA) model to learn from, a mixup, ..."""
 
     model: nn.Module

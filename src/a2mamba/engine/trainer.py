@@ -50,7 +50,7 @@ from a2mamba.engine.precision import Precision
 from a2mamba.engine.rng import rng_state, seed_step, set_rng_state
 from a2mamba.engine.schedule import Schedule
 from a2mamba.engine.sharding import like, optimizer_state_like, to_whole
-from a2mamba.engine.task import Progress, Task
+from a2mamba.engine.task import Progress, TrainingTask
 from a2mamba.engine.tree import move_to
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ResumableSampler(Protocol):
 class Trainer:
     """Trains `task.model` for `epochs` epochs.
 
-    task           losses, batch sizes and sample names (see `Task`)
+    task           losses, batch sizes and sample names (see `TrainingTask`)
     loader         the training batches; the optimizer steps once per `accumulate` of them
     optimizer      over the parameters of `task.model`
     schedule       sets the learning rate before every step
@@ -129,7 +129,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         *,
         loader: Loader,
         optimizer: torch.optim.Optimizer,

@@ -4,8 +4,8 @@ from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.channel_affine import ChannelAffine
 from a2mamba.layers.channel_norm import ChannelNorm
 from a2mamba.layers.checkpointing import checkpoint_block
-from a2mamba.layers.chunking import keep_memory, may_split, over_images
-from a2mamba.layers.depthwise import DepthwiseConv, ResidualDepthwise
+from a2mamba.layers.chunking import keep_memory, may_chunk, over_images
+from a2mamba.layers.depthwise import DepthwiseConv, GeluDepthwise, ResidualDepthwise
 from a2mamba.layers.ffn import ConvFFN
 from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention, resize_pair_bias
@@ -24,13 +24,14 @@ __all__ = [
     "ChannelNorm",
     "ConvFFN",
     "DepthwiseConv",
+    "GeluDepthwise",
     "GlobalAttention",
     "PointwiseConv",
     "ResidualDepthwise",
     "checkpoint_block",
     "gated_projection",
     "keep_memory",
-    "may_split",
+    "may_chunk",
     "over_images",
     "resize_pair_bias",
     "rope_frequencies",

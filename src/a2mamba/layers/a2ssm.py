@@ -1,4 +1,4 @@
-"""The attention-augmented state-space model of A2Mamba (paper section III, SPEC section 6)."""
+"""The attention-augmented state-space model of A2Mamba (paper section III; docs/network.md, section 6)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class A2SSM(nn.Module):
         self.A_log = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
         self.D = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
         self.head_mix = nn.Linear(heads, heads, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.init_weights()
 
-    def reset_parameters(self) -> None:
+    def init_weights(self) -> None:
         """Set what a plain initialization of convolutions and linear maps does not: step, decay, skip."""
         init_input_projection(self.x_proj.weight)
         init_step_projection(self.dt_proj.weight, self.dt_proj.bias)

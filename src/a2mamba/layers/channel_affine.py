@@ -33,6 +33,15 @@ class ChannelAffine(nn.Module):
         """(B, C, H, W) -> the same shape."""
         return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
 
+    @torch.no_grad()
+    def fold_into(self, conv: nn.Conv2d) -> None:
+        """Let the convolution before this affine do both, in place, for inference; computed in float64."""
+        assert conv.bias is not None
+        factor = self.weight.double()
+        weight = conv.weight.double() * factor[:, None, None, None]
+        bias = torch.addcmul(self.bias.double(), conv.bias.double(), factor)
+        conv.weight.data, conv.bias.data = weight.to(conv.weight.dtype), bias.to(conv.bias.dtype)
+
     def extra_repr(self) -> str:
         """Show size and initial value."""
         return f"{self.weight.numel()}, init={self.init}"

@@ -13,10 +13,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as global_state
 
-from a2mamba.ops.dispatch import unwatched
-from a2mamba.ops.precision import in_half_precision
+from a2mamba.ops.dispatch import unhooked, unwatched
 
 
 def keep_memory(x: Tensor) -> None:
@@ -35,57 +33,45 @@ def _give_back_once() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
-def may_split(module: nn.Module, x: Tensor, channels: int, most: int) -> bool:
+def may_chunk(module: nn.Module, x: Tensor, channels: int, max_elements: int) -> bool:
     """Whether ``module`` is to be given ``x`` (B, C, H, W) in chunks.
 
-    That is where it makes a map of so many ``channels``, and of more than ``most`` numbers; and where it may be: on a
+    That is where it makes a map of so many ``channels``, and of more than ``max_elements``; and where it may be: on a
     CPU, in evaluation mode, without anybody noticing.
     """
     # First of all: sizes that a compiler or an export knows as symbols must not be compared.
     if x.device.type != "cpu" or not unwatched(x):
         return False
-    large = x.shape[0] * channels * x.shape[2] * x.shape[3] > most
+    large = x.shape[0] * channels * x.shape[2] * x.shape[3] > max_elements
     return large and unhooked(module) and not any(part.training for part in module.modules())
 
 
-def may_join(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether what ``modules`` do to ``x`` may be one operation: without anybody noticing, and not in 16 bits."""
-    return unwatched(x) and not in_half_precision(x) and all(map(unhooked, modules))
-
-
-def unhooked(module: nn.Module) -> bool:
-    """Whether no forward hook waits for a call of any part of a module."""
-    if global_state._global_forward_hooks or global_state._global_forward_pre_hooks:
-        return False
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-
-
-def spans(size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) of as few chunks of nearly one length, at most ``most``, as cover range(size)."""
-    count = -(-size // max(1, most))
+def chunk_bounds(size: int, max_size: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of as few chunks of nearly one size, at most ``max_size``, as cover range(size)."""
+    count = -(-size // max(1, max_size))
     for i in range(count):
         yield size * i // count, size * (i + 1) // count
 
 
-def over_images(function: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
-    """Return ``function(x)`` of a batch, at most ``most`` images at a time."""
-    chunks = [function(x[first:last]) for first, last in spans(len(x), most)]
+def over_images(function: Callable[[Tensor], Tensor], x: Tensor, max_images: int) -> Tensor:
+    """Return ``function(x)`` of a batch, for at most ``max_images`` at a time."""
+    chunks = [function(x[first:last]) for first, last in chunk_bounds(len(x), max_images)]
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
-def over_rows(function: Callable[[Tensor], Tensor], x: Tensor, most: int, margin: int) -> Tensor:
-    """Return ``function(x)`` of maps (B, C, H, W), at most ``most`` rows at a time.
+def over_rows(function: Callable[[Tensor], Tensor], x: Tensor, max_rows: int, margin: int) -> Tensor:
+    """Return ``function(x)`` of maps (B, C, H, W), for at most ``max_rows`` at a time.
 
     Args:
         function: keeps the size of a map; a row of its result depends on ``margin`` rows above and below, with zeros
             outside the map.
         x: the maps.
-        most: rows of a chunk, its margins not counted.
+        max_rows: of a chunk, its margins not counted.
         margin: rows computed beyond a chunk, and dropped.
     """
     height = x.shape[2]
     chunks = []
-    for first, last in spans(height, most):
+    for first, last in chunk_bounds(height, max_rows):
         low, high = max(0, first - margin), min(height, last + margin)
         chunks.append(function(x[:, :, low:high])[:, :, first - low : last - low])
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)

@@ -1,4 +1,4 @@
-"""Depthwise convolution with a residual, as one convolution where that is exact enough."""
+"""Depthwise convolutions with a residual, as one convolution where that is exact enough."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops import depthwise_conv
+from a2mamba.ops import depthwise_conv, gelu_depthwise
 from a2mamba.ops.dispatch import on_gpu, unwatched
-from a2mamba.ops.feed_forward import with_residual
+from a2mamba.ops.feed_forward import residual_depthwise, with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -20,6 +20,8 @@ class DepthwiseConv(nn.Conv2d):
         kernel_size: k, odd.
         device, dtype: of the parameters.
     """
+
+    bias: Tensor
 
     def __init__(
         self,
@@ -35,17 +37,13 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if not on_gpu(x):
-            return super().forward(x)
-        assert self.bias is not None
-        return depthwise_conv(x, self.weight, self.bias)
+        if on_gpu(x) and unwatched(x):
+            return depthwise_conv(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 class ResidualDepthwise(DepthwiseConv):
-    """x + depthwise_conv(x), kernel k x k with bias.
-
-    In float32 the residual is a one in the middle of the kernel, which saves a pass over the map. In half precision the
-    sum of that one and a small weight would be rounded, so there the two are added as they are written.
+    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
 
     Args:
         channels: C.
@@ -65,16 +63,34 @@ class ResidualDepthwise(DepthwiseConv):
         self.folded: Tensor | None
         self.register_buffer("folded", None)
 
-    def fold_residual(self) -> None:
+    def fold(self) -> None:
         """Keep the kernel with its one for good. For inference: it does not follow the weight any more."""
         self.folded = with_residual(self.weight).detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        assert self.bias is not None
-        if on_gpu(x) and (in_half_precision(x) or unwatched(x)):
+        if on_gpu(x) and unwatched(x):
             return depthwise_conv(x, self.weight, self.bias, residual=True)
-        if in_half_precision(x):
-            return x + super().forward(x)
-        kernel = with_residual(self.weight) if self.folded is None else self.folded
-        return F.conv2d(x, kernel, self.bias, padding=self.padding, groups=self.groups)
+        if self.folded is None or in_half_precision(x):
+            return residual_depthwise(x, self.weight, self.bias)
+        return F.conv2d(x, self.folded, self.bias, padding=self.padding, groups=self.groups)
+
+
+class GeluDepthwise(nn.Conv2d):
+    """y + depthwise_conv(y) of y = gelu(x), kernel 3 x 3 with bias: the middle of a feed-forward network.
+
+    Args:
+        channels: C.
+        device, dtype: of the parameters.
+    """
+
+    bias: Tensor
+
+    def __init__(self, channels: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        if on_gpu(x) and unwatched(x):
+            return depthwise_conv(F.gelu(x), self.weight, self.bias, residual=True)
+        return gelu_depthwise(x, self.weight, self.bias)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.layers.chunking import spans
+from a2mamba.layers.chunking import chunk_bounds
 from a2mamba.ops.dispatch import unwatched
 from a2mamba.ops.precision import without_autocast
+from a2mamba.ops.registration import register
 
 MAX_CHUNK_ELEMENTS = 2**22
-"""Numbers of a bias that are there at a time, at inference."""
+"""Elements of a resized bias that exist at a time, at inference."""
 
 
 def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
@@ -25,16 +26,13 @@ def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
     return bias if bias.shape[-1] == tokens else _resize(bias, tokens)
 
 
-# An operator of its own, because interpolation counts no multiply-accumulates in the paper's figures.
-@torch.library.custom_op("a2mamba::resize_pair_bias", mutates_args=())
-def _resize(bias: Tensor, tokens: int) -> Tensor:
+def _compute(bias: Tensor, tokens: int) -> Tensor:
     with without_autocast(bias):
         axis = _axis_matrix(bias.shape[-1], tokens, bias)
         return (axis @ bias.to(axis.dtype) @ axis.T).to(bias.dtype)
 
 
-@torch.library.custom_op("a2mamba::resize_pair_bias_backward", mutates_args=())
-def _resize_backward(grad: Tensor, size: int) -> Tensor:
+def _compute_gradient(grad: Tensor, size: int) -> Tensor:
     with without_autocast(grad):
         axis = _axis_matrix(size, grad.shape[-1], grad)
         return (axis.T @ grad.to(axis.dtype) @ axis).to(grad.dtype)
@@ -46,14 +44,8 @@ def _axis_matrix(size: int, tokens: int, like: Tensor) -> Tensor:
     return F.interpolate(identity[None, None], size=(tokens, size), mode="bicubic", align_corners=False)[0, 0]
 
 
-@_resize.register_fake
-def _(bias: Tensor, tokens: int) -> Tensor:
-    return bias.new_empty(bias.shape[0], tokens, tokens)
-
-
-@_resize_backward.register_fake
-def _(grad: Tensor, size: int) -> Tensor:
-    return grad.new_empty(grad.shape[0], size, size)
+def _fake(x: Tensor, size: int) -> Tensor:
+    return x.new_empty(x.shape[0], size, size)
 
 
 def _keep_size(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -64,11 +56,17 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return _resize_backward(grad.contiguous(), ctx.size), None
 
 
-_resize.register_autograd(_differentiate, setup_context=_keep_size)
+# An operator of its own, because interpolation counts no multiply-accumulates in the paper's figures.
+_resize_backward = register(
+    "a2mamba::resize_pair_bias_backward", "(Tensor grad, SymInt size) -> Tensor", _compute_gradient, _fake
+)
+_resize = register(
+    "a2mamba::resize_pair_bias", "(Tensor bias, SymInt tokens) -> Tensor", _compute, _fake, _differentiate, _keep_size
+)
 
 
 class GlobalAttention(nn.Module):
-    """softmax(q k^T / sqrt(d) + bias) v over all positions of a map (SPEC section 4, stage 4).
+    """softmax(q k^T / sqrt(d) + bias) v over all positions of a map (docs/network.md, section 7).
 
     At a map of another size than ``tokens`` the bias is resized, so memory grows with (H W)^2.
 
@@ -89,10 +87,10 @@ class GlobalAttention(nn.Module):
         q, k, values = q.flatten(2, 3), k.flatten(2, 3), v.to(q.dtype).flatten(2, 3)
         heads, tokens = q.shape[1:3]
         # A resized bias is larger than everything else, so at inference some heads have theirs at a time.
-        most = MAX_CHUNK_ELEMENTS // tokens**2 if unwatched(q) else heads
+        max_heads = MAX_CHUNK_ELEMENTS // tokens**2 if unwatched(q) else heads
         parts = [
             self._attend(q[:, first:last], k[:, first:last], values[:, first:last], self.bias[first:last])
-            for first, last in spans(heads, most)
+            for first, last in chunk_bounds(heads, max_heads)
         ]
         out = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=2)
         return out.transpose(1, 2).view_as(v)

@@ -1,4 +1,4 @@
-"""LASS: the token mixer of SegMAN, A2Mamba's predecessor (facts: local attention, then a four-direction scan)."""
+"""LASS: the token mixer of SegMAN, A2Mamba's predecessor (docs/network.md, section 8)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class LASS(nn.Module):
         global_tokens: H * W of the map that the global bias is stored for, or None for a mixer with SS2D.
         device, dtype: of the parameters.
     """
+
+    # With global attention it has neither.
+    conv_norms = (("conv", "conv_norm"),)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""MASS: multi-scale attention-augmented state-space token mixer (paper section III, SPEC section 4)."""
+"""MASS: multi-scale attention-augmented state-space token mixer (paper section III; docs/network.md, section 4)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class MASS(nn.Module):
         global_tokens: H * W of the map that the global bias is stored for, or None for a mixer with A2SSM.
         device, dtype: of the parameters.
     """
+
+    conv_norms = (("gate", "gate_norm"),)
 
     def __init__(
         self,

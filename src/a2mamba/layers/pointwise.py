@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import on_gpu
+from a2mamba.ops.dispatch import not_plain, on_gpu
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -35,6 +35,6 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C_out, H, W), channels innermost where those of ``x`` are."""
-        if not on_gpu(x) or not in_half_precision(x):
+        if not on_gpu(x) or not in_half_precision(x) or not_plain(self.weight):
             return super().forward(x)
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

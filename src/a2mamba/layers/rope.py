@@ -1,4 +1,4 @@
-"""Two-dimensional rotary position encoding (SPEC section 4; as in the released models)."""
+"""Two-dimensional rotary position encoding (docs/network.md, section 4; as in the released models)."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ class SS2D(nn.Module):
         self.dt_proj_bias = empty(channels)
         self.A_log = empty(channels)
         self.D = empty(channels)
-        self.reset_parameters()
+        self.init_weights()
 
-    def reset_parameters(self) -> None:
+    def init_weights(self) -> None:
         """Set the initial values of all parameters."""
         init_input_projection(self.x_proj_weight)
         init_step_projection(self.dt_proj_weight, self.dt_proj_bias)

@@ -19,7 +19,8 @@ def step_rank(channels: int) -> int:
 def init_step_projection(weight: Tensor, bias: Tensor) -> None:
     """Initialize the projection of the step size in place, (..., C, R) and (..., C).
 
-    The weight is uniform in +-R ** -0.5; softplus of the bias is log-uniform in [0.001, 0.1] (SPEC section 6).
+    The weight is uniform in +-R ** -0.5; softplus of the bias is log-uniform in [0.001, 0.1]
+    (docs/network.md, section 9).
     """
     bound = weight.shape[-1] ** -0.5
     nn.init.uniform_(weight, -bound, bound)

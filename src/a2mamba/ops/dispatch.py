@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as global_state
 
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed; looked up here, so that no operator call has to, nor a compiler to trace it."""
@@ -74,11 +75,38 @@ KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """What hand-written kernels read."""
 
 
+def not_plain(*tensors: Tensor | None) -> str | None:
+    """Return why memory of these tensors is not what their shapes say, or None.
+
+    A subclass may keep its numbers elsewhere, or others than it shows: quantized weights do. Kernels that are given an
+    address, and operators that a subclass has never heard of, take none; PyTorch's own operations do. What compilers
+    and exports trace with is no such subclass: it stands for a plain tensor.
+    """
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter and not _stands_for_plain(tensor):
+            return f"it takes plain tensors, and one is a {type(tensor).__name__}"
+        if tensor.layout != torch.strided:
+            return f"it takes dense tensors, and the layout of one is {tensor.layout}"
+    return None
+
+
+def _stands_for_plain(tensor: Tensor) -> bool:
+    from torch._subclasses import FakeTensor
+    from torch._subclasses.functional_tensor import FunctionalTensor
+
+    return isinstance(tensor, (FakeTensor, FunctionalTensor))
+
+
 def unfit(**tensors: Tensor | None) -> str | None:
-    """Return which of the named tensors a kernel cannot read, for its dtype or its device, or None.
+    """Return which of the named tensors a kernel cannot read, for its kind, its dtype or its device, or None.
 
     All must be where the first is; those that are None are not there.
     """
+    objection = not_plain(*tensors.values())
+    if objection is not None:
+        return objection
     first, device = next((name, tensor.device) for name, tensor in tensors.items() if tensor is not None)
     for name, tensor in tensors.items():
         if tensor is None:
@@ -122,7 +150,7 @@ def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
     ``width``: of what lies side by side in memory; it must be a multiple of ``LANES``.
     """
     first = tensors[0]
-    objection = numba_missing(first)
+    objection = numba_missing(first) or not_plain(*tensors)
     if objection is not None:
         return objection
     for tensor in tensors:
@@ -131,6 +159,13 @@ def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
     if width < LANES or width % LANES:
         return f"the width must be a multiple of {LANES}, got {width}"
     return None if unwatched(first) else "a gradient, a graph or something that watches needs the operations one by one"
+
+
+def unhooked(module: nn.Module) -> bool:
+    """Whether no forward hook waits for a call of any part of a module."""
+    if global_state._global_forward_hooks or global_state._global_forward_pre_hooks:
+        return False
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def portable(x: Tensor, numba: ModuleType, fallback: ModuleType) -> ModuleType:

@@ -36,12 +36,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def openmp_libraries(package: Path) -> list[Path]:
+    """Return what PyTorch's wheels bring of OpenMP, given the folder of the package torch.
+
+    GNU's library lies in torch/lib, or in torch.libs on aarch64; macOS has LLVM's, which has GNU's entry too.
+    """
+    folders = package / "lib", package.with_name("torch.libs")
+    return sorted(
+        path for folder in folders for pattern in ("libgomp*.so*", "libomp*.dylib") for path in folder.glob(pattern)
+    )
+
+
 @lru_cache(maxsize=1)
 def openmp() -> Any | None:
     """Return GNU OpenMP's entry to a parallel region, of the library that PyTorch has loaded, or None."""
     if os.name != "posix":
         return None
-    for path in (None, *sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))):
+    for path in (None, *openmp_libraries(Path(torch.__file__).parent)):
         try:
             # RTLD_NOLOAD: a library that PyTorch did not load would bring a second pool.
             mode = ctypes.DEFAULT_MODE if path is None else os.RTLD_NOLOAD | os.RTLD_NOW
@@ -59,8 +70,8 @@ def threads() -> int:
     return 1 if _State.forked else torch.get_num_threads()
 
 
-def cut(images: int, rows: int) -> int:
-    """Return into how many pieces an image is cut: one where there are enough images for all threads."""
+def chunks_per_image(images: int, rows: int) -> int:
+    """Return how many chunks of rows an image is divided into: one where there are images enough for all threads."""
     count = threads()
     return 1 if images % count == 0 or images >= 4 * count else min(rows, 4 * count)
 

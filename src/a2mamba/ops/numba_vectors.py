@@ -46,8 +46,20 @@ def fingerprint(*files: str) -> int:
 intrinsic: Any = extending.intrinsic
 """Numba's decorator. It has no type here, for what it returns is not called as it is declared."""
 
-kernel: Any = cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
-"""Decorator of what ``numba_threads.run`` is given the address of."""
+_SIGNATURE = types.void(types.CPointer(types.int64))
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """Decorate what ``numba_threads.run`` is given the address of.
+
+    It is compiled, or read from Numba's cache on disk. Where neither the package's folder nor the user's cache can be
+    written, every process compiles for itself.
+    """
+    try:
+        return cfunc(_SIGNATURE, cache=True, error_model="numpy")(function)
+    except (OSError, RuntimeError):
+        return cfunc(_SIGNATURE, error_model="numpy")(function)
+
 
 Builder = Any
 Value = Any

@@ -1,8 +1,9 @@
 """Does a compiled kernel compute the right thing on this device? Asked once, before its first use.
 
 A compiler or driver can be wrong on one machine and right on the next. So the first use of an operator's Triton or
-Numba backend on a device compares it with the operator's ``reference.py`` on small inputs, outputs and every gradient,
-in float32 and bfloat16. Running takes milliseconds; the first time on a machine the kernels must be compiled for it,
+Numba backend on a device compares it with the operator's ``reference.py`` on small inputs: the comparison is the
+operator's own, in its ``comparison.py``. Here is what all share: running one, its verdict and what is done about it.
+Running takes milliseconds; the first time on a machine the kernels must be compiled for it,
 which takes seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later
 processes do not repeat it.
 
@@ -21,6 +22,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,16 +33,34 @@ TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 misses a key, or a tile that is not written, is off by 1e-1 and more."""
 
 Comparison = Callable[[torch.device], str | None]
+"""A function of a device that returns None, or the reason for distrust."""
+
+COMPARISONS: dict[str, Comparison] = {}
+"""Operator to comparison; entered by :func:`asked_once` when the operators are imported."""
 
 _verdicts: dict[tuple[str, torch.device], str | None] = {}
+
+
+def asked_once(operator: str) -> Callable[[Comparison], Comparison]:
+    """Decorate an operator's comparison: it is known by a name, and called for a device gives the verdict on file.
+
+    Args:
+        operator: the name; "/numba" ends those of Numba's kernels, all others are Triton's.
+    """
+
+    def enter(compare: Comparison) -> Comparison:
+        assert operator not in COMPARISONS, operator
+        COMPARISONS[operator] = compare
+        return partial(passed, operator)
+
+    return enter
 
 
 def passed(operator: str, device: torch.device) -> str | None:
     """Return None if the compiled backend of ``operator`` may be trusted on ``device``, else the reason why not.
 
     Args:
-        operator: "neighborhood_attention" or "selective_scan_state" for Triton's kernels; with "/numba" for Numba's,
-            who also has "gelu_depthwise", "read_out" and "gated_norm".
+        operator: the name that its comparison was entered under.
         device: where its tensors are.
 
     Raises:
@@ -66,9 +86,10 @@ def passed(operator: str, device: torch.device) -> str | None:
     _verdicts[key] = reason
     if reason is not None:
         compiler = "Numba" if _is_numba(operator) else "Triton"
+        again = f"To test again, delete {cache_file()}." if name in _read_cache() else "The next process tests again."
         warnings.warn(
             f"{operator}: the {compiler} kernels are switched off on {device}, because {reason}; "
-            f"another backend is used. To test again, delete {cache_file()}.",
+            f"another backend is used. {again}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -84,7 +105,6 @@ def _compiler_errors(operator: str) -> tuple[type[Exception], ...]:
     if _is_numba(operator):
         from numba.core.errors import NumbaError
 
-        # OSError: neither the package's folder nor the user's cache can be written.
         return NumbaError, RuntimeError, OSError
     from triton.errors import TritonError
 
@@ -185,14 +205,25 @@ def compare_outputs(
     return None
 
 
-def _check(
+def compare_with_gradients(
     run: Callable[..., Tensor],
     reference: Callable[..., Tensor],
     tensors: dict[str, Tensor],
     settings: tuple[object, ...],
     device: torch.device,
 ) -> str | None:
-    """Compare output and gradients of two implementations that take the same tensors and settings."""
+    """Compare output and gradients of two implementations that take the same tensors and settings, on ``device``.
+
+    Args:
+        run: the implementation under test.
+        reference: what it is compared with, in float64.
+        tensors: what both are given, by name, on the CPU.
+        settings: what follows them.
+        device: where ``run`` runs.
+
+    Returns:
+        Which tensor differs, by how much and for which dtype, or None if all are within :data:`TOLERANCES`.
+    """
     names = ["output", *(f"gradient of {name}" for name in tensors)]
     for dtype, tolerance in TOLERANCES.items():
         rounded = [tensor.to(dtype) for tensor in tensors.values()]
@@ -208,124 +239,10 @@ def _check(
     return None
 
 
-def _attend(run: Callable[..., Tensor], device: torch.device) -> str | None:
-    from a2mamba.ops.neighborhood import reference
-
-    generator = torch.Generator().manual_seed(0)
-    # Odd sizes, two tiles and more an axis, borders, an axis with dilation, padded heads.
-    shape, window, dilation = (1, 2, 11, 19), (5, 3), (1, 2)
-    tensors = {name: torch.randn(*shape, 24, generator=generator) for name in ("q", "k", "v")}
-    tensors["bias"] = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, generator=generator)
-    settings = (window, dilation, 24**-0.5)
-    return _check(run, reference.neighborhood_attention, tensors, settings, device)
-
-
-def _scan(run: Callable[..., Tensor], device: torch.device, channels: int) -> str | None:
-    from a2mamba.ops.selective_scan import reference
-
-    generator = torch.Generator().manual_seed(0)
-    # Three chunks of channels-last tokens, the last one cut short.
-    batch, length = 1, 300
-    tensors = {
-        name: torch.randn(batch, length, channels, generator=generator).transpose(1, 2) for name in ("u", "delta")
-    }
-    tensors["A"] = -torch.rand(channels, generator=generator) - 0.1
-    tensors["B"] = torch.randn(batch, 2, length, generator=generator)
-    tensors["delta_bias"] = torch.randn(channels, generator=generator) - 2
-    return _check(run, reference.selective_scan_state, tensors, (True,), device)
-
-
-def _neighborhood_attention(device: torch.device) -> str | None:
-    from a2mamba.ops.neighborhood import triton_impl
-
-    return _attend(triton_impl.run, device)
-
-
-def _selective_scan_state(device: torch.device) -> str | None:
-    from a2mamba.ops.selective_scan import triton_impl
-
-    return _scan(triton_impl.run, device, channels=6)
-
-
-def _neighborhood_attention_numba(device: torch.device) -> str | None:
-    return _attend(torch.ops.a2mamba.neighborhood_attention_numba, device)
-
-
-def _selective_scan_state_numba(device: torch.device) -> str | None:
-    return _scan(torch.ops.a2mamba.selective_scan_state_numba, device, channels=2 * 11)
-
-
-def _at_inference(
+def compare_at_inference(
     run: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: Callable[..., tuple], device: torch.device
 ) -> str | None:
-    """Compare the outputs alone: these kernels run where no gradient is wanted, and in float32."""
+    """Compare the outputs alone, of ``inputs(dtype, device)``: for kernels that run where no gradient is wanted."""
     with torch.no_grad():
         found, expected = run(*inputs(torch.float32, device)), reference(*inputs(torch.float64, device))
     return compare_outputs(["output"], [found], [expected], TOLERANCES[torch.float32])
-
-
-def _read_out_numba(device: torch.device) -> str | None:
-    from a2mamba.ops.readout import CASES, numba_impl, reference
-
-    return _at_inference(numba_impl.read_out, reference.read_out, CASES[1].read_out_inputs, device)
-
-
-def _gated_norm_numba(device: torch.device) -> str | None:
-    from a2mamba.ops.readout import CASES, numba_impl, reference
-
-    return _at_inference(numba_impl.gated_norm, reference.gated_norm, CASES[1].gated_norm_inputs, device)
-
-
-def _gelu_depthwise_numba(device: torch.device) -> str | None:
-    from a2mamba.ops.feed_forward import CASES, numba_impl, reference
-
-    return _at_inference(numba_impl.forward, reference.gelu_depthwise, CASES[1].inputs, device)
-
-
-def _read_out(device: torch.device) -> str | None:
-    from a2mamba.ops.readout import CASES, reference, triton_impl
-
-    return _at_inference(triton_impl.read_out, reference.read_out, CASES[2].read_out_inputs, device)
-
-
-def _gated_norm(device: torch.device) -> str | None:
-    from a2mamba.ops.readout import CASES, reference, triton_impl
-
-    return _at_inference(triton_impl.gated_norm, reference.gated_norm, CASES[2].gated_norm_inputs, device)
-
-
-def _channel_norm(device: torch.device) -> str | None:
-    from a2mamba.ops.channel_norm import CASES, reference, triton_impl
-
-    x, weight, bias, *settings = CASES[2].inputs()
-    tensors = {"x": x, "weight": weight, "bias": bias}
-    return _check(triton_impl.run, reference.channel_norm, tensors, tuple(settings), device)
-
-
-def _depthwise_conv(device: torch.device) -> str | None:
-    from a2mamba.ops.depthwise import CASES, reference, triton_impl
-
-    return _at_inference(triton_impl.run, reference.depthwise_conv, CASES[1].inputs, device)
-
-
-def _rotate(device: torch.device) -> str | None:
-    from a2mamba.ops.rotary import CASES, reference, triton_impl
-
-    return _at_inference(triton_impl.run, reference.rotate, CASES[1].inputs, device)
-
-
-COMPARISONS: dict[str, Comparison] = {
-    "rotate": _rotate,
-    "depthwise_conv": _depthwise_conv,
-    "channel_norm": _channel_norm,
-    "read_out": _read_out,
-    "gated_norm": _gated_norm,
-    "neighborhood_attention": _neighborhood_attention,
-    "selective_scan_state": _selective_scan_state,
-    "neighborhood_attention/numba": _neighborhood_attention_numba,
-    "selective_scan_state/numba": _selective_scan_state_numba,
-    "read_out/numba": _read_out_numba,
-    "gated_norm/numba": _gated_norm_numba,
-    "gelu_depthwise/numba": _gelu_depthwise_numba,
-}
-"""Operator to comparison: a function of a device that returns None or the reason for distrust."""

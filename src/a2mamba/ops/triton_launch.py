@@ -42,7 +42,7 @@ def remembered(check: Callable[..., str | None]) -> Callable[..., str | None]:
     @wraps(check)
     def answer(*arguments: Any) -> str | None:
         key = tuple(
-            (each.shape, each.stride(), each.dtype, each.device) if isinstance(each, Tensor) else each
+            (type(each), each.shape, each.stride(), each.dtype, each.device) if isinstance(each, Tensor) else each
             for each in arguments
         )
         if key not in answers:

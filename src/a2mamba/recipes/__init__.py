@@ -1,4 +1,4 @@
-"""Recipes: documented functions that return a run. The only place where models, data and engine meet."""
+"""Recipes: documented functions that return a run; training one, and saying what that would cost."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from a2mamba.recipes import detection, imagenet, own_data, segmentation
-from a2mamba.recipes.assembly import load_trained, module_of, rehearse, train
-from a2mamba.recipes.classification import ClassificationRun
-from a2mamba.recipes.detection import DetectionRun
-from a2mamba.recipes.segmentation import SegmentationRun
+from a2mamba.recipes.dry_run import DryRun, dry_run
+from a2mamba.recipes.stored import Checkpoint, Trained, describe, read_checkpoint
+from a2mamba.recipes.training import Resume, train
+from a2mamba.tasks import AnyRun, ClassificationRun, DetectionRun, SegmentationRun
 
 CLASSIFICATION: dict[str, Callable[..., ClassificationRun]] = {
     "digits": own_data.digits,
@@ -69,15 +69,20 @@ def make_run(name: str, *, paper: bool = False) -> Any:
 __all__ = [
     "CLASSIFICATION",
     "RECIPES",
+    "AnyRun",
+    "Checkpoint",
     "ClassificationRun",
     "DetectionRun",
+    "DryRun",
+    "Resume",
     "SegmentationRun",
+    "Trained",
+    "describe",
     "document",
+    "dry_run",
     "find_recipe",
     "has_paper_form",
-    "load_trained",
     "make_run",
-    "module_of",
-    "rehearse",
+    "read_checkpoint",
     "train",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.recipes.trained import AnyRun
+from a2mamba.tasks import AnyRun
 
 
 class Wishes(NamedTuple):

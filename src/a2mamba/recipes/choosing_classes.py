@@ -9,9 +9,9 @@ from a2mamba.data import ClassificationData
 from a2mamba.data.class_folders import scan_classes
 from a2mamba.recipes.batches import linear_lr
 from a2mamba.recipes.choice import Choice, Layout, Wishes
-from a2mamba.recipes.classification import ModelConfig
 from a2mamba.recipes.image_sizes import middle_short_side
 from a2mamba.recipes.own_data import finetune
+from a2mamba.tasks import ModelConfig
 
 _TRAIN = ("train", "training")
 _VAL = ("val", "valid", "validation", "test")

@@ -1,4 +1,4 @@
-"""What a run would do and cost, found without training: sizes, parameter groups, and a few real steps on noise."""
+"""What a run would do and cost, found without its data: sizes, parameter groups, and a few real steps on noise."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import dataclasses
 import math
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 
-from a2mamba.engine import Progress, Task, move_to, resolve_precision, world_size
-from a2mamba.recipes.batches import BatchPlan, largest_micro_batch, plan_batches
-from a2mamba.recipes.training import Parts, TrainingRun
+from a2mamba.engine import Hook, Schedule, Trainer, resolve_precision
+from a2mamba.recipes.training import averaged
+from a2mamba.tasks import BatchPlan, Parts, TrainingRun, task_of
 
 _STEPS, _WARM_UP = 3, 1
 
@@ -31,15 +28,6 @@ class Group:
     parameters: int
     weight_decay: float
     lr: float
-
-
-class DataSize(NamedTuple):
-    """How much there is to train on; notes: what was assumed where the images are missing."""
-
-    classes: Sequence[str]
-    samples: int
-    steps_per_epoch: int
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What `a2mamba train --dry-run` shows.
 
     Args:
@@ -91,7 +79,7 @@ class Rehearsal:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """The rehearsal as plain types, for JSON."""
+        """What was found, as plain types, for JSON."""
         return {
             "micro_batch": self.plan.micro_batch,
             "accumulate": self.plan.accumulate,
@@ -109,50 +97,74 @@ class Rehearsal:
         }
 
 
-def plan_for_device(run: TrainingRun, parts: Parts[Any, Any], *, device: torch.device | str, total: int) -> BatchPlan:
-    """Share the total batch out over the processes of this run, by `micro_batch` or by what the device has room for.
+def dry_run(run: TrainingRun, *, device: torch.device | str, measure: bool = True) -> DryRun:
+    """Say what a run would do and cost, without its images where they are missing; nothing is written.
 
     Args:
-        run: micro_batch, precision, memory format, averaged model.
-        parts: on the device; left as they were.
-        device: where.
-        total: samples of one optimizer step.
+        run: the resolved configuration.
+        device: where it would be trained.
+        measure: make a few steps on noise.
 
     Raises:
-        ValueError: it cannot be shared out; one line.
+        ValueError: where numbers or weights do not fit; one line.
     """
-    limit = run.micro_batch
-    if limit is None and torch.device(device).type == "cuda":
-        share = plan_batches(total, world_size=world_size()).micro_batch
-        attempt = partial(_attempt, run, parts.task, parts.noise, torch.device(device))
-        limit = largest_micro_batch(share, attempt, device=device, reserve=_training_bytes(run, parts.model))
-    return plan_batches(total, world_size=world_size(), micro_batch=limit)
+    task = task_of(run)
+    size = task.data_size(run)
+    parts = task.build(run, size.classes, device=device)
+    plan = task.plan(run, parts, size.classes, device=device)
+    length = Length(size.samples, size.steps_per_epoch, run.schedule.total_epochs)
+    groups = describe_groups(parts.optimizer)
+    cost = _measure(run, parts, plan, size.classes, device=torch.device(device)) if measure else None
+    return DryRun(plan, length, groups, cost, size.notes)
 
 
-def _attempt(run: TrainingRun, task: Task, batch: Callable[[int], Any], device: torch.device, size: int) -> None:
-    """One forward and backward pass, which leaves the model as it was."""
-    model = task.model
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    memory_format = torch.channels_last if run.channels_last else torch.preserve_format
-    try:
-        with torch.random.fork_rng():
-            model.train()
-            with resolve_precision(run.precision, device).autocast():
-                losses = task.losses(
-                    move_to(batch(size), device, memory_format), Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1)
-                )
-                loss = torch.stack([value.float() for value in losses.values()]).sum()
-            loss.backward()
-    finally:
-        model.zero_grad(set_to_none=True)
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
+class _Seconds(Hook):
+    """Keeps what every step took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Note the step's time."""
+        self.seconds.append(trainer.last_step["seconds"])
 
 
-def _training_bytes(run: TrainingRun, model: nn.Module) -> int:
-    """What training holds beside a pass: at most two moments of the optimizer, and the averaged model."""
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    return size * (2 if run.ema_decay is None else 3)
+def _measure(
+    run: TrainingRun, parts: Parts[Any], plan: BatchPlan, classes: Sequence[str], *, device: torch.device
+) -> Cost:
+    """Let the trainer make a few steps on one batch of noise, as if in the last epoch: every term of the loss is there.
+
+    On a CPU a step of a large batch would take minutes: it is made of fewer samples, in one pass, and scaled up.
+    """
+    task = task_of(run)
+    size, passes = plan
+    most = task.samples_on_cpu(run)
+    if device.type == "cpu" and size * passes > most:
+        size, passes = min(size, most), 1
+    steps, seconds = _WARM_UP + _STEPS, _Seconds()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = Trainer(
+        parts.losses,
+        loader=[task.noise(run, classes, size)] * (steps * passes),
+        optimizer=parts.optimizer,
+        schedule=Schedule(parts.optimizer, run.schedule, steps_per_epoch=steps),
+        epochs=run.schedule.total_epochs,
+        device=device,
+        precision=resolve_precision(run.precision, device),
+        clip_grad_norm=run.optimizer.clip_grad_norm,
+        accumulate=passes,
+        ema=averaged(run, parts.losses),
+        hooks=[seconds],
+        seed=run.seed,
+        channels_last=run.channels_last,
+        strategy=run.strategy,
+        sync_batch_norm=run.sync_batch_norm,
+    )
+    trainer.epoch = trainer.epochs - 1
+    trainer.fit()
+    real = plan.micro_batch * plan.accumulate
+    return Cost(size * passes, statistics.median(seconds.seconds[_WARM_UP:]) * real / (size * passes), _peak(device))
 
 
 def describe_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
@@ -167,68 +179,6 @@ def describe_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
         )
         for group in optimizer.param_groups
     ]
-
-
-def measure_cost(
-    run: TrainingRun,
-    parts: Parts[Any, Any],
-    plan: BatchPlan,
-    *,
-    device: torch.device | str,
-    epochs: int,
-    samples_on_cpu: int,
-) -> Cost:
-    """Make a few optimizer steps on noise. The parts are changed: use them for nothing else.
-
-    On a CPU a step of a large batch would take minutes: it is made of fewer samples, in one pass, and scaled up.
-
-    Args:
-        run: precision, memory format, clipping.
-        parts: on the device.
-        plan: how large a step is.
-        device: where.
-        epochs: of the run; the steps are made as if in the last one, when every term of the loss is there.
-        samples_on_cpu: the most that a step is made of on a CPU.
-    """
-    device, task, optimizer = torch.device(device), parts.task, parts.optimizer
-    size, passes = plan
-    if device.type == "cpu" and size * passes > samples_on_cpu:
-        size, passes = min(size, samples_on_cpu), 1
-    precision = resolve_precision(run.precision, device)
-    scaler = precision.grad_scaler()
-    memory_format = torch.channels_last if run.channels_last else torch.preserve_format
-    task.model.to(device, memory_format=memory_format)
-    task.model.train()
-    progress = Progress(epoch=max(epochs - 1, 0), step=0, steps_per_epoch=1, epochs=epochs)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for step in range(_WARM_UP + _STEPS):
-        batches = [parts.noise(size) for _ in range(passes)]
-        _wait(device)
-        began = time.perf_counter()
-        for one in batches:
-            with precision.autocast():
-                losses = task.losses(move_to(one, device, memory_format), progress)
-                loss = torch.stack([value.float() for value in losses.values()]).sum() / passes
-            scaler.scale(loss).backward()
-        if run.optimizer.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(task.model.parameters(), run.optimizer.clip_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        _wait(device)
-        if step >= _WARM_UP:
-            seconds.append(time.perf_counter() - began)
-    real = plan.micro_batch * plan.accumulate
-    return Cost(size * passes, statistics.median(seconds) * real / (size * passes), _peak(device))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _peak(device: torch.device) -> int | None:

@@ -20,7 +20,7 @@ from typing import Literal
 from a2mamba.data import ClassificationData
 from a2mamba.engine import OptimizerConfig, ScheduleConfig
 from a2mamba.recipes.batches import linear_lr
-from a2mamba.recipes.classification import ClassificationRun, ModelConfig
+from a2mamba.tasks import ClassificationRun, ModelConfig
 
 TOTAL_BATCH = 2048
 _384_BATCH = 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from a2mamba.data import ClassificationData
 from a2mamba.engine import OptimizerConfig, ScheduleConfig
-from a2mamba.recipes.classification import ClassificationRun, ModelConfig
+from a2mamba.tasks import ClassificationRun, ModelConfig
 
 
 def digits(root: str = "demo/data") -> ClassificationRun:

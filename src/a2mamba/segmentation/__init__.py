@@ -1,12 +1,15 @@
 """Semantic segmentation: SegMAN-V2, SegMAN and UperNet, their loss, and their test modes."""
 
-from a2mamba.segmentation.factory import create_segmenter, list_segmenters, upernet
-from a2mamba.segmentation.fusion import fuse_segmenter
+from a2mamba.backbone import fuse_for_inference
+from a2mamba.segmentation.factory import SegmenterOptions, create_segmenter, list_segmenters, upernet
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
 from a2mamba.segmentation.losses import IGNORE_INDEX, pixel_cross_entropy
 from a2mamba.segmentation.segman import SegMANConfig
 from a2mamba.segmentation.segman_v2 import SegMANV2Config
 from a2mamba.segmentation.segmenter import Segmenter
+
+fuse_segmenter = fuse_for_inference
+"""The former name."""
 
 __all__ = [
     "IGNORE_INDEX",
@@ -14,6 +17,7 @@ __all__ = [
     "SegMANConfig",
     "SegMANV2Config",
     "Segmenter",
+    "SegmenterOptions",
     "TestMode",
     "create_segmenter",
     "fuse_segmenter",

@@ -20,6 +20,8 @@ class ConvNormReLU(nn.Module):
         padding: pixels on every side; k // 2 if None.
     """
 
+    conv_norms = (("conv", "norm"),)
+
     def __init__(
         self, inputs: int, outputs: int, kernel_size: int = 1, *, stride: int = 1, padding: int | None = None
     ) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from a2mamba.backbone import create_model, load_checkpoint
+from a2mamba.backbone import BackboneOptions, create_model, load_checkpoint
+from a2mamba.backbone.options import takes
 from a2mamba.segmentation import segman, segman_v2
 from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import SegMANV2Decoder
@@ -39,42 +39,46 @@ def list_segmenters() -> list[str]:
     return list(BACKBONES)
 
 
-def create_segmenter(
-    name: str,
-    *,
-    num_classes: int,
-    checkpoint: str | os.PathLike[str] | None = None,
-    backbone_checkpoint: str | os.PathLike[str] | None = None,
-    pretrained_backbone: bool = False,
-    img_size: int | Sequence[int] = 224,
-    drop_path_rate: float = 0.0,
-    width: int | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Segmenter:
+@dataclass(frozen=True, kw_only=True)
+class SegmenterOptions(BackboneOptions):
+    """What ``create_segmenter`` can be asked for."""
+
+    num_classes: int
+    """of the logits"""
+    checkpoint: str | os.PathLike[str] | None = None
+    """weights of the whole network, see :func:`a2mamba.load_checkpoint`; for ``segman_*`` also those that were
+    released"""
+    backbone_checkpoint: str | os.PathLike[str] | None = None
+    """weights of the backbone alone, for training"""
+    pretrained_backbone: bool = False
+    """download the released weights of the backbone"""
+    width: int | None = None
+    """channels of the decoder, for a narrower or wider one than the system has; its other sizes follow in proportion.
+    SegMAN-V2 needs a multiple of 32"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_classes < 1 or (self.width is not None and self.width < 1):
+            raise ValueError(f"num_classes and width must be at least 1, got {self.num_classes} and {self.width}")
+        if self.checkpoint is not None and (self.pretrained_backbone or self.backbone_checkpoint is not None):
+            raise ValueError("checkpoint=... holds the backbone too; give no other weights for it")
+
+
+@takes(SegmenterOptions)
+def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
     """Make a segmentation network.
 
     Args:
         name: one of :func:`list_segmenters`. ``upernet_a2mamba_large_paper`` is the Large of the paper's Table VI, and
             ``segman_v2_large`` that of Table VII; both have the backbone of its Table I, of which no weights were
             released. ``upernet_a2mamba_large`` has the Large that was released.
-        num_classes: of the logits.
-        checkpoint: weights of the whole network, see :func:`a2mamba.load_checkpoint`; for ``segman_*`` also those
-            that were released.
-        backbone_checkpoint: weights of the backbone alone, for training.
-        pretrained_backbone: download the released weights of the backbone.
-        img_size: side or (height, width) in pixels for which the bias of the encoder's global attention is stored;
-            images of any size can be given to the network.
-        drop_path_rate: stochastic depth of the backbone's last block.
-        width: channels of the decoder, for a narrower or wider one than the system has; its other widths follow in
-            proportion. SegMAN-V2 needs a multiple of 32.
-        device, dtype: of the parameters; "meta" makes none.
+        options: the fields of :class:`SegmenterOptions`, each as a keyword: ``num_classes=150``.
 
     Returns:
         The network, in training mode; :meth:`Segmenter.forward` says what it computes.
 
     Raises:
-        ValueError: for an unknown name, naming the nearest, or arguments that are out of range or exclude each other.
+        ValueError: for an unknown name, naming the nearest, or options that are out of range or exclude each other.
         WeightsUnavailableError: if ``pretrained_backbone`` weights cannot be downloaded.
         CheckpointError: if a checkpoint does not fit.
     """
@@ -82,31 +86,25 @@ def create_segmenter(
         nearest = difflib.get_close_matches(name, BACKBONES, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(BACKBONES)}"
         raise ValueError(f"unknown segmentation network {name!r}; {hint}")
-    if num_classes < 1 or (width is not None and width < 1):
-        raise ValueError(f"num_classes and width must be at least 1, got {num_classes} and {width}")
-    if checkpoint is not None and (pretrained_backbone or backbone_checkpoint is not None):
-        raise ValueError("checkpoint=... holds the backbone too; give no other weights for it")
     backbone = create_model(
         BACKBONES[name],
-        pretrained=pretrained_backbone,
-        checkpoint=backbone_checkpoint,
-        img_size=img_size,
-        drop_path_rate=drop_path_rate,
         features_only=True,
-        device=device,
-        dtype=dtype,
+        pretrained=options.pretrained_backbone,
+        checkpoint=options.backbone_checkpoint,
+        **options.of_backbone(),
     )
-    with torch.device(device) if device is not None else nullcontext():
+    classes, width = options.num_classes, options.width
+    with torch.device(options.device) if options.device is not None else nullcontext():
         if name in segman_v2.VARIANTS:
-            model = _segman_v2(name, backbone, num_classes, width)
+            model = _segman_v2(name, backbone, classes, width)
         elif name in segman.VARIANTS:
-            model = _segman(name, backbone, num_classes, width)
+            model = _segman(name, backbone, classes, width)
         else:
-            model = upernet(backbone, num_classes=num_classes, width=width or UPER_WIDTHS.get(name, 512))
+            model = upernet(backbone, num_classes=classes, width=width or UPER_WIDTHS.get(name, 512))
     for _, head in model.heads():
-        head.to(dtype=dtype)
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
+        head.to(dtype=options.dtype)
+    if options.checkpoint is not None:
+        load_checkpoint(model, options.checkpoint)
     return model
 
 

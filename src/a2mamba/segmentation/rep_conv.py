@@ -1,4 +1,4 @@
-"""A re-parameterised depthwise convolution: several dilated branches in training, one kernel after fusing."""
+"""A re-parameterized depthwise convolution: several dilated branches in training, one kernel after folding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RepConv(nn.Module):
     """Sum of depthwise convolutions with BatchNorm, of different size and dilation (UniRepLKNet's dilated block).
 
     Every branch reaches no further than the K x K kernel, so all are one K x K kernel with a bias once their norms are
-    constant; :meth:`fuse` makes it.
+    constant; :meth:`fold` makes it.
 
     Args:
         channels: C.
@@ -56,7 +56,7 @@ class RepConv(nn.Module):
         return torch.stack([norm(conv(x)) for conv, norm in zip(self.convs, self.norms, strict=True)]).sum(0)
 
     @torch.no_grad()
-    def fuse(self) -> None:
+    def fold(self) -> None:
         """Replace the branches by one K x K convolution with bias, for inference: equal in eval mode, to rounding.
 
         The branches are gone then, and with them the names of their tensors in the state dict.

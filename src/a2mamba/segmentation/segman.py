@@ -11,7 +11,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from a2mamba.backbone.weights import ReleasedNames, names_by_rules
+from a2mamba.backbone.rules import ReleasedNames, names_by_rules
 from a2mamba.layers import SS2D, ConvFFN, ResidualDepthwise
 from a2mamba.segmentation.conv import (
     Classifier,

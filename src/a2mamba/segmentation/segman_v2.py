@@ -18,7 +18,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.backbone.pyramid import Block, init_plain
+from a2mamba.backbone.pyramid import Block, init_all
 from a2mamba.layers import A2SSM, GlobalAttention, gated_projection, rope_table
 from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
 from a2mamba.segmentation.conv import (
@@ -61,7 +61,7 @@ class SegMANV2Config:
     refine_width: int | None = None
     """channels to which the output of MM-Refine is reduced before it is up-sampled; None keeps 3 C"""
     shortcut_kernel: int = 5
-    """of the re-parameterised convolution; Table XIII compares 3, 5 and 7"""
+    """of the re-parameterized convolution; Table XIII compares 3, 5 and 7"""
     shortcut_branches: tuple[tuple[int, int], ...] = ((3, 1), (3, 2))
     """(kernel size, dilation) of its further branches"""
     shortcut_depthwise: bool = True
@@ -87,6 +87,8 @@ class GlobalMASS(nn.Module):
         pair_bias_tokens: number of positions of a learned bias of pairs, which is resized to the map; None for none.
         state_attention: whether the map aggregates the hidden states.
     """
+
+    conv_norms = (("gate", "gate_norm"),)
 
     def __init__(
         self,
@@ -174,8 +176,7 @@ class MMRefine(nn.Module):
             state_attention=config.state_attention,
         )
         self.block = Block(mixed, mixer, int(config.mlp_ratio * mixed), drop_path=0.0, scaling="none", scale_init=1.0)
-        self.block.apply(init_plain)
-        mixer.ssm.reset_parameters()
+        init_all(self.block)
         self.reduce = None if config.refine_width is None else ConvNormReLU(mixed, config.refine_width)
         self.out_channels = mixed if config.refine_width is None else config.refine_width
 

@@ -82,6 +82,10 @@ class Segmenter(nn.Module):
         channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
         return [maps[i].permute(0, 3, 1, 2) if channels_last else maps[i] for i in self.feature_indices]
 
+    def fold(self) -> None:
+        """Drop the auxiliary head, for inference."""
+        self.auxiliary = None
+
     def heads(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield (name, module) of the decoder and of the auxiliary head."""
         yield "decoder", self.decoder

@@ -1,8 +1,8 @@
-"""The names of SegMAN's released segmentation files, one table for both directions (see a2mamba.backbone.weights)."""
+"""The names of SegMAN's released segmentation files, one table for both directions (see a2mamba.backbone.rules)."""
 
 from __future__ import annotations
 
-from a2mamba.backbone.weights import FOLDED, FOLDED_COLUMN, FOLDED_ROWS, MATRIX, SAME, Rule
+from a2mamba.backbone.rules import FOLDED, FOLDED_COLUMN, FOLDED_ROWS, MATRIX, SAME, Rule
 
 
 def _conv(ours: str, released: str) -> tuple[Rule, Rule]:

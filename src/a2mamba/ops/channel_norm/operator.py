@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2mamba.ops import self_test
-from a2mamba.ops.channel_norm import reference
+from a2mamba.ops.channel_norm import comparison, reference
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 
 
@@ -21,7 +20,7 @@ def _triton_why_not(*arguments: Any) -> str | None:
         return missing
     from a2mamba.ops.channel_norm import triton_impl
 
-    return triton_impl.why_not(*arguments) or self_test.passed("channel_norm", arguments[0].device)
+    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
 
 
 def _triton_run(*arguments: Any) -> Tensor:

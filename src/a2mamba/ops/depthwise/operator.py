@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops import self_test
-from a2mamba.ops.depthwise import reference
+from a2mamba.ops.depthwise import comparison, reference
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 
 
@@ -20,7 +19,7 @@ def _triton_why_not(*arguments: Any) -> str | None:
         return missing
     from a2mamba.ops.depthwise import triton_impl
 
-    return triton_impl.why_not(*arguments) or self_test.passed("depthwise_conv", arguments[0].device)
+    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
 
 
 def _triton_run(*arguments: Any) -> Tensor:

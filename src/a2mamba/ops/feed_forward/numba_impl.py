@@ -25,10 +25,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.stride(-1) != 1:
         x = x.contiguous()
     taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
-    pieces = numba_threads.cut(batch, height)
-    workers = min(numba_threads.threads(), batch * pieces)
+    chunks = numba_threads.chunks_per_image(batch, height)
+    workers = min(numba_threads.threads(), batch * chunks)
     rings = x.new_empty(workers, 3 * (columns + 2) * channels)
-    numbers = [batch * pieces, pieces, height, columns, channels]
+    numbers = [batch * chunks, chunks, height, columns, channels]
     numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
     for each in (x, out):
         numbers += [each.data_ptr(), *(4 * stride for stride in each.stride()[:3])]

@@ -89,7 +89,7 @@ _convolve_one, _convolve_four = _convolve(1), _convolve(TOGETHER)
 @njit(error_model="numpy")
 def _work(p):  # type: ignore[no-untyped-def]
     """Take items and do them; the order of ``p`` is that of ``numba_impl.forward``."""
-    counters, items, pieces, height, columns, channels = p[2], p[3], p[4], p[5], p[6], p[7]
+    counters, items, chunks, height, columns, channels = p[2], p[3], p[4], p[5], p[6], p[7]
     weights, rings, ring_size = p[8], p[9], p[10]
     x, x_batch, x_row, x_step = p[11], p[12], p[13], p[14]
     out, out_batch, out_row, out_step = p[15], p[16], p[17], p[18]
@@ -100,8 +100,8 @@ def _work(p):  # type: ignore[no-untyped-def]
         item = take_number(counters)
         if item >= items:
             return
-        image, piece = item // pieces, item % pieces
-        first, last = height * piece // pieces, height * (piece + 1) // pieces
+        image, chunk = item // chunks, item % chunks
+        first, last = height * chunk // chunks, height * (chunk + 1) // chunks
         for y in range(first - 1, last + 1):
             row = mine + line * ((y + 3) % 3)
             if y < 0 or y >= height:

@@ -10,14 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops import self_test
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference
-from a2mamba.ops.feed_forward import numba_impl, reference, torch_impl
+from a2mamba.ops.feed_forward import comparison, numba_impl, reference, torch_impl
+from a2mamba.ops.precision import in_half_precision
 
 
 def _numba_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     objection = unfit_at_inference(x.shape[1], x, weight, bias)
-    return objection or self_test.passed("gelu_depthwise/numba", x.device)
+    if objection is None and in_half_precision(x):
+        objection = "autocast is on, and wants the convolution in 16 bits"
+    return objection or comparison.gelu_depthwise(x.device)
 
 
 BACKENDS = (
@@ -29,7 +31,7 @@ BACKENDS = (
 
 
 def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
-    """Return y + depthwise_conv(y) for y = gelu(x): the middle of the feed-forward network (SPEC section 3).
+    """Return y + depthwise_conv(y) for y = gelu(x): the middle of a feed-forward network (docs/network.md, section 3).
 
     Args:
         x: (B, C, H, W), any floating dtype.

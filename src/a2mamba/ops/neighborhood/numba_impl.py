@@ -129,9 +129,9 @@ def apply(
     q_width = q.shape[-1]
     images, threads = batch * heads, numba_threads.threads()
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
-    pieces = numba_threads.cut(images, height)
-    whole = pieces == 1
-    workers = min(threads, images * pieces)
+    chunks = numba_threads.chunks_per_image(images, height)
+    whole = chunks == 1
+    workers = min(threads, images * chunks)
     call = _Call(q, k, v, bias, kernel_size, dilation, scale)
     # Of every tile of two rows, weights and what they are to be divided by.
     slots = len(call.plan.strips) * len(call.plan.tiles) * 2 * (call.weights + LANES)
@@ -142,8 +142,8 @@ def apply(
     packed = out.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
     scratch = out.new_empty(workers, LANES * (3 + 2 * q_width + 2 * v_width) + 2 * call.weights)
     for phase in (0,) if whole else (1, 2):
-        others = phase, pieces, where, 4 * slots, int(stored)
-        call.run(numba_kernels.KERNEL, workers, images * pieces, packed, scratch, (out,), others)
+        others = phase, chunks, where, 4 * slots, int(stored)
+        call.run(numba_kernels.KERNEL, workers, images * chunks, packed, scratch, (out,), others)
     return out.to(v.dtype), memory
 
 

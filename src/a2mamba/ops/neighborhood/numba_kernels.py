@@ -360,7 +360,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     k, k_batch, k_head, k_row, k_column = p[33], p[34], p[35], p[36], p[37]
     v, v_batch, v_head, v_row, v_column = p[38], p[39], p[40], p[41], p[42]
     out, out_batch, out_head, out_row, out_column = p[43], p[44], p[45], p[46], p[47]
-    phase, pieces, stored, stored_size, known = p[48], p[49], p[50], p[51], p[52]
+    phase, chunks, stored, stored_size, known = p[48], p[49], p[50], p[51], p[52]
 
     # This thread's own memory: a vector that nobody reads; of two rows one over the sums of weights, the queries, the
     # outputs and the weights.
@@ -379,13 +379,13 @@ def _work(p):  # type: ignore[no-untyped-def]
         item = take_number(counters)
         if item >= items:
             return
-        image, piece = item // pieces, item % pieces
+        image, chunk = item // chunks, item % chunks
         batch, head = image // heads, image % heads
         # Whoever works on a whole image packs it into memory of its own; otherwise all images are packed first.
         k_packed = packed + packed_size * (image if phase else (mine - scratch) // scratch_size)
         v_packed = k_packed + channel * height * q_width
         if phase != 2:
-            first, last = height * piece // pieces, height * (piece + 1) // pieces
+            first, last = height * chunk // chunks, height * (chunk + 1) // chunks
             if not known:
                 a = k + batch * k_batch + head * k_head
                 pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, first, last, spare, ones)
@@ -396,7 +396,7 @@ def _work(p):  # type: ignore[no-untyped-def]
         q_image = q + batch * q_batch + head * q_head
         out_image = out + batch * out_batch + head * out_head
         bias_head = bias + 4 * head * (2 * kernel_h - 1) * span
-        for s in range(strip_count * piece // pieces, strip_count * (piece + 1) // pieces):
+        for s in range(strip_count * chunk // chunks, strip_count * (chunk + 1) // chunks):
             y_a, y_b, rows, shift, first_key, dy = read_strip(strips + 40 * s, step_h)
             for t in range(tile_count):
                 tile = tiles + 40 * t

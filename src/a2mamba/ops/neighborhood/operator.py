@@ -8,10 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing, unwatched
-from a2mamba.ops.neighborhood import numba_impl, reference, torch_impl
+from a2mamba.ops.dispatch import (
+    Backend,
+    Choice,
+    always,
+    explain,
+    not_plain,
+    portable,
+    select,
+    triton_missing,
+    unwatched,
+)
+from a2mamba.ops.neighborhood import comparison, numba_impl, reference, torch_impl
 from a2mamba.ops.precision import without_autocast
+from a2mamba.ops.registration import register
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -24,43 +34,32 @@ def _heads_innermost(like: Tensor) -> Tensor:
     return like.new_empty(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
 
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[] kernel_size, SymInt[] dilation, float scale"
 
 
-def _define_backward(name: str, compute: Callable[..., Gradients]) -> torch.library.CustomOpDef:
-    """Register a backward under a name, with its fake."""
+def _shielded(implementation: Callable[[Tensor], Any], function: str) -> Callable[..., Any]:
+    """Return what an operator does, by a function of the implementation that is chosen for its first argument."""
 
-    @torch.library.custom_op(name, mutates_args=())
-    def backward(
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        kernel_size: Sequence[int],
-        dilation: Sequence[int],
-        scale: float,
-    ) -> Gradients:
+    def compute(*arguments: Any) -> Any:
+        *tensors, kernel_size, dilation, scale = arguments
         # The operator decides its own precision; autocast must not change it from outside.
-        with without_autocast(v):
-            return compute(grad, q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
+        with without_autocast(tensors[0]):
+            run = getattr(implementation(tensors[0]), function)
+            return run(*tensors, _pair(kernel_size), _pair(dilation), scale)
 
-    @backward.register_fake
-    def _(
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        kernel_size: Sequence[int],
-        dilation: Sequence[int],
-        scale: float,
-    ) -> Gradients:
-        shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
-        grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
-        return _heads_innermost(q), _heads_innermost(k), _heads_innermost(v), grad_bias
+    return compute
 
-    return backward
+
+def _fake(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
+    return _heads_innermost(v)
+
+
+def _fake_gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel_size: Sequence[int], *others: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape = (v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
+    grad_bias = v.new_empty(shape, dtype=torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype)
+    return _heads_innermost(q), _heads_innermost(k), _heads_innermost(v), grad_bias
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -69,70 +68,49 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.settings = (list(kernel_size), list(dilation), scale)
 
 
-def _define(name: str, compute: Callable[..., Tensor], backward: Callable[..., Gradients]) -> torch.library.CustomOpDef:
-    """Register a forward under a name, with its fake and its gradient."""
+def _define(name: str, implementation: Callable[[Tensor], Any]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Register the forward under a name and under another for a map that is applied again, and the gradient of both.
 
-    @torch.library.custom_op(name, mutates_args=())
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        kernel_size: Sequence[int],
-        dilation: Sequence[int],
-        scale: float,
-    ) -> Tensor:
-        with without_autocast(v):
-            return compute(q, k, v, bias, _pair(kernel_size), _pair(dilation), scale)
-
-    @forward.register_fake
-    def _(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        kernel_size: Sequence[int],
-        dilation: Sequence[int],
-        scale: float,
-    ) -> Tensor:
-        return _heads_innermost(v)
+    The two are the same computation, but the second counts fewer operations in the paper.
+    """
+    backward = register(
+        f"{name}_backward",
+        f"(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+        _shielded(implementation, "backward"),
+        _fake_gradients,
+    )
 
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         grad_q, grad_k, grad_v, grad_bias = backward(grad, q, k, v, bias, *ctx.settings)
         return grad_q, grad_k, grad_v, None if bias is None else grad_bias, None, None, None
 
-    forward.register_autograd(differentiate, setup_context=_setup_context)
-    return forward
+    first, again = (
+        register(
+            each,
+            f"({_ARGUMENTS}) -> Tensor",
+            _shielded(implementation, "forward"),
+            _fake,
+            differentiate,
+            _setup_context,
+        )
+        for each in (name, f"{name}_again")
+    )
+    return first, again
 
 
-def _torch(*arguments: Any) -> Tensor:
-    return torch_impl.forward(*arguments)
-
-
-def _torch_gradients(*arguments: Any) -> Gradients:
-    return torch_impl.backward(*arguments)
-
-
-def _numba(*arguments: Any) -> Tensor:
-    return portable(arguments[0], numba_impl, torch_impl).forward(*arguments)
-
-
-def _numba_gradients(*arguments: Any) -> Gradients:
-    return portable(arguments[0], numba_impl, torch_impl).backward(*arguments)
-
-
-_backward = _define_backward("a2mamba::neighborhood_attention_backward", _torch_gradients)
-_numba_backward = _define_backward("a2mamba::neighborhood_attention_numba_backward", _numba_gradients)
-_forward = _define("a2mamba::neighborhood_attention", _torch, _backward)
-# The same computation under a name of its own: a map that is applied again counts fewer operations in the paper.
-_forward_again = _define("a2mamba::neighborhood_attention_again", _torch, _backward)
-_numba_forward = _define("a2mamba::neighborhood_attention_numba", _numba, _numba_backward)
-_numba_forward_again = _define("a2mamba::neighborhood_attention_numba_again", _numba, _numba_backward)
+_forward, _forward_again = _define("a2mamba::neighborhood_attention", lambda x: torch_impl)
+_numba_forward, _numba_forward_again = _define(
+    "a2mamba::neighborhood_attention_numba", lambda x: portable(x, numba_impl, torch_impl)
+)
 
 
 Memory = Any
 """What a backend keeps of a map between its applications; None before the first."""
+
+
+def _torch_why_not(memory: Memory | None, *arguments: Any) -> str | None:
+    return not_plain(*arguments[:4])
 
 
 def _torch_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
@@ -147,7 +125,7 @@ def _numba_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Ten
 
 
 def _numba_why_not(memory: Memory | None, *arguments: Any) -> str | None:
-    return numba_impl.why_not(*arguments) or self_test.passed("neighborhood_attention/numba", arguments[0].device)
+    return numba_impl.why_not(*arguments) or comparison.numba(arguments[0].device)
 
 
 def _reference_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
@@ -169,13 +147,13 @@ def _triton_why_not(memory: Memory | None, *arguments: Any) -> str | None:
         return missing
     from a2mamba.ops.neighborhood import triton_impl
 
-    return triton_impl.why_not(*arguments) or self_test.passed("neighborhood_attention", arguments[0].device)
+    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
 
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
     Backend("numba", _numba_why_not, _numba_run),
-    Backend("torch", always, _torch_run),
+    Backend("torch", _torch_why_not, _torch_run),
     Backend("reference", always, _reference_run),
 )
 """In order of preference. All take (memory, q, k, v, bias, (K_h, K_w), (r_h, r_w), scale), and whether another

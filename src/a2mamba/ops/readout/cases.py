@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,16 @@ class Case:
 
     def gated_norm_inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], float]:
-        """Return x, what is added, the gate, weight and bias of both norms, and the number added to variances."""
+    ) -> tuple[Tensor, Tensor, Tensor, ChannelNorm, ChannelNorm]:
+        """Return x, what is added, the gate and both norms."""
         x, gate, added = self.maps(3, dtype, device, seed)
+        norms = []
         a, b, c, d = self.vectors(4, dtype, device, seed)
-        return x, added, gate, (a, b), (c, d), 1e-6
+        for weight, bias in ((a, b), (c, d)):
+            norm = ChannelNorm(len(weight), eps=1e-6)
+            norm.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+            norms.append(norm)
+        return x, added, gate, norms[0], norms[1]
 
 
 CASES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
 
@@ -39,21 +39,14 @@ def read_out(
     return out.permute(0, 3, 1, 2)
 
 
-def gated_norm(
-    x: Tensor,
-    added: Tensor,
-    gate: Tensor,
-    norm: tuple[Tensor, Tensor],
-    out_norm: tuple[Tensor, Tensor],
-    eps: float,
-) -> Tensor:
+def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
     """Return the gated norm; arguments as in ``reference.gated_norm``."""
     from a2mamba.ops.readout import numba_kernels
 
     out = _empty(x)
     channels = x.shape[1]
-    affine = torch.cat((*norm, *out_norm))
-    constants = torch.tensor([1 / channels, eps], dtype=torch.float32, device="cpu")
+    affine = torch.cat((norm.weight, norm.bias, out_norm.weight, out_norm.bias))
+    constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
     maps = [_rows(each.permute(0, 2, 3, 1)) for each in (x, added, gate)]
     numbers = [channels, affine.data_ptr(), constants.data_ptr()]
     for each in (*maps, _rows(out)):

@@ -9,27 +9,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
-from a2mamba.ops.readout import numba_impl, reference, torch_impl
-
-Affine = tuple[Tensor, Tensor]
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference, unhooked
+from a2mamba.ops.readout import comparison, numba_impl, reference, torch_impl
 
 
 def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     if len(states) != 2 or states[0].shape != states[1].shape:
         return f"the states must be two equal halves of the heads, got {[tuple(half.shape) for half in states]}"
     objection = unfit_at_inference(states[0].shape[-1], *states, *others)
-    return objection or self_test.passed("read_out/numba", states[0].device)
+    return objection or comparison.read_out(states[0].device)
+
+
+def _unfit_norms(x: Tensor, norm: nn.Module, out_norm: nn.Module) -> str | None:
+    """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
+    norms = norm, out_norm
+    channels = x.shape[1:2]
+    if not all(isinstance(each, nn.LayerNorm) and each.elementwise_affine and each.bias is not None for each in norms):
+        return f"the norms must be LayerNorms with weight and bias, got {[type(each).__name__ for each in norms]}"
+    parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+    if any(each.shape != channels for each in parameters):
+        return f"weights and biases must have shape {tuple(channels)}, got {[tuple(each.shape) for each in parameters]}"
+    if norm.eps != out_norm.eps:
+        return f"the norms must share what is added to variances, got {norm.eps} and {out_norm.eps}"
+    return None if all(map(unhooked, norms)) else "a forward hook waits for the call of a norm"
 
 
 def _gated_norm_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float
+    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
 ) -> str | None:
-    objection = unfit_at_inference(x.shape[1], x, added, gate, *norm, *out_norm)
-    return objection or self_test.passed("gated_norm/numba", x.device)
+    objection = _unfit_norms(x, norm, out_norm)
+    if objection is None:
+        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+        objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters)
+    return objection or comparison.gated_norm(x.device)
 
 
 def _read_out_triton_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
@@ -38,7 +52,7 @@ def _read_out_triton_why_not(states: Sequence[Tensor], *others: Tensor) -> str |
         return missing
     from a2mamba.ops.readout import triton_impl
 
-    return triton_impl.read_out_why_not(states, *others) or self_test.passed("read_out", states[0].device)
+    return triton_impl.read_out_why_not(states, *others) or comparison.read_out_triton(states[0].device)
 
 
 def _read_out_triton(*arguments: Any) -> Tensor:
@@ -47,13 +61,16 @@ def _read_out_triton(*arguments: Any) -> Tensor:
     return triton_impl.read_out(*arguments)
 
 
-def _gated_norm_triton_why_not(*arguments: Any) -> str | None:
-    missing = triton_missing(arguments[0])
+def _gated_norm_triton_why_not(
+    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+) -> str | None:
+    missing = triton_missing(x) or _unfit_norms(x, norm, out_norm)
     if missing is not None:
         return missing
     from a2mamba.ops.readout import triton_impl
 
-    return triton_impl.gated_norm_why_not(*arguments) or self_test.passed("gated_norm", arguments[0].device)
+    objection = triton_impl.gated_norm_why_not(x, added, gate, norm, out_norm)
+    return objection or comparison.gated_norm_triton(x.device)
 
 
 def _gated_norm_triton(*arguments: Any) -> Tensor:
@@ -71,6 +88,7 @@ READ_OUT = (
 GATED_NORM = (
     Backend("triton", _gated_norm_triton_why_not, _gated_norm_triton),
     Backend("numba", _gated_norm_why_not, numba_impl.gated_norm),
+    Backend("torch", always, torch_impl.gated_norm),
     Backend("reference", always, reference.gated_norm),
 )
 """In order of preference."""
@@ -86,7 +104,7 @@ def read_out(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Mix aggregated states over the heads and read them out (SPEC section 6).
+    """Mix aggregated states over the heads and read them out (docs/network.md, section 6).
 
     Args:
         states: what the attention maps made of the hidden states: tensors (B, G_i, H, W, d) that make up all G heads.
@@ -127,21 +145,20 @@ def gated_norm(
     x: Tensor,
     added: Tensor,
     gate: Tensor,
-    norm: Affine,
-    out_norm: Affine,
-    eps: float = 1e-6,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Normalize over the channels, add, multiply, and normalize again: the end of every mixer (SPEC section 4).
+    """Normalize over the channels, add, multiply, and normalize again: the end of a mixer (docs/network.md, section 4).
 
     Args:
         x: (B, C, H, W).
         added: position encoding, shape of ``x``.
         gate: shape of ``x``.
-        norm, out_norm: weight and bias (C,) of the two norms.
-        eps: added to both variances.
-        backend: "triton", "numba" or "reference"; None takes the first that can run.
+        norm, out_norm: modules that normalize such maps over their channels, as timm's LayerNorm2d. They are called
+            where a hook waits for it; otherwise their weight, bias and eps may be all that is used.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W): out_norm((norm(x) + added) * gate), in the dtype of the last norm's weight where a kernel runs.
@@ -154,10 +171,7 @@ def gated_norm(
             "x, added and gate must have one shape (B, C, H, W), got "
             f"{tuple(x.shape)}, {tuple(added.shape)} and {tuple(gate.shape)}"
         )
-    for tensor in (*norm, *out_norm):
-        if tensor.shape != x.shape[1:2]:
-            raise ValueError(f"weights and biases must have shape {tuple(x.shape[1:2])}, got {tuple(tensor.shape)}")
-    arguments = (x, added, gate, norm, out_norm, eps)
+    arguments = (x, added, gate, norm, out_norm)
     return select("gated_norm", GATED_NORM, backend, arguments).run(*arguments)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -19,16 +19,11 @@ def read_out(
     return mixed * readout[:, None] + u * skip[:, None, None]
 
 
-def gated_norm(
-    x: Tensor,
-    added: Tensor,
-    gate: Tensor,
-    norm: tuple[Tensor, Tensor],
-    out_norm: tuple[Tensor, Tensor],
-    eps: float,
-) -> Tensor:
+def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
     """Return (B, C, H, W); see ``operator.gated_norm``."""
-    channels = x.shape[1:2]
-    normed = F.layer_norm(x.to(norm[0].dtype).permute(0, 2, 3, 1), channels, *norm, eps)
-    gated = (normed + added.permute(0, 2, 3, 1)) * gate.permute(0, 2, 3, 1)
-    return F.layer_norm(gated, channels, *out_norm, eps).permute(0, 3, 1, 2)
+
+    def normalized(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+
+    x, added, gate = (each.permute(0, 2, 3, 1) for each in (x, added, gate))
+    return normalized((normalized(x, norm) + added) * gate, out_norm).permute(0, 3, 1, 2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.readout import triton_kernels as kernels
@@ -41,10 +41,10 @@ def _unfit_read_out(
 
 
 def gated_norm_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float
+    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
 ) -> str | None:
-    """Return why these kernels cannot run the arguments of ``operator.gated_norm``, or None."""
-    return watched(x) or _unfit_gated_norm(x, added, gate, *norm, *out_norm)
+    """Return why these kernels cannot run the arguments of ``operator.gated_norm``, or None; the norms are checked."""
+    return watched(x) or _unfit_gated_norm(x, added, gate, norm.weight, norm.bias, out_norm.weight, out_norm.bias)
 
 
 @remembered
@@ -143,12 +143,15 @@ def gated_norm_launch(
     return kernels.gated_norm_kernel, (triton.cdiv(rows, per_program),), arguments
 
 
-def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float) -> Tensor:
+def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
     """Return (B, C, H, W) in the dtype of the last norm's weight; arguments as in ``operator.gated_norm``."""
-    out = empty_map(x, out_norm[0].dtype)
+    out = empty_map(x, out_norm.weight.dtype)
     if not out.numel():
         return out
-    weight, bias, out_weight, out_bias = (each.contiguous() for each in (*norm, *out_norm))
+    weight, bias, out_weight, out_bias = (
+        each.contiguous() for each in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)
+    )
+    eps = norm.eps
     key = "gated norm", *map(kind, (x, added, gate, weight, bias, out_weight, out_bias)), eps
     (launch,) = repeated(
         key, lambda: [gated_norm_launch(out, x, added, gate, (weight, bias), (out_weight, out_bias), eps)]

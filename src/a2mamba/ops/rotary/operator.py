@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops import self_test
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
-from a2mamba.ops.rotary import reference
+from a2mamba.ops.rotary import comparison, reference
 
 
 def _triton_why_not(*arguments: Any) -> str | None:
@@ -20,7 +19,7 @@ def _triton_why_not(*arguments: Any) -> str | None:
         return missing
     from a2mamba.ops.rotary import triton_impl
 
-    return triton_impl.why_not(*arguments) or self_test.passed("rotate", arguments[0].device)
+    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
 
 
 def _triton_run(*arguments: Any) -> Tensor:

@@ -8,25 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2mamba.ops import self_test
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, portable, select, triton_missing, unwatched
+from a2mamba.ops.dispatch import (
+    Backend,
+    Choice,
+    always,
+    explain,
+    not_plain,
+    portable,
+    select,
+    triton_missing,
+    unwatched,
+)
 from a2mamba.ops.precision import without_autocast
-from a2mamba.ops.selective_scan import numba_impl, reference, torch_impl
+from a2mamba.ops.registration import register
+from a2mamba.ops.selective_scan import comparison, numba_impl, reference, torch_impl
 
-
-@torch.library.custom_op("a2mamba::selective_scan_state_backward", mutates_args=())
-def _backward(
-    grad: Tensor,
-    states: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    with without_autocast(u):
-        return torch_impl.backward(grad, states, u, delta, A, B, delta_bias, delta_softplus)
+_ARGUMENTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor? delta_bias, bool delta_softplus"
 
 
 def _channels_innermost(like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -34,17 +31,14 @@ def _channels_innermost(like: Tensor, dtype: torch.dtype) -> Tensor:
     return like.new_empty(like.shape[0], like.shape[2], like.shape[1], dtype=dtype).transpose(1, 2)
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    states: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _compute_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    with without_autocast(arguments[0]):
+        return torch_impl.backward(*arguments)
+
+
+def _fake_gradients(
+    grad: Tensor, states: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, _: bool
+) -> tuple[Tensor, ...]:
     bias_dtype = states.dtype if delta_bias is None else delta_bias.dtype
     return (
         _channels_innermost(u, u.dtype),
@@ -53,6 +47,18 @@ def _(
         B.new_empty(B.shape),
         A.new_empty(A.shape, dtype=bias_dtype),
     )
+
+
+_backward = register(
+    "a2mamba::selective_scan_state_backward",
+    f"(Tensor grad, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _compute_gradients,
+    _fake_gradients,
+)
+
+
+def _fake(u: Tensor, *others: Any) -> Tensor:
+    return _channels_innermost(u, reference.state_dtype(u))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -67,46 +73,34 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *grads, None if delta_bias is None else grad_bias, None
 
 
-def _define(name: str, compute: Callable[..., Tensor]) -> torch.library.CustomOpDef:
-    """Register a forward under a name, with its fake and its gradient."""
+def _define(name: str, implementation: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
+    """Register the forward of the implementation that is chosen for ``u`` under a name, with its gradient."""
 
-    @torch.library.custom_op(name, mutates_args=())
-    def forward(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
-    ) -> Tensor:
+    def compute(*arguments: Any) -> Tensor:
         # The recurrence is float32 whatever surrounds it; autocast must not change that.
-        with without_autocast(u):
-            return compute(u, delta, A, B, delta_bias, delta_softplus)
+        with without_autocast(arguments[0]):
+            return implementation(arguments[0]).forward(*arguments)
 
-    @forward.register_fake
-    def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-        return _channels_innermost(u, reference.state_dtype(u))
-
-    forward.register_autograd(_differentiate, setup_context=_setup_context)
-    return forward
+    return register(name, f"({_ARGUMENTS}) -> Tensor", compute, _fake, _differentiate, _setup_context)
 
 
-def _torch(*arguments: Any) -> Tensor:
-    return torch_impl.forward(*arguments)
+_forward = _define("a2mamba::selective_scan_state", lambda u: torch_impl)
+_numba_forward = _define("a2mamba::selective_scan_state_numba", lambda u: portable(u, numba_impl, torch_impl))
 
 
-def _numba(*arguments: Any) -> Tensor:
-    return portable(arguments[0], numba_impl, torch_impl).forward(*arguments)
-
-
-_forward = _define("a2mamba::selective_scan_state", _torch)
-_numba_forward = _define("a2mamba::selective_scan_state_numba", _numba)
+def _torch_why_not(*arguments: Any) -> str | None:
+    return not_plain(*arguments[:5])
 
 
 def _numba_run(*arguments: Any) -> Tensor:
     if unwatched(arguments[0]):
         with without_autocast(arguments[0]):
-            return _numba(*arguments)
+            return numba_impl.forward(*arguments)
     return _numba_forward(*arguments)
 
 
 def _numba_why_not(*arguments: Any) -> str | None:
-    return numba_impl.why_not(*arguments) or self_test.passed("selective_scan_state/numba", arguments[0].device)
+    return numba_impl.why_not(*arguments) or comparison.numba(arguments[0].device)
 
 
 def _triton_run(*arguments: Any) -> Tensor:
@@ -121,13 +115,13 @@ def _triton_why_not(*arguments: Any) -> str | None:
         return missing
     from a2mamba.ops.selective_scan import triton_impl
 
-    return triton_impl.why_not(*arguments) or self_test.passed("selective_scan_state", arguments[0].device)
+    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
 
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
     Backend("numba", _numba_why_not, _numba_run),
-    Backend("torch", always, _forward),
+    Backend("torch", _torch_why_not, _forward),
     Backend("reference", always, reference.selective_scan_state),
 )
 """In order of preference. All take (u, delta, A, B as (B, N, L), delta_bias, delta_softplus)."""

@@ -42,7 +42,7 @@ Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(images, class indices) -> (normalized images, class indices or probabilities (B, classes)), on the device"""
 
 
-class ClassificationTask:
+class ClassificationLosses:
     """Cross-entropy, and from some epoch on a second one against the averaged model (MESA).
 
     MESA as the authors run it (their training script; the ratios are MLLA's): the averaged model, in eval mode and

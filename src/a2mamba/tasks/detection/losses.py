@@ -26,7 +26,7 @@ class LabeledObjects(Protocol):
         ...
 
 
-class DetectionTask:
+class DetectionLosses:
     """The losses that a detector computes itself (torchvision's contract).
 
     Args:

@@ -29,7 +29,7 @@ class LabeledMaps(Protocol):
         ...
 
 
-class SegmentationTask:
+class SegmentationLosses:
     """Cross-entropy of the decoder and, where the model has one, of its auxiliary head.
 
     Args:

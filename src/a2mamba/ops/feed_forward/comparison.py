@@ -1,0 +1,15 @@
+"""The self-test of Numba's kernel of GELU with a depthwise convolution."""
+
+from __future__ import annotations
+
+import torch
+
+from a2mamba.ops.feed_forward import numba_impl, reference
+from a2mamba.ops.feed_forward.cases import CASES
+from a2mamba.ops.self_test import asked_once, compare_at_inference
+
+
+@asked_once("gelu_depthwise/numba")
+def gelu_depthwise(device: torch.device) -> str | None:
+    """Return why the kernel is not to be trusted on ``device``, or None."""
+    return compare_at_inference(numba_impl.forward, reference.gelu_depthwise, CASES[1].inputs, device)

@@ -1,0 +1,382 @@
+"""From a file of weights to predictions, whatever the task.
+
+    predictor = a2mamba.load("best.pt")
+    predictor.predict("photos").save("out")
+
+Images are streamed: none is held for longer than its batch.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from a2mamba.backbone import weights_of
+from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
+from a2mamba.data.images import image_mode
+from a2mamba.engine import PrecisionName, resolve_precision
+from a2mamba.engine.device import choose_device
+from a2mamba.files import replace_text
+from a2mamba.recipes import read_checkpoint
+from a2mamba.tasks import (
+    TASKS,
+    AnyRun,
+    Prediction,
+    PredictionOptions,
+    SourceImage,
+    refuse_options,
+    task_of,
+    task_of_network,
+)
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+"""A file, folder or glob; an image; uint8 (H, W, C) or (H, W); uint8 (C, H, W)"""
+
+_SHOWN = 8  # drawings that a notebook shows of a list
+
+
+class UnreadableImagesError(ValueError):
+    """Some images could not be read; all others were predicted.
+
+    Args:
+        failures: one error for each, which names it.
+        asked: number of images that were asked about.
+
+    Attributes:
+        predictions: those of the others, where `Predictor.predict` made a list of them.
+    """
+
+    def __init__(self, failures: Sequence[UndecodableImageError], asked: int) -> None:
+        each = "; ".join(f"{error.path}: {error.reason}" for error in failures)
+        several = f"{len(failures)} of {asked} images cannot be decoded: {each}; replace or remove the files"
+        super().__init__(str(failures[0]) if len(failures) == 1 else several)
+        self.failures = list(failures)
+        self.predictions: Predictions | None = None
+
+
+class Predictions(list[Prediction]):
+    """Predictions in the order of their images.
+
+    Args:
+        predictions: of one predictor.
+        describe: makes of their entries what predictions.json holds.
+    """
+
+    def __init__(
+        self, predictions: Iterable[Prediction], describe: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    ) -> None:
+        super().__init__(predictions)
+        self._describe = describe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return model, weights and predictions as plain types."""
+        return self._describe([prediction.to_dict() for prediction in self])
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the drawings of all and predictions.json, which names them; return that file."""
+        return save_index(folder, self._describe([prediction.save(folder) for prediction in self]))
+
+    def _repr_png_(self) -> bytes | None:
+        """Let notebooks show the first drawings, one below the other."""
+        if not self:
+            return None
+        drawings = [prediction.drawing().convert("RGB") for prediction in self[:_SHOWN]]
+        canvas = Image.new(
+            "RGB", (max(each.width for each in drawings), sum(each.height for each in drawings)), "white"
+        )
+        top = 0
+        for drawing in drawings:
+            canvas.paste(drawing, (0, top))
+            top += drawing.height
+        buffer = io.BytesIO()
+        canvas.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def save_index(folder: Path | str, content: dict[str, Any]) -> Path:
+    """Write predictions.json into a folder, whole or not at all."""
+    path = Path(folder) / "predictions.json"
+    replace_text(path, json.dumps(content, indent=2))
+    return path
+
+
+class Predictor:
+    """A trained network with everything that it needs to look at images; `load` makes it.
+
+    Args:
+        model: in eval mode, on the device.
+        run: how the network looks at images.
+        classes: their names, in index order.
+        device: where the model is.
+        report: what was loaded, for people.
+        precision: of the forward pass.
+        options: see `PredictionOptions`.
+
+    Raises:
+        ValueError: an option that the task does not take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        run: AnyRun,
+        classes: Sequence[str],
+        *,
+        device: str,
+        report: str,
+        precision: PrecisionName,
+        options: PredictionOptions,
+    ) -> None:
+        self._task = task_of(run)
+        refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
+        self.model = model
+        self.run = run
+        self.classes = list(classes)
+        self.device = device
+        self.report = report
+        self.options = options
+        self._precision = resolve_precision(precision, device)
+
+    @property
+    def task(self) -> str:
+        """Classification, segmentation or detection."""
+        return self._task.name
+
+    @property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """What makes an image ready for `model`, see `Task.transform`."""
+        return self._task.transform(self.run)
+
+    @property
+    def palette(self) -> Sequence[tuple[int, int, int]]:
+        """The color of each class; empty for classification."""
+        return self._task.palette(self.run, self.classes)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Headings of `Prediction.row`."""
+        return self._task.prediction_type.columns
+
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Predictions:
+        """Return what the network says about images.
+
+        Args:
+            images: a file, a folder (searched through), a glob, an image, uint8 array (H, W, C), uint8 tensor
+                (C, H, W), or several of these.
+            batch_size: images of one forward pass; None: as the task does by default. What a task looks at alone stays
+                alone.
+
+        Raises:
+            UnreadableImagesError: some cannot be decoded; its `predictions` are those of the others.
+            ValueError: nothing to look at.
+        """
+        found: list[Prediction] = []
+        try:
+            found.extend(self.stream(images, batch_size=batch_size))
+        except UnreadableImagesError as error:
+            error.predictions = Predictions(found, self.describe)
+            raise
+        return Predictions(found, self.describe)
+
+    def stream(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Iterator[Prediction]:
+        """Yield predictions as they are made; the pixels of an image are let go of after its batch.
+
+        Args:
+            images: as `predict`.
+            batch_size: as `predict`.
+
+        Raises:
+            UnreadableImagesError: after all others, where some cannot be decoded.
+            ValueError: nothing to look at.
+        """
+        size = self._task.images_at_a_time if batch_size is None else batch_size
+        if size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        failures: list[UndecodableImageError] = []
+        batch: list[SourceImage] = []
+        asked = 0
+        for source in self._sources(images):
+            asked += 1
+            try:
+                source.load()
+            except UndecodableImageError as error:
+                failures.append(error)
+                continue
+            batch.append(source)
+            if len(batch) == size:
+                yield from self._look_at(batch)
+                batch = []
+        if batch:
+            yield from self._look_at(batch)
+        if not asked:
+            raise ValueError("no images to look at; expected at least one")
+        if failures:
+            raise UnreadableImagesError(failures, asked)
+
+    def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""
+        return {"model": self.run.model.name, "weights": self.report, "predictions": entries}
+
+    def _look_at(self, batch: Sequence[SourceImage]) -> Iterator[Prediction]:
+        with torch.inference_mode(), self._precision.autocast():
+            predictions = self._task.predict(
+                self.run, self.model, batch, self.classes, options=self.options, device=self.device
+            )
+        yield from predictions
+        for image in batch:
+            image.release()
+
+    def _sources(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[SourceImage]:
+        mode = image_mode(self._task.channels(self.run))
+        for number, image in enumerate(_each(images)):
+            if isinstance(image, Path):
+                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode))
+            else:
+                yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.run.model.name}, {self.task}, {len(self.classes)} classes, {self.device})"
+
+
+def load(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | Path | None = None,
+    device: str = "auto",
+    precision: PrecisionName = "float32",
+    top: int | None = None,
+    min_score: float | None = None,
+    test_mode: str | None = None,
+) -> Predictor:
+    """Return a predictor for a file of weights, of any task.
+
+    Args:
+        source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
+            saved, with ``name``; or the name of a network whose weights are released, which are downloaded once.
+        name: of the network, where the file does not say.
+        classes: names in index order, or a file of them, one a line; by default those of the file, or numbers.
+        device: "cpu", "cuda", ...; "auto" is a GPU where there is one.
+        precision: of the forward pass.
+        top: classification: how many classes a prediction names; None: 5.
+        min_score: detection: lowest score of an object that is kept; None: 0.5.
+        test_mode: segmentation: how images are looked at, one of `a2mamba.segmentation.TEST_MODES`; None: as the file
+            or the network's protocol says.
+
+    Raises:
+        ValueError: a file that is missing, damaged, does not say what it holds or holds something else; names of
+            another number of classes; an option that the task does not take; a device that does not exist.
+        WeightsUnavailableError: released weights cannot be downloaded.
+    """
+    options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
+    place, path = choose_device(device), Path(source)
+    if path.is_dir():
+        raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
+    if not path.exists() and name is None and any(str(source) in task.networks() for task in TASKS.values()):
+        task = task_of_network(str(source))
+        run = task.run_of_network(str(source), pretrained=True)
+        own = _numbers(task.released_classes)
+        names, report = _names(classes, own), "released weights"
+        model = task.build_model(run, own).eval().to(place)
+    else:
+        content, trained = read_checkpoint(path)
+        if trained is not None:
+            run, own = trained.run, trained.classes
+            if name not in (None, run.model.name):
+                raise ValueError(
+                    f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
+                    f"{run.model.name} ..."
+                )
+            task = task_of(run)
+        elif name is None:
+            raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
+        else:
+            task = task_of_network(name)
+            run = task.run_of_network(name)
+            count = task.count_classes(weights_of(content))
+            if count is None:
+                raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
+            own = _numbers(count)
+        names = _names(classes, own)
+        model, loaded = task.load_model(run, content, own, name=str(path), device=place)
+        report = str(loaded)
+    return Predictor(model, run, names, device=place, report=report, precision=precision, options=options)
+
+
+def find_images(word: str | Path) -> list[Path]:
+    """Return the image files that a word means: a file, the images in a folder and below, or a glob.
+
+    Raises:
+        ValueError: a folder without images, or a glob that nothing matches.
+    """
+    path = Path(word)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
+        if not files:
+            raise ValueError(f"folder {path} has no images; expected files that end in {', '.join(IMAGE_EXTENSIONS)}")
+        return files
+    if not path.exists() and glob.has_magic(str(word)):
+        files = [Path(file) for file in sorted(glob.glob(str(word), recursive=True)) if Path(file).is_file()]
+        if not files:
+            raise ValueError(f"no file matches {word}")
+        return files
+    return [path]
+
+
+def _each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Path | Image.Image | np.ndarray | Tensor]:
+    """Single images of whatever was given."""
+    if isinstance(images, str | Path):
+        yield from find_images(images)
+    elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim <= 3):
+        yield images
+    else:
+        for image in images:
+            yield from _each(image)
+
+
+def _converted(image: Image.Image | np.ndarray | Tensor, mode: str) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        if image.dtype not in (np.uint8, torch.uint8) or image.ndim not in (2, 3) or 0 in image.shape:
+            raise ValueError(
+                f"an image of {image.dtype} {tuple(image.shape)}: expected uint8, arrays (height, width, channels), "
+                f"tensors (channels, height, width)"
+            )
+        pixels = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
+        values = np.asarray(pixels)
+        image = Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
+    if image.mode[0] in "IF":
+        raise ValueError(f"an image of mode {image.mode}: expected 8 bits a channel; convert it")
+    return ImageOps.exif_transpose(image).convert(mode)
+
+
+def _numbers(count: int) -> list[str]:
+    return [f"class {i}" for i in range(count)]
+
+
+def _names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]:
+    """The names that were given, or the file's own."""
+    if given is None:
+        return own
+    names = _read_names(given) if isinstance(given, Path) else list(given)
+    if len(names) != len(own):
+        what = str(given) if isinstance(given, Path) else "classes="
+        raise ValueError(f"{what} names {len(names)} classes, the model has {len(own)}")
+    return names
+
+
+def _read_names(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text; expected class names, one a line") from error
+    return [line.strip() for line in lines if line.strip()]

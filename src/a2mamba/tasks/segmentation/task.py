@@ -1,0 +1,212 @@
+"""Semantic segmentation, from a run to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from a2mamba.data import (
+    SegmentationBatch,
+    SegmentationData,
+    class_shares,
+    eval_segmentation_loader,
+    normalize,
+    scan_segmentation,
+    segmentation_classes,
+    segmentation_palette,
+    train_segmentation_loader,
+)
+from a2mamba.data.segmentation import train_split
+from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
+from a2mamba.segmentation.inference import SCALES, find_test_mode
+from a2mamba.tasks.prediction import PredictionOptions, SourceImage
+from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
+from a2mamba.tasks.segmentation.losses import SegmentationLosses
+from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
+from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
+from a2mamba.tasks.task import DataSize, Prepared, Task, drawn_from
+
+_PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
+"""Training images and classes of the data sets, for a dry run without them."""
+
+
+class SegmentationTask(Task[SegmentationRun, Segmenter]):
+    """See `Task`."""
+
+    name = "segmentation"
+    run_type = SegmentationRun
+    prediction_type = SegmentationPrediction
+    evaluation_options = frozenset({"confusion", "test_mode", "ms", "save_images", "per_class"})
+    prediction_options = frozenset({"test_mode"})
+    images_at_a_time = 1
+
+    def networks(self) -> list[str]:
+        """Return the names of the segmentation networks."""
+        return list_segmenters()
+
+    def run_of_network(self, name: str, *, pretrained: bool = False) -> SegmentationRun:
+        """Return a run that sees images as SegFormer's or, for UperNet, Swin's protocol does on ADE20K."""
+        if pretrained:
+            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
+        return SegmentationRun(
+            model=SegmenterConfig(name=name),
+            data=SegmentationData(root=""),
+            optimizer=OptimizerConfig(lr=0.0),
+            schedule=PolynomialScheduleConfig(iterations=1, interval=1),
+            test=TEST_MODES["ade20k_swin" if name.startswith("upernet") else "ade20k"],
+        )
+
+    def build_model(self, run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
+        """Return the segmentation network of a run."""
+        with drawn_from(run.seed):
+            return create_segmenter(
+                run.model.name,
+                num_classes=len(classes),
+                checkpoint=run.model.checkpoint,
+                backbone_checkpoint=run.model.backbone_checkpoint,
+                pretrained_backbone=run.model.pretrained_backbone,
+                img_size=run.data.crop_size,
+                drop_path_rate=run.model.drop_path_rate,
+                width=run.model.width,
+            )
+
+    def count_classes(self, weights: Mapping[str, Tensor]) -> int | None:
+        """Return the outputs of the decoder's classifier, by our name or the released one."""
+        names = ("decoder.classifier.conv.weight", "decode_head.conv_seg.weight")
+        return next((weights[name].shape[0] for name in names if name in weights), None)
+
+    def debug(self, run: SegmentationRun) -> SegmentationRun:
+        """Return the same run with a test network, small crops, four steps."""
+        # SegMAN has no network for tests: its smallest one, with a narrow decoder.
+        name, width = ("segman_tiny", 16) if run.model.name.startswith("segman_") else ("upernet_a2mamba_test", None)
+        if run.model.name.startswith("segman_v2"):
+            name, width = "segman_v2_test", None
+        return replace(
+            run,
+            model=replace(run.model.without_weights(), name=name, width=width, drop_path_rate=0.0),
+            data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
+            schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
+            test=replace(run.test, stride=run.test.crop, scales=(1.0,)),
+            micro_batch=None,
+        )
+
+    def data_size(self, run: SegmentationRun) -> DataSize:
+        """Return how much there is to train on, or the numbers of the published data set."""
+        notes: list[str] = []
+        try:
+            classes = segmentation_classes(run.data)
+            samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
+        except ValueError as error:
+            samples, count = _PUBLISHED[run.data.layout]
+            classes = [str(i) for i in range(run.data.num_classes or count)]
+            notes.append(f"{samples:,} images and {len(classes)} classes are assumed: {error}")
+        return DataSize(classes, samples, run.schedule.interval, notes)
+
+    def build_losses(self, run: SegmentationRun, model: Segmenter, classes: Sequence[str]) -> SegmentationLosses:
+        """Return the cross-entropy of every head."""
+        return SegmentationLosses(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
+
+    def build_optimizer(self, run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
+        """Return the optimizer by the protocols' rules for parameters, by set and not by name.
+
+        All vectors decay in these protocols, biases and norms too, but for the norms of the backbone's branches.
+        """
+        sets = model.parameter_sets()
+        scale = {} if run.decoder_lr_scale == 1 else dict.fromkeys(sets["decoder"], run.decoder_lr_scale)
+        return build_optimizer(model, run.optimizer, no_decay=sets["norm_no_decay"], vectors_decay=True, lr_scale=scale)
+
+    def noise(self, run: SegmentationRun, classes: Sequence[str], size: int) -> SegmentationBatch:
+        """Return random crops of the real size and classes."""
+        height, width = run.data.crop_size
+        targets = torch.randint(0, len(classes), (size, height, width))
+        return SegmentationBatch(torch.randn(size, 3, height, width), targets, [f"noise {i}" for i in range(size)])
+
+    def samples_on_cpu(self, run: SegmentationRun) -> int:
+        """Return two."""
+        return 2
+
+    def prepare(self, run: SegmentationRun, *, device: torch.device | str) -> Prepared[Segmenter]:
+        """Return what a run trains, on what, and how it is measured."""
+        classes = segmentation_classes(run.data)
+        data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
+        parts = self.build(run, classes, device=device)
+        if run.class_prior and run.model.checkpoint is None:
+            with drawn_from(run.seed):
+                parts.model.start_from_shares(class_shares(data, classes=classes))
+        planned = self.plan(run, parts, classes, device=device)
+        loader = train_segmentation_loader(
+            data,
+            seed=run.seed,
+            classes=classes,
+            samples_per_epoch=run.data.batch_size * run.schedule.interval,
+            rank=rank(),
+            world_size=world_size(),
+            micro_batch=planned.micro_batch,
+            pin_memory=torch.device(device).type == "cuda",
+        )
+        evaluation = self.evaluation(replace(run, data=data), classes, device=device)
+        return Prepared(parts, classes, loader, planned.accumulate, evaluation)
+
+    def held_out_classes(self, run: SegmentationRun) -> list[str]:
+        """Return the class names of the data set."""
+        return segmentation_classes(run.data)
+
+    def evaluation(
+        self, run: SegmentationRun, classes: Sequence[str], *, device: torch.device | str
+    ) -> SegmentationEvaluation:
+        """Return the evaluation split, its classes compared with those of training."""
+        loader = eval_segmentation_loader(
+            run.data,
+            classes=classes,
+            rank=rank(),
+            world_size=world_size(),
+            pin_memory=torch.device(device).type == "cuda",
+        )
+        return SegmentationEvaluation(run, classes, loader, device)
+
+    def with_test_mode(self, run: SegmentationRun, name: str | None, *, multi_scale: bool = False) -> SegmentationRun:
+        """Return a run with another test mode, or with six scales, each with its mirror image."""
+        mode = run.test if name is None else find_test_mode(name)
+        return replace(run, test=replace(mode, scales=SCALES, flip=True) if multi_scale else mode)
+
+    def transform(self, run: SegmentationRun) -> Callable[[Image.Image], Tensor]:
+        """Return the normalization: an image -> (3, H, W) at its own size; `predict` resizes as the test mode says."""
+        return partial(_normalized, mean=run.data.mean, std=run.data.std)
+
+    def channels(self, run: SegmentationRun) -> int:
+        """Return 3."""
+        return 3
+
+    def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
+        """Return the data set's colors, or made ones."""
+        return segmentation_palette(run.data.layout, len(classes))
+
+    def predict(
+        self,
+        run: SegmentationRun,
+        model: nn.Module,
+        images: Sequence[SourceImage],
+        classes: Sequence[str],
+        *,
+        options: PredictionOptions,
+        device: torch.device | str,
+    ) -> list[SegmentationPrediction]:
+        """Return the map of each image, looked at alone: the test mode resizes each by its own size."""
+        run = self.with_test_mode(run, options.test_mode)
+        palette, predictions = self.palette(run, classes), []
+        for image in images:
+            pixels = pil_to_tensor(image.load())
+            found = predict(model, pixels, mode=run.test, mean=run.data.mean, std=run.data.std, device=device)
+            predictions.append(SegmentationPrediction(image, classes, found.to(torch.uint8), palette))
+        return predictions
+
+
+def _normalized(image: Image.Image, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return normalize(pil_to_tensor(image), mean=mean, std=std)
