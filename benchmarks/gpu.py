@@ -175,7 +175,7 @@ def flexible(case: Case, bias: Tensor, *, compiled: bool) -> Callable[[Tensor, T
     return call
 
 
-def attention_row(case: Case, programme: Programme) -> Row:
+def attention_rows(case: Case, programme: Programme) -> list[Row]:
     """Time one neighborhood attention, forward and forward with backward, three ways."""
     dtype = getattr(torch, programme.dtype)
     q, k, v, bias = (
@@ -222,14 +222,14 @@ def attention_row(case: Case, programme: Programme) -> Row:
             row[f"{name}_both_ms"] = milliseconds(partial(gradients, attend), programme)
         except (RuntimeError, NotImplementedError, ValueError) as refusal:
             row[name] = _reason(refusal)
-    return row
+    return [row]
 
 
 def _reason(refusal: Exception) -> str:
     return f"{type(refusal).__name__}: {next(iter(str(refusal).splitlines()), '')}"
 
 
-def scan_row(programme: Programme) -> Row:
+def scan_rows(programme: Programme) -> list[Row]:
     """Compare the bytes that the scan has to move in its time with what a copy moves."""
     u, delta, A, B, delta_bias = programme.scan.inputs(getattr(torch, programme.dtype), programme.device)
     with torch.no_grad():
@@ -240,13 +240,14 @@ def scan_row(programme: Programme) -> Row:
         target = torch.empty_like(source)
         copying = milliseconds(lambda: target.copy_(source), programme)
     bandwidth, copy_bandwidth = moved / took / 1e6, 2 * programme.copied_bytes / copying / 1e6
-    return {
+    row = {
         "case": str(programme.scan),
         "ms": took,
         "gigabytes_per_second": bandwidth,
         "copy_gigabytes_per_second": copy_bandwidth,
         "fraction": bandwidth / copy_bandwidth,
     }
+    return [row]
 
 
 def model_rows(programme: Programme) -> Iterator[Callable[[], list[Row]]]:
@@ -270,7 +271,7 @@ def model_row(names: tuple[str, ...], setting: Setting, programme: Programme) ->
         return [{"models": names, **asdict(setting), "refused": _reason(refusal)}]
 
 
-def graph_row(name: str, programme: Programme) -> Row:
+def graph_rows(name: str, programme: Programme) -> list[Row]:
     """Record one image's inference in a CUDA graph; compare its logits and time with those of eager calls."""
     model = timm.create_model(name).to(programme.device).eval()
     images = torch.randn(1, 3, programme.sizes[0][0], programme.sizes[0][0], device=programme.device)
@@ -278,11 +279,11 @@ def graph_row(name: str, programme: Programme) -> Row:
         expected = model(images)
         row: Row = {"model": name, "eager_ms": milliseconds(lambda: model(images), programme)}
         if programme.device != "cuda":
-            return row
+            return [row]
         graphed = cuda_graph(model)
         torch.testing.assert_close(graphed(images), expected, rtol=1e-3, atol=1e-3)
         row["graph_ms"] = milliseconds(lambda: graphed(images), programme)
-    return row
+    return [row]
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -316,10 +317,10 @@ def items(programme: Programme) -> Iterator[tuple[str, Callable[[], list[Row]]]]
     first = len(models) // len(programme.pairs)
     yield from (("models", measure) for measure in models[:first])
     for names in programme.pairs:
-        yield "cuda graph", lambda names=names: [graph_row(names[0], programme)]
-    yield "scan", lambda: [scan_row(programme)]
+        yield "cuda graph", partial(graph_rows, names[0], programme)
+    yield "scan", partial(scan_rows, programme)
     for case in programme.attention:
-        yield "attention", lambda case=case: [attention_row(case, programme)]
+        yield "attention", partial(attention_rows, case, programme)
     yield from (("models", measure) for measure in models[first:])
 
 

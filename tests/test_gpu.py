@@ -31,6 +31,15 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 DTYPES = [(torch.float32, 1e-3), (torch.bfloat16, 3e-2)]
 
 
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the error relative to the norm of what is expected, or to 1 % an element where that is about zero.
+
+    A softmax over one key does not depend on its score: those gradients are zero, and what is found is rounding.
+    """
+    floor = 1e-2 * expected.numel() ** 0.5
+    return float((found.cpu().double() - expected).norm() / max(float(expected.norm()), floor))
+
+
 @pytest.mark.parametrize("case", [case for case in neighborhood.CASES if case.batch], ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 def test_neighborhood_attention(case: neighborhood.Case, dtype: torch.dtype, tolerance: float) -> None:
@@ -42,7 +51,7 @@ def test_neighborhood_attention(case: neighborhood.Case, dtype: torch.dtype, tol
         out = neighborhood_attention(*leaves, kernel_size=case.kernel_size, dilation=case.dilation, backend=backend)
         results.append([out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
-        assert relative_error(found.cpu(), expected) < tolerance
+        assert error(found, expected) < tolerance
 
 
 @pytest.mark.parametrize("case", [case for case in selective_scan.CASES if case.batch], ids=str)
@@ -56,7 +65,7 @@ def test_selective_scan(case: selective_scan.Case, dtype: torch.dtype, tolerance
         out = selective_scan_state(*leaves, delta_softplus=case.softplus, backend=backend)
         results.append([out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
-        assert relative_error(found.cpu(), expected) < tolerance
+        assert error(found, expected) < tolerance
 
 
 @pytest.mark.parametrize("name", ["a2mamba_nano", "segman_encoder_tiny"])

@@ -548,7 +548,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
-        return *_gradients(grad, *ctx.saved_tensors, *ctx.settings, ctx.needs_input_grad[3]), None, None, None, None
+        arguments: tuple[Any, ...] = (*ctx.saved_tensors, *ctx.settings, ctx.needs_input_grad[3])
+        return *_gradients(grad, *arguments), None, None, None, None
 
 
 def _apply(arguments: tuple[Any, ...], lse: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
@@ -592,7 +593,8 @@ def run_with_lse(
     The log-sum-exp is natural, and autograd does not differentiate it.
     """
     arguments = q, k, v, bias, kernel_size, dilation, scale
-    return _apply(arguments, None) or _forward(*arguments)
+    found: Any = _apply(arguments, None)
+    return _forward(*arguments) if found is None else found
 
 
 def apply_again(

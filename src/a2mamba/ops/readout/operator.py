@@ -22,7 +22,7 @@ def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     return objection or comparison.read_out(states[0].device)
 
 
-def _unfit_norms(x: Tensor, norm: nn.Module, out_norm: nn.Module) -> str | None:
+def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str | None:
     """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
     norms = norm, out_norm
     channels = x.shape[1:2]

@@ -350,7 +350,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *grads, grad_bias = _gradients(grad, *ctx.saved_tensors, ctx.delta_softplus)
+        arguments: tuple[Any, ...] = (*ctx.saved_tensors, ctx.delta_softplus)
+        *grads, grad_bias = _gradients(grad, *arguments)
         return *grads, grad_bias if ctx.needs_input_grad[4] else None, None
 
 
