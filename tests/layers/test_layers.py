@@ -28,9 +28,9 @@ from a2mamba.layers import (
 )
 from a2mamba.layers.heads import from_heads, halves, rotated_qkv, to_heads
 from a2mamba.layers.mass import adaptive_dilation
-from a2mamba.layers.rope import apply_rope
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import neighborhood_attention
+from a2mamba.ops.rotary import apply_rope
 from a2mamba.ops.selective_scan import reference
 
 CPU = torch.device("cpu")

@@ -245,7 +245,7 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     channels = maps[0].shape[1]
 
     def objection(out_norm: Any) -> str | None:
-        return readout.explain_gated_norm(*maps[:4], out_norm)[0].reason
+        return readout.explain_gated_norm(*maps[:4], out_norm)[1].reason
 
     assert objection(maps[4]) is None
     assert objection(nn.BatchNorm2d(channels)) == (
@@ -277,7 +277,7 @@ with torch.no_grad():
     for name, (explain, operator, inputs) in operators.items():
         changed = list(inputs)
         changed[1] = two(changed[1])
-        assert explain(*changed)[0].reason == "it takes plain tensors, and one is a TwoTensor", name
+        assert explain(*changed)[1].reason == "it takes plain tensors, and one is a TwoTensor", name
         assert torch.allclose(operator(*changed).a, operator(*inputs), rtol=1e-4, atol=1e-5), name
     scan = selective_scan.CASES[2].inputs()
     found = a2mamba.ops.selective_scan_state(*scan[:2], two(scan[2]), *scan[3:])

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.ops import depthwise_conv, gelu_depthwise
-from a2mamba.ops.dispatch import on_gpu, unwatched
-from a2mamba.ops.feed_forward import residual_depthwise, with_residual
+from a2mamba.ops.depthwise import with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -37,13 +36,11 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if on_gpu(x) and unwatched(x):
-            return depthwise_conv(x, self.weight, self.bias)
-        return super().forward(x)
+        return depthwise_conv(x, self.weight, self.bias)
 
 
 class ResidualDepthwise(DepthwiseConv):
-    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
+    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.depthwise_conv``.
 
     Args:
         channels: C.
@@ -69,10 +66,8 @@ class ResidualDepthwise(DepthwiseConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if on_gpu(x) and unwatched(x):
-            return depthwise_conv(x, self.weight, self.bias, residual=True)
         if self.folded is None or in_half_precision(x):
-            return residual_depthwise(x, self.weight, self.bias)
+            return depthwise_conv(x, self.weight, self.bias, residual=True)
         return F.conv2d(x, self.folded, self.bias, padding=self.padding, groups=self.groups)
 
 
@@ -91,6 +86,4 @@ class GeluDepthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if on_gpu(x) and unwatched(x):
-            return depthwise_conv(F.gelu(x), self.weight, self.bias, residual=True)
         return gelu_depthwise(x, self.weight, self.bias)

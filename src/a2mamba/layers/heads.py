@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from a2mamba.layers.rope import apply_rope
 from a2mamba.ops import rotate
-from a2mamba.ops.dispatch import on_gpu, unwatched
 
 
 def to_heads(x: Tensor, heads: int) -> Tensor:
@@ -32,11 +30,7 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
         q, k, v, each (B, G, H, W, d) with the heads of a position side by side in memory.
     """
     channels = qkv.shape[1] // 3
-    queries_keys = qkv[:, : 2 * channels]
-    if on_gpu(qkv) and unwatched(qkv):
-        rotated = rotate(queries_keys, rope).permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
-    else:
-        rotated = apply_rope(queries_keys.permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1)), rope)
+    rotated = rotate(qkv[:, : 2 * channels], rope).permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
     rotated = rotated.permute(3, 0, 4, 1, 2, 5)
     return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
 

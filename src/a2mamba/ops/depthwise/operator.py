@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops.depthwise import comparison, reference
+from a2mamba.ops.depthwise import comparison, reference, torch_impl
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 
 
@@ -30,7 +30,8 @@ def _triton_run(*arguments: Any) -> Tensor:
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
-    Backend("torch", always, reference.depthwise_conv),
+    Backend("torch", always, torch_impl.depthwise_conv),
+    Backend("reference", always, reference.depthwise_conv),
 )
 """In order of preference. All take (x, weight, bias, residual)."""
 
@@ -45,7 +46,7 @@ def depthwise_conv(
         weight: (C, 1, K, K), K odd.
         bias: (C,).
         residual: add ``x``.
-        backend: "triton" or "torch"; None takes the first that can run.
+        backend: "triton", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W). The dtype is that of a convolution, which autocast may choose, and of its sum with ``x``.

@@ -2,6 +2,5 @@
 
 from a2mamba.ops.feed_forward.cases import CASES, Case
 from a2mamba.ops.feed_forward.operator import explain_backends, gelu_depthwise
-from a2mamba.ops.feed_forward.torch_impl import residual_depthwise, with_residual
 
-__all__ = ["CASES", "Case", "explain_backends", "gelu_depthwise", "residual_depthwise", "with_residual"]
+__all__ = ["CASES", "Case", "explain_backends", "gelu_depthwise"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.feed_forward.torch_impl import with_residual
+from a2mamba.ops.depthwise import with_residual
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

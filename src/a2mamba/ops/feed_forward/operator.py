@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
 from a2mamba.ops.feed_forward import comparison, numba_impl, reference, torch_impl
 from a2mamba.ops.precision import in_half_precision
 
@@ -22,7 +23,24 @@ def _numba_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return objection or comparison.gelu_depthwise(x.device)
 
 
+def _triton_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    missing = triton_missing(x)
+    if missing is not None:
+        return missing
+    from a2mamba.ops.depthwise import comparison, triton_impl
+
+    return triton_impl.why_not(x, weight, bias, True) or comparison.triton(x.device)
+
+
+def _triton_run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # A tap of the kernel would compute GELU again for every neighbor, which costs more than the pass.
+    from a2mamba.ops.depthwise import triton_impl
+
+    return triton_impl.run(F.gelu(x), weight, bias, True)
+
+
 BACKENDS = (
+    Backend("triton", _triton_why_not, _triton_run),
     Backend("numba", _numba_why_not, numba_impl.forward),
     Backend("torch", always, torch_impl.forward),
     Backend("reference", always, reference.gelu_depthwise),
@@ -37,7 +55,7 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, 3, 3); the map is padded with zeros.
         bias: (C,).
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W) in the dtype of ``x``; GELU is the exact one.

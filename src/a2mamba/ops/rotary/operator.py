@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
-from a2mamba.ops.rotary import comparison, reference
+from a2mamba.ops.rotary import comparison, reference, torch_impl
 
 
 def _triton_why_not(*arguments: Any) -> str | None:
@@ -30,7 +30,8 @@ def _triton_run(*arguments: Any) -> Tensor:
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
-    Backend("torch", always, reference.rotate),
+    Backend("torch", always, torch_impl.rotate),
+    Backend("reference", always, reference.rotate),
 )
 """In order of preference. All take (x, table)."""
 
@@ -41,7 +42,7 @@ def rotate(x: Tensor, table: Tensor, *, backend: str | None = None) -> Tensor:
     Args:
         x: (B, C, H, W), C a multiple of d.
         table: cosine and sine of the d / 2 pairs of a head at every position, (H, W, d / 2, 2).
-        backend: "triton" or "torch"; None takes the first that can run.
+        backend: "triton", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W) in the dtype of ``x``.
