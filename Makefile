@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: .venv demo demo-detect test check bench bench-gpu clean
+.PHONY: .venv demo demo-detect test test-slow test-all test-lowest check bench bench-gpu clean
 
 # The environment, with everything that the demo and the tests need. Made anew when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -21,9 +21,19 @@ demo: $(VENV)/.installed
 demo-detect: $(VENV)/.installed
 	$(RUN)/a2mamba demo demo-detect --tasks detection --overwrite
 
-# Everything that CI runs.
+# The small form of every check; CI runs it first.
 test: check
 	$(RUN)/python -m pytest
+
+# What is marked `slow`: the full-size forms.
+test-slow: $(VENV)/.installed
+	$(RUN)/python -m pytest -m slow
+
+test-all: test test-slow
+
+# The lower bounds that pyproject.toml declares, in an environment of their own.
+test-lowest: $(VENV)/.installed
+	$(RUN)/python benchmarks/lowest_versions.py
 
 check: $(VENV)/.installed
 	$(RUN)/ruff check .
@@ -39,4 +49,4 @@ bench-gpu: $(VENV)/.installed
 	$(RUN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) demo demo-detect runs build dist
+	rm -rf $(VENV) .venv-lowest demo demo-detect runs build dist

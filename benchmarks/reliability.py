@@ -1,7 +1,7 @@
 """Is work ever lost? Runs are killed, divided among processes, cut off and poisoned; what comes out is compared.
 
     python benchmarks/reliability.py kill --times 30      SIGKILL and SIGTERM at random moments, then resumed
-    python benchmarks/reliability.py distribution         2 and 3 processes against 1, DDP and FSDP2, other world sizes
+    python benchmarks/reliability.py distribution         2 and 3 processes against 1, and resumed by others
     python benchmarks/reliability.py lost                 one process of several is killed
     python benchmarks/reliability.py faults               undecodable images, a full disk, NaN in an activation
     python benchmarks/reliability.py all --json -         everything, as JSON
@@ -147,25 +147,19 @@ def distribution(data: str, *, steps: int = 20, sizes: Sequence[int] = (2, 3), r
                 row["holds"] = row["same_everywhere"] and (row["difference"] <= TOLERANCE) == agree
             rows.append({"holds": False} | row)
 
-        kinds = [(size, strategy) for strategy in ("ddp", "fsdp") for size in sizes]
-        for size, strategy in kinds:
-            plan = replace(base, folder=f"{folder}/{strategy}{size}", strategy=strategy)  # type: ignore[arg-type]
-            add(f"{strategy} on {size}", run(plan, processes=size))
+        for size in sizes:
+            add(f"on {size}", run(replace(base, folder=f"{folder}/{size}"), processes=size))
         plain = replace(base, folder=f"{folder}/plain", sync_batch_norm=False)
-        add(
-            f"ddp on {sizes[0]}, batch norm not synchronized (must differ)", run(plain, processes=sizes[0]), agree=False
-        )
+        add(f"on {sizes[0]}, batch norm not synchronized (must differ)", run(plain, processes=sizes[0]), agree=False)
         if not resume:
             return rows
-        for strategy in ("ddp", "fsdp"):
-            half = replace(base, folder=f"{folder}/half-{strategy}", strategy=strategy, stop_after=steps // 2)  # type: ignore[arg-type]
-            run(half, processes=2)
-            for other, size in (("ddp", 1), ("ddp", 3), ("fsdp", 3), ("ddp" if strategy == "fsdp" else "fsdp", 2)):
-                rest = replace(base, folder=f"{folder}/rest", strategy=other)  # type: ignore[arg-type]
-                shutil.copytree(half.folder, rest.folder)
-                name = f"{strategy} on 2, resumed " + ("alone" if size == 1 else f"with {other} on {size}")
-                add(name, run(rest, processes=size))
-                shutil.rmtree(rest.folder)
+        half = replace(base, folder=f"{folder}/half", stop_after=steps // 2)
+        run(half, processes=2)
+        for size in (1, 3):
+            rest = replace(base, folder=f"{folder}/rest")
+            shutil.copytree(half.folder, rest.folder)
+            add("on 2, resumed " + ("alone" if size == 1 else f"on {size}"), run(rest, processes=size))
+            shutil.rmtree(rest.folder)
     return rows
 
 

@@ -46,7 +46,6 @@ from a2mamba.engine import (
     Schedule,
     ScheduleConfig,
     SignalHook,
-    Strategy,
     Trainer,
     TrainingError,
     build_optimizer,
@@ -127,14 +126,13 @@ class Plan:
     seed: int = 3
     every_steps: int | None = 3
     stop_after: int | None = None
-    strategy: Strategy = "ddp"
     sync_batch_norm: bool = True
     slow_write: float = 0.0
     """seconds that the bytes of a checkpoint take to be written, spread over them"""
     poison: tuple[int, ...] = ()
     """steps at which an activation becomes NaN, until the run has gone back once"""
     largest_share: float = 0.0
-    """of undecodable images that the run bears"""
+    """of undecodable images that is tolerated"""
     file_limit: int | None = None
     """bytes above which the system refuses to let a file grow, from the second epoch on"""
     pause: float = 0.0
@@ -145,7 +143,7 @@ def make_trainer(plan: Plan, hooks: Sequence[Hook] = ()) -> Trainer:
     """The run as a recipe would assemble it; inside the process group where there is one."""
     root = Path(plan.data)
     folder = Path(plan.folder)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         model = a2mamba.create_model("a2mamba_test", num_classes=CLASSES, img_size=32, drop_path_rate=plan.drop_path)
     dataset = DigitFiles(root / "train", limit=plan.images, shift=True)
@@ -205,7 +203,6 @@ def make_trainer(plan: Plan, hooks: Sequence[Hook] = ()) -> Trainer:
         ema=ema,
         hooks=run_hooks,
         run=json.dumps(dataclasses.asdict(plan)),
-        strategy=plan.strategy,
         sync_batch_norm=plan.sync_batch_norm,
         faults=FaultPolicy(folder=folder / "faults"),
     )
@@ -251,7 +248,7 @@ class Report(Hook):
         if trainer.step == self.plan.stop_after:
             trainer.request_stop(f"step {trainer.step}")
 
-    def after_epoch(self, trainer: Trainer) -> None:
+    def after_last_step(self, trainer: Trainer) -> None:
         if self.plan.file_limit is not None and trainer.epoch == 2 and sys.platform != "win32":
             import resource
 
@@ -328,7 +325,7 @@ def train(plan: Plan, tell: Callable[..., None] = lambda *message: None) -> dict
             result |= {"digest": digest(trainer), "history": trainer.history}
             result["faults"] = trainer.fault_counts.state_dict()
         except Interrupted as error:
-            result |= {"status": error.status, "error": str(error)}
+            result |= {"status": error.exit_status, "error": str(error)}
         except (TrainingError, OSError, ValueError) as error:
             result |= {"status": 1, "error": str(error)}
     return result | {"first": report.first, "losses": report.losses}
@@ -379,7 +376,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # what is installed: the server does not know this folder.)
 CONTEXT.set_forkserver_preload(
     [
-        *("torch._dynamo", "torch.distributed.fsdp", "timm.optim", "timm.scheduler"),
+        *("torch._dynamo", "timm.optim", "timm.scheduler"),
         *("a2mamba", "a2mamba.engine", "a2mamba.data", "a2mamba.evaluation", "a2mamba.ops.neighborhood.torch_impl"),
     ]
 )

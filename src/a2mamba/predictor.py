@@ -14,16 +14,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from a2mamba.backbone import weights_of
 from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
-from a2mamba.data.images import image_mode
+from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
 from a2mamba.files import replace_text
@@ -167,7 +167,9 @@ class Predictor:
         """Headings of `Prediction.row`."""
         return self._task.prediction_type.columns
 
-    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Predictions:
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Predictions:
         """Return what the network says about images.
 
         Args:
@@ -175,6 +177,7 @@ class Predictor:
                 (C, H, W), or several of these.
             batch_size: images of one forward pass; None: as the task does by default. What a task looks at alone stays
                 alone.
+            max_pixels: files of more pixels are refused before they are decoded.
 
         Raises:
             UnreadableImagesError: some cannot be decoded; its `predictions` are those of the others.
@@ -182,18 +185,21 @@ class Predictor:
         """
         found: list[Prediction] = []
         try:
-            found.extend(self.stream(images, batch_size=batch_size))
+            found.extend(self.stream(images, batch_size=batch_size, max_pixels=max_pixels))
         except UnreadableImagesError as error:
             error.predictions = Predictions(found, self.describe)
             raise
         return Predictions(found, self.describe)
 
-    def stream(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None) -> Iterator[Prediction]:
+    def stream(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Iterator[Prediction]:
         """Yield predictions as they are made; the pixels of an image are let go of after its batch.
 
         Args:
             images: as `predict`.
             batch_size: as `predict`.
+            max_pixels: as `predict`.
 
         Raises:
             UnreadableImagesError: after all others, where some cannot be decoded.
@@ -205,7 +211,7 @@ class Predictor:
         failures: list[UndecodableImageError] = []
         batch: list[SourceImage] = []
         asked = 0
-        for source in self._sources(images):
+        for source in self._sources(images, max_pixels):
             asked += 1
             try:
                 source.load()
@@ -236,11 +242,11 @@ class Predictor:
         for image in batch:
             image.release()
 
-    def _sources(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[SourceImage]:
+    def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
         mode = image_mode(self._task.channels(self.run))
         for number, image in enumerate(_each(images)):
             if isinstance(image, Path):
-                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode))
+                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode, max_pixels=max_pixels))
             else:
                 yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
 
@@ -282,35 +288,57 @@ def load(
     place, path = choose_device(device), Path(source)
     if path.is_dir():
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if not path.exists() and name is None and any(str(source) in task.networks() for task in TASKS.values()):
-        task = task_of_network(str(source))
-        run = task.run_of_network(str(source), pretrained=True)
-        own = _numbers(task.released_classes)
-        names, report = _names(classes, own), "released weights"
-        model = task.build_model(run, own).eval().to(place)
+    if name is not None:
+        task_of_network(name)  # says which one is nearest
+    networks = [network for task in TASKS.values() for network in task.networks()]
+    released = name is None and not path.exists() and str(source) in networks
+    found = _released(str(source), place) if released else _stored(path, name, place)
+    return Predictor(
+        found.model,
+        found.run,
+        _names(classes, found.classes),
+        device=place,
+        report=found.report,
+        precision=precision,
+        options=options,
+    )
+
+
+class _Loaded(NamedTuple):
+    model: nn.Module
+    run: AnyRun
+    classes: list[str]
+    report: str
+
+
+def _released(name: str, device: str) -> _Loaded:
+    """A network with the weights that were released of it."""
+    task = task_of_network(name)
+    run, classes = task.run_of_network(name, pretrained=True), _numbers(task.released_classes)
+    return _Loaded(task.build_model(run, classes).eval().to(device), run, classes, "released weights")
+
+
+def _stored(path: Path, name: str | None, device: str) -> _Loaded:
+    """The network in a file, which says what it is, or has to be of this name."""
+    content, trained = read_checkpoint(path)
+    if trained is not None:
+        run, classes = trained.run, trained.classes
+        if name not in (None, run.model.name):
+            raise ValueError(
+                f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
+                f"{run.model.name} ..."
+            )
+        task = task_of(run)
+    elif name is None:
+        raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
     else:
-        content, trained = read_checkpoint(path)
-        if trained is not None:
-            run, own = trained.run, trained.classes
-            if name not in (None, run.model.name):
-                raise ValueError(
-                    f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
-                    f"{run.model.name} ..."
-                )
-            task = task_of(run)
-        elif name is None:
-            raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
-        else:
-            task = task_of_network(name)
-            run = task.run_of_network(name)
-            count = task.count_classes(weights_of(content))
-            if count is None:
-                raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
-            own = _numbers(count)
-        names = _names(classes, own)
-        model, loaded = task.load_model(run, content, own, name=str(path), device=place)
-        report = str(loaded)
-    return Predictor(model, run, names, device=place, report=report, precision=precision, options=options)
+        task = task_of_network(name)
+        run, count = task.run_of_network(name), task.count_classes(weights_of(content))
+        if count is None:
+            raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
+        classes = _numbers(count)
+    model, report = task.load_model(run, content, classes, name=str(path), device=device)
+    return _Loaded(model, run, classes, str(report))
 
 
 def find_images(word: str | Path) -> list[Path]:
@@ -356,7 +384,7 @@ def _converted(image: Image.Image | np.ndarray | Tensor, mode: str) -> Image.Ima
         image = Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
     if image.mode[0] in "IF":
         raise ValueError(f"an image of mode {image.mode}: expected 8 bits a channel; convert it")
-    return ImageOps.exif_transpose(image).convert(mode)
+    return upright(image).convert(mode)
 
 
 def _numbers(count: int) -> list[str]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import a2mamba
 from a2mamba.analysis import feature_maps, flops, parameters
-from a2mamba.backbone.facts import FACTS
+from a2mamba.catalog import FACTS
 from a2mamba.ops import NeighborhoodMap, neighborhood_attention, selective_scan_state
 
 # The published totals in units of a thousand million, to be met within half a percent (docs/network.md, section 12).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import a2mamba
-from a2mamba.backbone import CheckpointError, WeightsUnavailableError
+from a2mamba.backbone import CheckpointError, WeightsUnavailableError, read_file
 from support import uninitialized
 
 NAME = "a2mamba_test"
@@ -191,6 +192,79 @@ def test_damaged_and_foreign_files(tmp_path: Path, released: dict[str, Tensor]) 
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="no such file"):
         a2mamba.load_checkpoint(fresh, tmp_path / "absent.pth")
+
+
+def test_a_flipped_bit_is_never_a_weight(tmp_path: Path, released: dict[str, Tensor]) -> None:
+    """torch's own reader does not look at the checksums of a zip."""
+    path = tmp_path / "released.pth"
+    key = next(key for key, value in released.items() if value.shape == (8, 3, 3, 3))
+    marked = released | {key: torch.full((8, 3, 3, 3), 1234.5678)}
+    torch.save(marked, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((2,), 1234.5678).numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(bytes(content))
+    assert len(torch.load(path, weights_only=True)[key].unique()) == 2, "torch reads it"
+    with pytest.raises(CheckpointError, match=r"released\.pth is damaged: the checksum of '.*' is wrong"):
+        a2mamba.load_checkpoint(create(NAME), path)
+
+
+def test_an_altered_directory_of_a_zip_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"stem.conv1.weight": torch.ones(3)}, path)
+    whole = path.read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    generator = torch.Generator().manual_seed(0)
+    messages: list[str] = []
+    for place in range(start, len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(torch.randint(8, (), generator=generator))
+        path.write_bytes(bytes(content))
+        try:
+            found = read_file(path)
+        except CheckpointError as error:
+            messages.append(str(error))
+        else:  # a date, say
+            assert torch.equal(found["stem.conv1.weight"], torch.ones(3))
+    assert len(messages) > 100
+    assert all(message.startswith(str(path)) for message in messages)
+    assert not any("\n" in message or "weights_only" in message for message in messages)
+
+
+def test_what_carries_no_checksum_says_so(tmp_path: Path, model: Any, released: dict[str, Tensor]) -> None:
+    torch.save(released, tmp_path / "zip.pth")
+    torch.save(released, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(
+        {key: t.clone().contiguous() for key, t in released.items()}, tmp_path / "a.safetensors"
+    )
+    for name, verified in (("zip.pth", True), ("legacy.pth", False), ("a.safetensors", False)):
+        path = tmp_path / name
+        report = a2mamba.load_checkpoint(uninitialized(NAME), path)
+        assert report.verified is verified
+        assert ("not verified: the file carries no checksum" in str(report)) is not verified
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        report = a2mamba.load_checkpoint(uninitialized(NAME), path, sha256=digest.upper())
+        assert report.verified
+        with pytest.raises(CheckpointError, match=f"{name} has the SHA-256 {digest}, expected 00"):
+            a2mamba.load_checkpoint(uninitialized(NAME), path, sha256="00" * 32)
+
+
+@pytest.mark.parametrize("protocol", [0, 3, 4, 5])
+def test_another_pickle_protocol_is_one_line_of_ours(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "a.pth").write_bytes(pickle.dumps({"x": 1, "y": {2.5}}, protocol=protocol))
+    torch.save({"x": range(3)}, tmp_path / "b.pth", pickle_protocol=protocol)
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(CheckpointError, match=r"is not read, as it could run code|cannot be read") as error:
+            read_file(tmp_path / name)
+        assert str(error.value).startswith(str(tmp_path / name))
+        assert "weights_only" not in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_tensors_that_are_no_weights_are_refused(released: dict[str, Tensor]) -> None:
+    key = next(key for key, value in released.items() if value.shape == (8, 3, 3, 3))
+    for tensor in (released[key].to_sparse(), released[key].to("meta"), released[key].int(), released[key] * 1j):
+        with pytest.raises(CheckpointError, match=r"1 of another kind of tensor: stem\.conv1\.weight"):
+            a2mamba.load_checkpoint(uninitialized(NAME), released | {key: tensor})
 
 
 def hub_cache(root: Path, content: Any) -> None:

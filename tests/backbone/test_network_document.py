@@ -10,8 +10,8 @@ import pytest
 
 import a2mamba
 from a2mamba.analysis import parameters
-from a2mamba.backbone.facts import FACTS
 from a2mamba.backbone.registry import REGISTERED
+from a2mamba.catalog import FACTS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "network.md").read_text()

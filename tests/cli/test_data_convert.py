@@ -27,7 +27,7 @@ def test_convert_refuses(tmp_path: Path) -> None:
     in_process("data", "convert", "coco-stuff", tmp_path / "none").refused(str(tmp_path / "none"), "does not exist")
     label = tmp_path / "annotations" / "val2017" / "1.png"
     label.parent.mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(label)
+    Image.new("RGB", (4, 4), (9, 0, 0)).save(label)
     before = content(tmp_path)
-    in_process("data", "convert", "coco-stuff", tmp_path).refused(str(label), "mode RGB")
+    in_process("data", "convert", "coco-stuff", tmp_path).refused(str(label), "colors")
     assert content(tmp_path) == before

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from a2mamba.cli import demo
-from a2mamba.cli.page import duration
 from a2mamba.cli.report import render
+from a2mamba.engine.duration import duration
 
 from .helpers import Result, in_new_process, in_process, start
 

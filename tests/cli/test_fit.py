@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from a2mamba.detection import detector_config
 from a2mamba.recipes import ClassificationRun
-from a2mamba.recipes.choice import Wishes
-from a2mamba.recipes.choosing import choose_run
+from a2mamba.recipes.fit import Wishes, choose_run, fitting_length
+from data.folders import FLAT, SEGMENTATION, class_folders, table
 
 from .helpers import content, in_process
 
@@ -32,7 +34,7 @@ def test_dry_run_says_what_was_chosen_and_why(digits: Path, workplace: Path) -> 
     assert (data["root"], data["train_split"], data["val_split"], data["holdout"]) == (str(digits), "train", "val", 0.0)
     assert (data["image_size"], data["batch_size"]) == (32, 8)
     assert model == model | {"name": "a2mamba_test", "pretrained": False, "checkpoint": None}
-    for part in ("recipe finetune", "240 images of 10 classes in train/", "evaluation on val/", "random weights"):
+    for part in ("recipe finetune", "class folders in train/: 240 train, 60 val images, 10 classes", "random weights"):
         assert part in result.err, part
     assert content(workplace) == {}
 
@@ -43,7 +45,7 @@ def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) ->
     words = ("--model", "a2mamba_test", "--scratch", "--device", "cpu", "--out", tmp_path / "run", "--json")
     result = in_process("fit", tmp_path / "photos", *words, "--epochs", "2", "data.batch_size=32")
     assert result.status == 0, result
-    assert "evaluation on 20% of each class, held out" in result.err
+    assert "240 images, 20% of them held out for evaluation" in result.err
     assert result.json["last"]["epoch"] == 2
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["recipe"] == "finetune"
@@ -57,9 +59,7 @@ def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) ->
     ("count", "batch", "epochs"), [(4, 4, 100), (100, 4, 100), (400, 16, 100), (3000, 128, 100), (200_000, 128, 10)]
 )
 def test_batch_and_epochs_fit_the_number_of_images(count: int, batch: int, epochs: int) -> None:
-    from a2mamba.recipes.choosing_classes import _length
-
-    assert _length(count) == (batch, epochs)
+    assert fitting_length(count) == (batch, epochs)
     assert count >= batch
 
 
@@ -70,8 +70,13 @@ def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> 
 
 
 def test_too_few_images(tmp_path: Path) -> None:
-    write(tmp_path / "train", ("a",), 3)
-    in_process("fit", tmp_path, "--scratch").refused("2 training images are too few")
+    write(tmp_path / "train", ("a", "b"), 2)
+    in_process("fit", tmp_path, "--scratch").refused("3 training images are too few")
+
+
+def test_nothing_can_be_learned_from_one_class(tmp_path: Path) -> None:
+    write(tmp_path / "train", ("a",), 9)
+    in_process("fit", tmp_path, "--scratch").refused("nothing can be learned", "1 class (a)")
 
 
 def test_what_the_choice_depends_on(tmp_path: Path) -> None:
@@ -98,17 +103,9 @@ def test_the_size_of_the_images(side: int, expected: int, tmp_path: Path) -> Non
 
 def test_folders_that_are_not_recognized(digits: Path, tmp_path: Path) -> None:
     in_process("fit", tmp_path / "absent").refused("absent", "does not exist")
-    (tmp_path / "empty").mkdir()
-    in_process("fit", tmp_path / "empty").refused("holds nothing", "class folders", "<class>/<image>")
-    write(tmp_path / "other" / "images", ("training",), 2)
-    write(tmp_path / "other", ("annotations",), 2)
-    in_process("fit", tmp_path / "other").refused("no known layout")
-    # A validation split alone: its name is not a class.
-    write(tmp_path / "half" / "val", ("a", "b"), 2)
-    in_process("fit", tmp_path / "half").refused("no known layout")
     in_process("fit", digits, "--epochs", "0").refused("--epochs 0")
     in_process("fit", digits, "--scratch", "--checkpoint", "x.pth").refused("exclude each other")
-    in_process("fit", digits, "--model", "a2mamba_tinny", "--dry-run").refused("did you mean 'a2mamba_tiny'?")
+    in_process("fit", digits, "--model", "a2mamba_tinny", "--dry-run").refused("did you mean 'a2mamba_tiny'")
 
 
 @pytest.mark.parametrize(
@@ -138,5 +135,104 @@ def test_ones_own_maps_are_recognized(demo_data: Path, tmp_path: Path) -> None:
         shutil.copytree(demo_data / "ADEChallengeData2016" / "annotations" / split, tmp_path / "masks" / ours)
     choice = choose_run(tmp_path, Wishes(scratch=True, model="segman_v2_tiny"), device="cpu")
     assert choice.recipe == "segman_v2_tiny_ade20k"
-    assert choice.run.data.layout == "folder"  # type: ignore[union-attr]
+    assert choice.run.data.layout == "folder"
     assert choice.run.model.name == "segman_v2_tiny"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("a2mamba_tiny", "segman_v2_tiny"),
+        ("segman_encoder_small", "segman_small"),
+        ("segman_v2_base", "segman_v2_base"),
+        ("segman_large", "segman_large"),
+        ("upernet_a2mamba_nano", "upernet_a2mamba_nano"),
+    ],
+)
+def test_any_segmentation_network_can_be_chosen(model: str, expected: str, tmp_path: Path) -> None:
+    SEGMENTATION["images/masks"](tmp_path)
+    choice = choose_run(tmp_path, Wishes(scratch=True, model=model), device="cpu")
+    assert choice.run.model.name == expected
+    assert (choice.run.data.layout, choice.run.data.train_split) == ("folder", "train")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("a2mamba_tiny", "mask_rcnn_a2mamba_tiny"),
+        ("mask_rcnn_a2mamba_small", "mask_rcnn_a2mamba_small"),
+        ("cascade_mask_rcnn_a2mamba_nano", "cascade_mask_rcnn_a2mamba_nano"),
+    ],
+)
+def test_any_detector_can_be_chosen(model: str, expected: str, demo_data: Path) -> None:
+    run = choose_run(demo_data / "coco", Wishes(scratch=True, model=model), device="cpu").run
+    assert run.model.name == expected
+    assert type(run.detector) is type(detector_config(expected))
+
+
+def test_networks_of_another_task_and_typos_are_one_line(demo_data: Path, digits: Path) -> None:
+    coco = demo_data / "coco"
+    in_process("fit", coco, "--model", "segman_v2_tiny").refused("segman_v2_tiny is not for detection")
+    in_process("fit", coco, "--model", "mask_rcnn_a2mamba_tinny").refused("did you mean 'mask_rcnn_a2mamba_tiny'")
+    in_process("fit", coco, "--model", "segman_encoder_tiny").refused("not for detection")
+    in_process("fit", digits, "--model", "segman_v2_tiny").refused("not for classification")
+
+
+def test_a_folder_that_is_none_is_explained_in_lines(tmp_path: Path) -> None:
+    (tmp_path / "my data").mkdir()
+    for command in (("fit",), ("data", "check")):
+        result = in_process(*command, tmp_path / "my data")
+        assert (result.status, result.out) == (2, "")
+        first, *others = result.err.splitlines()
+        assert first == f"a2mamba {' '.join(command)}: {tmp_path / 'my data'} is no data set that is known here"
+        assert 1 <= len(others) <= 4
+        assert f"'{tmp_path / 'my data'}'" in result.err, "a path with a blank is quoted in a command"
+
+
+def test_a_layout_can_be_given(digits: Path) -> None:
+    in_process("fit", digits, "--layout", "clas_folders").refused("did you mean 'class_folders'?")
+    assert in_process("data", "check", digits, "--layout", "class_folders").status == 0
+    assert in_process("data", "check", digits, "--layout", "csv").status == 2
+
+
+def test_a_table_and_masks_beside_images_train_and_are_evaluated(tmp_path: Path) -> None:
+    """Both hold a part out; evaluation of the checkpoint reads the same part."""
+    table(tmp_path / "kaggle")
+    FLAT["beside"](tmp_path / "scenes")
+    words = ("--scratch", "--device", "cpu", "--quiet", "--json", "--epochs", "1", "data.workers=0")
+    classes = in_process("fit", tmp_path / "kaggle", *words, "--model", "a2mamba_test", "--out", tmp_path / "a")
+    assert classes.status == 0, classes
+    found = in_process("eval", "--checkpoint", tmp_path / "a" / "checkpoints" / "last.pt", "--json")
+    assert found.json["images"] == 2, found
+    assert found.json["top1"] == classes.json["last"]["ema_top1"]
+    scenes = in_process("fit", tmp_path / "scenes", *words, "--model", "segman_v2_test", "--out", tmp_path / "b")
+    assert scenes.status == 0, scenes
+    assert "images with masks beside them (*_mask)" in scenes.err
+    found = in_process("eval", "--checkpoint", tmp_path / "b" / "checkpoints" / "last.pt", "--json")
+    assert found.json["miou"] == scenes.json["last"]["miou"]
+
+
+def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "d")
+    damaged = next((tmp_path / "d" / "val" / "digit_3").iterdir())
+    damaged.write_bytes(b"")
+    result = in_process("fit", tmp_path / "d", "--scratch", "--model", "a2mamba_test", "--out", tmp_path / "run")
+    assert result.status == 2
+    assert f"1 of 60 images to evaluate on cannot be used: {damaged} (the file is empty)" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
+    class_folders(tmp_path / "my photos", "train", "val")
+    settings = ("--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet", "data.workers=0")
+    words = ("fit", tmp_path / "my photos", *settings, "--out", tmp_path / "run")
+    assert in_process(*words, "--epochs", "1").status == 0
+    result = in_process(*words, "--epochs", "3", "--resume")
+    result.refused("is a run of 1 epochs", "a schedule of 3")
+    command = result.err[result.err.index("a2mamba fit '") :]
+    recipe, *arguments = shlex.split(command)
+    assert (recipe, arguments[0]) == ("a2mamba", "fit")
+    longer = in_process(*arguments, "--device", "cpu", "--quiet", "data.workers=0")
+    assert longer.status == 0, longer
+    assert "begins with" in longer.err
+    assert "a2mamba_test: the network of" in longer.err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,60 @@ def test_prediction_with_plain_weights_and_names(digits: Path, tmp_path: Path) -
     assert "class 2" in in_process(*words, "--json").out
 
 
+def test_the_checkpoint_says_model_and_recipe(trained: Trained, digits: Path, tmp_path: Path) -> None:
+    """Neither is typed again; folders and globs are taken; numbers are those of training."""
+    found = in_process("eval", "--checkpoint", trained.best, "--json")
+    assert found.status == 0, found
+    assert found.json["top1"] == trained.result.json["best"]["value"]
+    words = ("predict", "--checkpoint", trained.best, "--out", tmp_path / "out", "--json", "--batch-size", "4")
+    found = in_process(*words, digits / "val" / "digit_0", f"{digits}/val/digit_1/*.png")
+    assert found.status == 0, found
+    expected = [str(path) for i in (0, 1) for path in sorted((digits / "val" / f"digit_{i}").iterdir())]
+    assert [entry["image"] for entry in found.json["predictions"]] == expected
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2 * VAL
+    torch.save(torch.load(trained.best, weights_only=True)["ema"], tmp_path / "alone.pth")
+    in_process("eval", "--checkpoint", tmp_path / "alone.pth").refused("alone.pth", "name the RECIPE")
+
+
+def test_one_bad_image_costs_no_other(trained: Trained, digits: Path, tmp_path: Path) -> None:
+    photos = sorted((digits / "val" / "digit_4").iterdir())[:2]
+    (tmp_path / "text.png").write_text("no image")
+    out = tmp_path / "out"
+    words = ("predict", "--checkpoint", trained.best, "--out", out, photos[0], tmp_path / "text.png", photos[1])
+    found = in_process(*words, "--json")
+    assert found.status == 2
+    assert found.err.splitlines()[-1].startswith("a2mamba predict: cannot decode image")
+    assert "text.png" in found.err
+    assert "Traceback" not in found.err
+    assert [entry["image"] for entry in found.json["predictions"]] == [str(photo) for photo in photos]
+    assert json.loads((out / "predictions.json").read_text()) == found.json
+    assert {path.name for path in out.iterdir()} == {
+        "predictions.json",
+        f"0000-{photos[0].stem}.png",
+        f"0002-{photos[1].stem}.png",
+    }
+
+
+def test_evaluation_has_the_precision_of_training(small_run: tuple[str, ...], tmp_path: Path) -> None:
+    """Also where that is not float32: the loss of the same images is the same number."""
+    words = ("precision=bfloat16", "schedule.epochs=1", "schedule.warmup_epochs=0", "--out", tmp_path / "run")
+    trained = in_process(*small_run, *words)
+    assert trained.status == 0, trained
+    found = in_process("eval", "--checkpoint", tmp_path / "run" / "checkpoints" / "last.pt", "--json").json
+    assert found["loss"] == pytest.approx(trained.json["last"]["ema_eval_loss"], rel=1e-9)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    exact = in_process("eval", "--checkpoint", checkpoint, "precision=float32", "--json").json
+    assert exact["loss"] != found["loss"]
+
+
+def test_python_runs_the_package() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "a2mamba", "--version"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("a2mamba ")
+
+
 def _weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     state = torch.load(checkpoint, weights_only=True)
     tensors = {f"{part}.{name}": tensor for part in ("model", "ema") for name, tensor in state[part].items()}
@@ -180,8 +236,8 @@ def test_keys_explains_every_key(workplace: Path) -> None:
 
 def test_debug_shows_the_traceback() -> None:
     """Python shows it where the exception leaves the program."""
-    for words in (["train", "digts", "--debug"], ["data", "check", "nowhere", "--debug"]):
-        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|data folder nowhere"):
+    for words in (["train", "digts", "--debug"], ["eval", "--checkpoint", "nowhere.pt", "--debug"]):
+        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|nowhere\.pt: no such file"):
             main(words)
 
 

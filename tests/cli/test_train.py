@@ -1,4 +1,4 @@
-"""What `a2mamba train` offers beside training: rehearsal, the paper's form, resuming, a time limit, curves."""
+"""What `a2mamba train` offers beside training: dry runs, the paper's form, resuming, a time limit, curves."""
 
 from __future__ import annotations
 
@@ -79,6 +79,26 @@ def test_resume_auto_begins_and_goes_on(digits: Path, tmp_path: Path) -> None:
     in_process(*words, *more[2:]).refused("another run")
 
 
+@pytest.mark.parametrize("resume", [("--resume", "auto"), ("--resume=auto",)])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_resume_auto_stands_anywhere(
+    resume: tuple[str, ...], place: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+
+    def remember(run: object, output: Path, *, resume: str, **_: object) -> None:
+        modes.append(resume)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("a2mamba.recipes.train", remember)
+    words: list[str] = ["digits", "--small", f"data.root={digits}", "seed=2"]
+    in_process("train", *words[:place], *resume, *words[place:], "--out", tmp_path).refused("far enough")
+    in_process("train", "--resume", *words, "--out", tmp_path).refused("far enough")
+    in_process("train", *words, "--out", tmp_path).refused("far enough")
+    assert modes == ["auto", "require", "never"]
+    in_process("train", *words, "--resume=maybe").refused("--resume", "auto")
+
+
 def test_resume_needs_something_to_resume(digits: Path, tmp_path: Path) -> None:
     words = ("train", "digits", "--small", f"data.root={digits}", "--out", tmp_path / "run")
     in_process(*words, "--resume").refused("nothing to resume")
@@ -146,3 +166,28 @@ def test_no_page_without_rows(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({}))
     assert write_summary(tmp_path) is None
     assert not (tmp_path / "summary.html").exists()
+
+
+def test_the_page_names_what_could_not_be_decoded_and_altered_files_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,lr,loss,seconds,undecodable_images\n1,5,0.1,2.5,3,1\n")
+    run = {"task": "x", "recipe": "r", "config": {"model": {"name": "m"}}, "classes": ["c"]}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "quarantine.json").write_text(json.dumps({"quarantined": {"<a>.png": "truncated"}}))
+    path = write_summary(tmp_path)
+    assert path is not None
+    text = path.read_text(encoding="utf-8")
+    assert "1 training images could not be decoded" in text
+    assert "<code>&lt;a&gt;.png</code></th><td>truncated" in text
+    for name, damaged in (
+        ("quarantine.json", '{"quarantined": 3}'),
+        ("quarantine.json", "[" * 100_000),
+        ("run.json", "{}"),
+        ("run.json", "[1]"),
+        ("metrics.csv", "epoch\nlast\n"),
+    ):
+        whole = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(damaged)
+        with pytest.raises(ValueError, match=re.escape(name)) as error:
+            write_summary(tmp_path)
+        (tmp_path / name).write_text(whole)
+        assert "\n" not in str(error.value)

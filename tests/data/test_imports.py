@@ -10,7 +10,7 @@ import a2mamba.evaluation
 
 HEAVY = {"matplotlib", "scipy", "sklearn", "timm", "torchvision"}
 FILES = [
-    path for package in (a2mamba.data, a2mamba.evaluation) for path in sorted(Path(package.__path__[0]).glob("*.py"))
+    path for package in (a2mamba.data, a2mamba.evaluation) for path in sorted(Path(package.__path__[0]).rglob("*.py"))
 ]
 
 
@@ -27,7 +27,7 @@ def test_importing_is_cheap(path: Path) -> None:
 
 
 def test_every_file_was_found() -> None:
-    assert {"demo.py", "imagenet.py", "classification.py"} <= {path.name for path in FILES}
+    assert {"demo.py", "class_folders.py", "imagenet.py", "classification.py"} <= {path.name for path in FILES}
 
 
 def test_public_names_exist() -> None:

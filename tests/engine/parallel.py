@@ -16,7 +16,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 # Imported once, by the server: the processes then begin at once. (Only what is installed: it does not know tests.)
 CONTEXT.set_forkserver_preload(
     [
-        *("torch._dynamo", "torch.distributed.fsdp", "timm.optim", "timm.scheduler"),
+        *("torch._dynamo", "timm.optim", "timm.scheduler"),
         *("a2mamba", "a2mamba.engine", "a2mamba.data", "a2mamba.evaluation"),
     ]
 )

@@ -20,7 +20,6 @@ from a2mamba.engine import (
     EvaluationHook,
     Hook,
     Interrupted,
-    Strategy,
     Trainer,
     TrainingError,
     load_checkpoint_file,
@@ -30,7 +29,6 @@ from a2mamba.engine import (
     world_size,
 )
 from a2mamba.engine.distributed import average_batch_norm, gather_objects, sum_over_processes
-from a2mamba.engine.sharding import is_sharded
 from a2mamba.engine.sync_norm import SyncBatchNorm2d, synchronize_norms
 from a2mamba.evaluation import TopK
 
@@ -194,21 +192,17 @@ class _Blocks(nn.Module):
         return x
 
 
-def _trainer(hooks: list[Hook], strategy: Strategy = "ddp", **options: Any) -> Trainer:
-    return make_trainer(
-        epochs=2, accumulate=3, loader=_shares(6), model=Undropped(), hooks=hooks, strategy=strategy, **options
-    )
+def _trainer(hooks: list[Hook], **options: Any) -> Trainer:
+    return make_trainer(epochs=2, accumulate=3, loader=_shares(6), model=Undropped(), hooks=hooks, **options)
 
 
 def _exchanges(model: nn.Module) -> bool:
     """Whether the next backward pass exchanges gradients."""
-    if isinstance(model, DistributedDataParallel):
-        return model.require_backward_grad_sync
-    group = model._get_fsdp_state()._fsdp_param_group  # type: ignore[operator]
-    return bool(group.reduce_grads)
+    assert isinstance(model, DistributedDataParallel)
+    return model.require_backward_grad_sync
 
 
-def _train(folder: Path, strategy: Strategy, sync: bool) -> dict[str, Any]:
+def _train(folder: Path) -> dict[str, Any]:
     with process_group("cpu"):
         evaluated: list[int] = []
 
@@ -223,8 +217,7 @@ def _train(folder: Path, strategy: Strategy, sync: bool) -> dict[str, Any]:
 
         hooks: list[Hook] = [EvaluationHook(evaluate), CsvLogger(folder / f"log-{rank()}.csv")]
         manager = CheckpointManager(folder / f"rank-{rank()}", best_metric="ema_eval_top1")
-        trainer = _trainer([*hooks, CheckpointHook(manager)], strategy, sync_batch_norm=sync)
-        assert is_sharded(trainer.task.model) == (strategy == "fsdp")
+        trainer = _trainer([*hooks, CheckpointHook(manager)])
         exchanges: list[bool] = []
         original = trainer.task.losses
 
@@ -239,9 +232,8 @@ def _train(folder: Path, strategy: Strategy, sync: bool) -> dict[str, Any]:
         return {"seed": torch.initial_seed(), "history": rows, "evaluated": evaluated}
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_train_as_one(tmp_path: Path, strategy: Strategy) -> None:
-    first, second = run_together(_train, 2, tmp_path, strategy, True)
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    first, second = run_together(_train, 2, tmp_path)
     alone = _trainer([])
     alone.fit()
     state = load_checkpoint_file(tmp_path / "rank-0" / "last.pt")
@@ -266,9 +258,9 @@ def test_two_processes_train_as_one(tmp_path: Path, strategy: Strategy) -> None:
     assert_same(rest.state_dict()["optimizer"]["state"], state["optimizer"]["state"])
 
 
-def _resume(path: Path, strategy: Strategy) -> list[float]:
+def _resume(path: Path) -> list[float]:
     with process_group("cpu"):
-        trainer = _trainer([], strategy)
+        trainer = _trainer([])
         state = load_checkpoint_file(path)
         trainer.load_state_dict(state)
         again = trainer.state_dict()
@@ -279,13 +271,12 @@ def _resume(path: Path, strategy: Strategy) -> list[float]:
         return [row["loss"] for row in trainer.history]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_checkpoint_of_one_process_goes_on_in_two(tmp_path: Path, strategy: Strategy) -> None:
+def test_a_checkpoint_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
     _trainer([StopAt(3), CheckpointHook(CheckpointManager(tmp_path))]).fit()
     whole = _trainer([])
     whole.fit()
     expected = [row["loss"] for row in whole.history]
-    for found in run_together(_resume, 2, tmp_path / "last.pt", strategy):
+    for found in run_together(_resume, 2, tmp_path / "last.pt"):
         assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -323,7 +314,7 @@ def _stop_one() -> tuple[int, str, int]:
         try:
             trainer.fit()
         except Interrupted as error:
-            return trainer.step, str(error), error.status
+            return trainer.step, str(error), error.exit_status
         return trainer.step, "", 0
 
 

@@ -25,7 +25,8 @@ from a2mamba.engine import (
     load_checkpoint_file,
     save_checkpoint,
 )
-from a2mamba.engine.faults import StepStart, first_nonfinite_module
+from a2mamba.engine.fault_report import first_nonfinite_module
+from a2mamba.engine.faults import StepStart
 
 from .toy import BATCH, SAMPLES, StopAt, ToyTask, assert_same, comparable, make_trainer
 

@@ -16,6 +16,7 @@ from a2mamba.engine import (
     CheckpointHook,
     CheckpointManager,
     CsvLogger,
+    EarlyStoppingHook,
     EvaluationHook,
     FaultPolicy,
     Hook,
@@ -152,9 +153,9 @@ def test_tensorboard_hides_what_is_made_again(tmp_path: Path) -> None:
     part = make_trainer(epochs=2, hooks=[*hooks(), StopAt(3)])
     part.fit()
     state = part.state_dict()
-    part.stop_reason = None
-    part.hooks = (*hooks(), StopAt(6))  # goes on, and is lost: steps 4 to 6
-    part.fit()
+    lost = make_trainer(epochs=2, hooks=[*hooks(), StopAt(6)])  # steps 4 to 6
+    lost.load_state_dict(state)
+    lost.fit()
     rest = make_trainer(epochs=2, hooks=hooks())
     rest.load_state_dict(state)
     rest.fit()
@@ -181,7 +182,7 @@ def test_progress_is_a_line_per_epoch_when_nobody_watches(capfd: pytest.CaptureF
     assert len(lines) == 2
     assert lines[1].startswith("epoch 2/2  loss 1.")
     assert "  top1 0.5  top5 1  lr " in lines[1]
-    assert lines[1].endswith(" images/s  0:00:00 left")
+    assert lines[1].endswith(" images/s  0 s left")
     make_trainer(epochs=2, hooks=[ProgressHook(quiet=True)]).fit()
     assert capfd.readouterr() == ("", "")
 
@@ -214,7 +215,7 @@ def test_a_signal_ends_the_step_saves_and_raises(tmp_path: Path, number: signal.
     trainer = make_trainer(epochs=2, hooks=[Send(), SignalHook(), CheckpointHook(manager)])
     with pytest.raises(Interrupted, match=f"received {number.name}") as stopped:
         trainer.fit()
-    assert stopped.value.status == 128 + number
+    assert stopped.value.exit_status == 128 + number
     assert signal.getsignal(number) is before
     latest = manager.latest()
     assert latest is not None
@@ -236,7 +237,7 @@ def test_the_time_limit_saves_and_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     trainer = make_trainer(epochs=2, hooks=[Clock(), TimeLimitHook(2.0), CheckpointHook(manager)])
     with pytest.raises(Interrupted, match="the time limit of 2 minutes") as stopped:
         trainer.fit()
-    assert stopped.value.status == 75
+    assert stopped.value.exit_status == 75
     assert trainer.step == 5
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-0000-000005.pt"]
     with pytest.raises(ValueError, match="it must be more than 0"):
@@ -355,3 +356,82 @@ def test_a_hook_can_stop_after_an_epoch() -> None:
 def test_intervals_of_nothing_are_refused(make: Callable[[], Hook]) -> None:
     with pytest.raises(ValueError, match=r"the least is 1|expected more than 0"):
         make()
+
+
+def test_an_epoch_is_saved_before_its_evaluation(tmp_path: Path) -> None:
+    """A broken image there costs nothing: the run goes on with that evaluation, and ends as if nothing had happened."""
+    broken = [True]
+
+    def evaluate(model: nn.Module) -> list[tuple[str, float]]:
+        if broken[0]:
+            raise ValueError("val/3.jpg cannot be decoded")
+        return [("top1", float(sum(p.sum() for p in model.parameters())))]
+
+    def hooks(folder: Path) -> list[Hook]:
+        manager = CheckpointManager(folder)
+        return [EvaluationHook(evaluate, use_ema=False), CsvLogger(folder / "log.csv"), CheckpointHook(manager)]
+
+    with pytest.raises(ValueError, match=r"val/3\.jpg"):
+        make_trainer(epochs=2, hooks=hooks(tmp_path / "a")).fit()
+    state = load_checkpoint_file(tmp_path / "a" / "checkpoint-0001.pt")
+    assert state["progress"]["epoch_open"] is True
+    broken.clear()
+    broken.append(False)
+    rest = make_trainer(epochs=2, hooks=hooks(tmp_path / "a"))
+    rest.load_state_dict(state)
+    rest.fit()
+    whole = make_trainer(epochs=2, hooks=hooks(tmp_path / "b"))
+    whole.fit()
+    assert_same(comparable(rest), comparable(whole))
+    assert [(row["epoch"], row["top1"]) for row in rows(tmp_path / "a" / "log.csv")] == [
+        (row["epoch"], row["top1"]) for row in rows(tmp_path / "b" / "log.csv")
+    ]
+    for name in ("last.pt", "best.pt"):
+        assert_same(load_checkpoint_file(tmp_path / "a" / name)["best"], whole.best)
+    assert load_checkpoint_file(tmp_path / "b" / "last.pt")["progress"]["epoch_open"] is False
+
+
+def test_the_evaluation_of_the_last_epoch_is_made_up_for(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+
+    class Broken(Hook):
+        def after_epoch(self, trainer: Trainer) -> None:
+            if trainer.epoch == 2:
+                raise ValueError("no evaluation")
+
+    with pytest.raises(ValueError, match="no evaluation"):
+        make_trainer(epochs=2, hooks=[Broken(), CheckpointHook(manager)]).fit()
+    rest = make_trainer(epochs=2, hooks=[EvaluationHook(Scores(0.7), use_ema=False), CheckpointHook(manager)])
+    rest.load_state_dict(load_checkpoint_file(tmp_path / "last.pt"))
+    rest.fit()
+    assert rest.best == {"metric": "top1", "value": 0.7, "epoch": 2}
+    assert load_checkpoint_file(tmp_path / "best.pt")["best"] == rest.best
+
+
+def test_a_run_ends_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    def hooks(*scores: float, every: int = 1) -> list[Hook]:
+        checkpoints = CheckpointHook(CheckpointManager(tmp_path / str(len(scores))))
+        return [EvaluationHook(Scores(*scores), use_ema=False, every=every), checkpoints, stop]
+
+    stop = EarlyStoppingHook("top1", patience=2)
+    trainer = make_trainer(epochs=9, hooks=hooks(0.1, 0.5, 0.4, 0.5))
+    trainer.fit()
+    assert trainer.epoch == 4
+    assert trainer.stop_reason == "top1 was not above 0.5, that of epoch 2, in 2 epochs (patience 2)"
+    assert load_checkpoint_file(tmp_path / "4" / "last.pt")["progress"]["epoch"] == 4
+    trainer = make_trainer(epochs=9, hooks=hooks(0.5, 0.6, 0.1, every=3))
+    trainer.fit()
+    assert trainer.epoch == 9, "only epochs that were evaluated count, and the last is the end anyway"
+    assert trainer.stop_reason is None
+    with pytest.raises(ValueError, match="patience is 0"):
+        EarlyStoppingHook("top1", patience=0)
+
+
+def test_a_finished_run_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    done = make_trainer(epochs=2)
+    done.fit()
+    assert caplog.text == ""
+    again = make_trainer(epochs=2)
+    again.load_state_dict(done.state_dict())
+    again.fit()
+    assert "the run is finished: all of its 2 epochs are completed" in caplog.text

@@ -72,7 +72,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     rest = make_trainer(epochs=2, hooks=hooks(path, [], 0.1))
     rest.load_state_dict(half.state_dict())
-    with pytest.raises(ValueError, match=r"quarantine\.json is damaged .*; remove it"):
+    with pytest.raises(ValueError, match=r"quarantine\.json is damaged: .*; remove it"):
         rest.fit()
 
 
@@ -81,3 +81,15 @@ def test_nothing_is_written_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="expected 0 to 1"):
         hooks(tmp_path / "a", [], 1.5)
+
+
+def test_what_was_found_is_told_at_the_end_of_the_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(epochs=3, hooks=hooks(tmp_path / "quarantine.json", [2, 3, 9], 0.5))
+    trainer.fit()
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("2 of 20 training images cannot be decoded and were replaced; new in this epoch: 2.png (")
+    assert "3.png (reason 3); all are in " in first
+    assert first.endswith("quarantine.json")
+    assert second.startswith("3 of 20 training images")
+    assert "new in this epoch: 9.png (reason 9);" in second
+    assert [row["undecodable_images"] for row in trainer.history] == [2, 3, 3]

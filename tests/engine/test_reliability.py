@@ -36,8 +36,8 @@ def test_killed_runs_end_as_if_nothing_had_happened(digits: str) -> None:
 @pytest.mark.slow
 def test_numbers_of_processes_agree(digits: str) -> None:
     rows = reliability.distribution(digits, steps=4, sizes=(2,), resume=False)
-    assert [row["holds"] for row in rows] == [True] * 3, rows
-    assert max(row["difference"] for row in rows[:2]) <= 1e-5
+    assert [row["holds"] for row in rows] == [True] * 2, rows
+    assert max(row["difference"] for row in rows[:1]) <= 1e-5
 
 
 @pytest.mark.slow

@@ -164,3 +164,23 @@ def test_another_curve_is_refused_on_resuming() -> None:
 def test_impossible_curves_are_refused(make_config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_config()
+
+
+def test_more_epochs_continue_a_curve_of_steps_exactly() -> None:
+    """The number of epochs is no part of it; of a cosine it is."""
+    from a2mamba.engine import ScheduleError
+
+    def steps(epochs: int) -> Schedule:
+        return make(StepScheduleConfig(epochs=epochs, milestones=(8, 11)), steps_per_epoch=5)[0]
+
+    steps(24).load_state_dict(steps(12).state_dict())
+    other = make(StepScheduleConfig(epochs=12, milestones=(8, 10)), steps_per_epoch=5)[0]
+    with pytest.raises(ScheduleError, match=r"milestones \[8, 11\] -> \[8, 10\]"):
+        other.load_state_dict(steps(12).state_dict())
+
+    def cosine(epochs: int, cooldown: int = 0) -> Schedule:
+        return make(ScheduleConfig(epochs=epochs, cooldown_epochs=cooldown), steps_per_epoch=5)[0]
+
+    cosine(12, cooldown=3).load_state_dict(cosine(12).state_dict())
+    with pytest.raises(ScheduleError, match="t_initial 12 -> 24"):
+        cosine(24).load_state_dict(cosine(12).state_dict())

@@ -21,7 +21,6 @@ from a2mamba.engine import (
     Progress,
     Schedule,
     ScheduleConfig,
-    Strategy,
     Trainer,
     build_optimizer,
     resolve_precision,
@@ -142,7 +141,6 @@ def make_trainer(
     with_ema: bool = True,
     loader: Loader | None = None,
     model: nn.Module | None = None,
-    strategy: Strategy = "ddp",
     sync_batch_norm: bool = True,
 ) -> Trainer:
     """A run as a recipe would build it: EMA given to the task (MESA) and to the loop."""
@@ -167,7 +165,6 @@ def make_trainer(
         ema=ema,
         hooks=hooks,
         run='{"recipe": "toy"}',
-        strategy=strategy,
         sync_batch_norm=sync_batch_norm,
         faults=faults,
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from a2mamba.data import read_annotations
 from a2mamba.evaluation import CocoMetric
 from a2mamba.visualize import precision_recall_plot
 
@@ -261,7 +263,7 @@ def test_only_given_images_count(content: dict[str, Any]) -> None:
     assert dict(whole_file.results()) == dict(evaluated(part, {i: found[i] for i in chosen}).results())
 
 
-def test_no_detections_are_zero_and_no_objects_an_error() -> None:
+def test_no_detections_are_zero_and_no_objects_are_no_number(caplog: pytest.LogCaptureFixture) -> None:
     metric = CocoMetric(hand_made())
     metric.update([8], [output()])
     results = dict(metric.results())
@@ -272,8 +274,13 @@ def test_no_detections_are_zero_and_no_objects_an_error() -> None:
     empty["annotations"] = empty["annotations"][3:]
     only_crowd = CocoMetric(empty)
     only_crowd.update([8], [output()])
+    with caplog.at_level("WARNING"):
+        values = dict(only_crowd.results())
+    assert set(values) == {"box_ap", "mask_ap"}
+    assert all(math.isnan(value) for value in values.values())
+    assert "none of the 1 evaluated images has an object" in caplog.text
     with pytest.raises(ValueError, match="none of the 1 evaluated images"):
-        list(only_crowd.results())
+        only_crowd.per_class()
     assert only_crowd.agreement()[0].f1 == 1
 
 
@@ -317,7 +324,7 @@ def _change(name: str, **values: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda truth: truth.pop("images"), "no list 'images'"),
+        (lambda truth: truth.pop("images"), "has no 'images'"),
         (_change("images", height=None), "image 8"),
         (lambda truth: truth["images"].append(dict(truth["images"][0])), "image id 8 occurs twice"),
         (lambda truth: truth["categories"].append({"id": 5}), "category id 5 occurs twice"),
@@ -329,16 +336,29 @@ def _change(name: str, **values: Any) -> Any:
         (_change("annotations", bbox=[10, 0, -5, 1]), "annotation 1 has the box"),
         (_change("annotations", bbox=None), "annotation 1 has the box None"),
         (_change("annotations", area=float("nan")), "annotation 1 has the area"),
-        (_change("annotations", segmentation=None), "annotation 1 has no segmentation"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, 1e12]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation={"size": [1, 1], "counts": [1]}), "annotation 1 has a mask of size"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": [1]}), "annotation 1 has run lengths"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": 7}), "annotation 1 has run lengths"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": "54"}), "annotation 1 has a damaged mask"),
-        (_change("annotations", segmentation={"size": [100, 100], "counts": "oo"}), "annotation 1 has a damaged mask"),
-        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, "6"]]), "annotation 1 has a segmentation"),
-        (_change("annotations", segmentation="RLE"), "annotation 1 has a segmentation"),
+        (_change("annotations", segmentation=None), "annotation 1: it has no segmentation"),
+        (
+            _change("annotations", segmentation={"size": [1, 1], "counts": [1]}),
+            "its mask has size [1, 1]",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": [1]}),
+            "its run lengths do not add up",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": 7}),
+            "its run lengths are neither",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": "54"}),
+            "its run lengths do not add",
+        ),
+        (
+            _change("annotations", segmentation={"size": [100, 100], "counts": "oo"}),
+            "its run lengths are no",
+        ),
+        (_change("annotations", segmentation=[[1, 2, 3, 4, 5, "6"]]), "annotation 1: its polygon holds"),
+        (_change("annotations", segmentation="RLE"), "annotation 1: its segmentation is neither"),
     ],
 )
 def test_bad_annotations(change: Any, part: str) -> None:
@@ -452,3 +472,77 @@ def test_plot_of_the_curves(tmp_path: Path, metric: CocoMetric, kind: Any) -> No
     assert len({tuple(color) for color in strong.tolist()}) >= 6, "a curve for each threshold"
     with pytest.raises(ValueError, match="measures"):
         precision_recall_plot(CocoMetric(hand_made(), iou_types=("bbox",)), tmp_path / "x.png", iou_type="segm")
+
+
+def _swapped() -> dict[str, Any]:
+    """The same objects and names under other ids, in another order and case."""
+    truth = hand_made()
+    truth["categories"] = [{"id": 3, "name": "Five"}, {"id": 1, "name": "NINE "}]
+    for entry in truth["annotations"]:
+        entry["category_id"] = {5: 3, 9: 1}[entry["category_id"]]
+    return truth
+
+
+PERFECT = output((0, 0, 40, 40, 1, 0.9), (50, 0, 90, 40, 1, 0.8), (0, 50, 40, 90, 2, 0.7))
+"""Of a model that was trained with the labels of `hand_made`: 1 is five, 2 is nine."""
+
+
+def test_categories_of_other_ids_are_matched_by_name() -> None:
+    trained = read_annotations(hand_made(), masks=False).categories
+    assert [category.name for category in trained] == ["five", "nine"]
+    metric = CocoMetric(_swapped(), categories=trained)
+    metric.update([8], [PERFECT])
+    assert dict(metric.results())["box_ap"] == pytest.approx(100)
+    assert metric.category_ids == [3, 1], "results are written with the ids of the evaluation file"
+    assert [(row.category_id, row.name, row.ap) for row in metric.per_class()] == [
+        (3, "five", pytest.approx(100)),
+        (1, "nine", pytest.approx(100)),
+    ]
+    assert metric.precision_recall(category_id=3)[1].tolist() == pytest.approx([1.0] * 101)
+    assert metric.agreement()[0] == (8, 3, 0, 0)
+
+
+def test_the_training_file_beside_an_evaluation_file_gives_the_labels(tmp_path: Path) -> None:
+    for train, val in (
+        ("annotations/instances_train.json", "annotations/instances_val.json"),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json"),
+    ):
+        for name, content in ((train, hand_made()), (val, _swapped())):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(json.dumps(content))
+        metric = CocoMetric(tmp_path / val)
+        metric.update([8], [PERFECT])
+        assert dict(metric.results())["box_ap"] == pytest.approx(100)
+        other = hand_made()
+        other["categories"][0]["name"] = "ten"
+        (tmp_path / train).write_text(json.dumps(other))
+        assert CocoMetric(tmp_path / val).category_ids == [1, 3], "other names: the file's own order"
+
+
+def test_categories_that_cannot_be_matched_are_refused() -> None:
+    trained = read_annotations(hand_made(), masks=False).categories
+    truth = _swapped()
+    truth["categories"][0]["name"] = "six"
+    with pytest.raises(ValueError, match="categories six are not those of training, five, nine"):
+        CocoMetric(truth, categories=trained)
+    truth["categories"][0]["name"] = "nine"
+    with pytest.raises(ValueError, match="categories nine are not those of training"):
+        CocoMetric(truth, categories=trained)
+    lacking = _swapped()
+    lacking["categories"] = lacking["categories"][:1]
+    lacking["annotations"] = lacking["annotations"][:2]
+    metric = CocoMetric(lacking, categories=trained)
+    metric.update([8], [PERFECT])
+    assert metric.per_class()[0].ap is None or metric.per_class()[1].ap is None, "one class has no objects"
+    assert dict(metric.results())["box_ap"] == pytest.approx(100), "the mean over those that have"
+
+
+def test_polygons_that_are_none_are_left_out() -> None:
+    truth = hand_made()
+    truth["annotations"][0]["segmentation"].append([1, 2, 3, 4])
+    truth["annotations"][1]["segmentation"] = [[1, 2, 3, 4, 5, 1e12]]
+    metric = CocoMetric(truth)
+    metric.update([8], [output((0, 0, 40, 40, 1, 0.9), (0, 50, 40, 90, 2, 0.7))])
+    results = dict(metric.results())
+    assert results["box_ap"] == results["mask_ap"] == pytest.approx(100)
+    assert [row.objects for row in metric.per_class()] == [1, 1]

@@ -23,7 +23,7 @@ LIMITS = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 OPERATORS = {
     "channel_norm": ("channel_norm", "run", "inputs"),
     "depthwise_conv": ("depthwise", "run", "inputs"),
-    "rotate": ("rotary", "run", "inputs"),
+    "rotate": ("rotary", "rotate", "inputs"),
     "read_out": ("readout", "read_out", "read_out_inputs"),
     "gated_norm": ("readout", "gated_norm", "gated_norm_inputs"),
 }
@@ -64,11 +64,16 @@ def run_case(name: str, number: int, dtype: torch.dtype) -> list[float]:
     with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
         for seed in (0, 0, 1):
             arguments = getattr(case, inputs)(dtype, "cpu", seed)
-            objects = getattr(implementation, "why_not" if function == "run" else f"{function}_why_not")
+            objects = getattr(implementation, f"{function}_why_not" if folder == "readout" else "why_not")
             assert objects(*arguments) is None
-            found = getattr(implementation, function)(*arguments)
-            assert position_stride(found) == found.shape[1] or not found.numel()
-            errors.append(error(found, reference(*exactly(arguments))))
+            expected = reference(*exactly(arguments))
+            if folder == "depthwise":
+                found = implementation.run(*arguments, residual=True)
+                errors.append(error(found, expected + arguments[0].double()))
+                found = implementation.run(*arguments, residual=False)
+            else:
+                found = getattr(implementation, function)(*arguments)
+            errors.append(error(found, expected))
     return errors
 
 
@@ -115,10 +120,10 @@ def run_refusals() -> list[str | None]:
     x, weight, bias, *settings = import_module("a2mamba.ops.channel_norm").CASES[1].inputs()
     found = [norm_impl.why_not(x.contiguous(), weight, bias, *settings)]
     found += [norm_impl.why_not(x, weight.double(), bias, *settings)]
-    x, weight, bias, residual = import_module("a2mamba.ops.depthwise").CASES[1].inputs()
-    found += [depthwise_impl.why_not(x, weight, bias, residual)]
+    x, weight, bias = import_module("a2mamba.ops.depthwise").CASES[1].inputs()
+    found += [depthwise_impl.why_not(x, weight, bias)]
     with torch.no_grad():
-        found += [depthwise_impl.why_not(x, weight.new_zeros(len(weight), 1, 9, 9), bias, residual)]
+        found += [depthwise_impl.why_not(x, weight.new_zeros(len(weight), 1, 9, 9), bias)]
     return found
 
 

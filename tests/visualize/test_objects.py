@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from a2mamba.data import CocoDataset, read_annotations
 from a2mamba.visualize import GalleryCase, detection_gallery, draw_objects
 from a2mamba.visualize.objects import object_color
-from data.coco_helpers import content, write_coco
+from data.detection.coco_helpers import content, write_coco
 from data.helpers import error_line
 
 NAMES = ["cat", "dog", "owl"]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pickle
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from a2mamba.backbone.pyramid import STAGES, Pyramid
 from a2mamba.backbone.weights import CheckpointError, StateDict, from_released
+from a2mamba.files.torch_file import check_sha256, read_torch_file
 from a2mamba.layers import resize_pair_bias
 
 log = logging.getLogger(__name__)
@@ -37,19 +36,6 @@ CONTAINERS = (
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes that DistributedDataParallel, torch.compile and feature extractors put before names."""
-
-DAMAGED = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    IndexError,
-    KeyError,
-    AssertionError,
-    struct.error,
-    SafetensorError,
-)
-"""What the readers raise for damaged files: torch's restricted unpickler goes wrong in many ways, safely."""
 
 PIECES = ("patch_embed.", "layers.", "classifier.", "stem.", "stages.", "head.")
 
@@ -78,14 +64,21 @@ class LoadReport:
     """Number of tensors of the model, constants aside."""
     notes: tuple[str, ...] = ()
     """What was adapted, replaced or left out, one sentence each."""
+    verified: bool = True
+    """Whether a checksum was compared: that of every record of a zip file, or the SHA-256 that was asked for."""
 
     def __str__(self) -> str:
         lines = [f"loaded {self.loaded} of {self.total} tensors from {self.source} ({self.content})"]
-        return "; ".join([*lines, *self.notes])
+        unverified = [] if self.verified else ["not verified: the file carries no checksum"]
+        return "; ".join([*lines, *self.notes, *unverified])
 
 
 def load_checkpoint(
-    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any], *, name: str | None = None
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    sha256: str | None = None,
+    name: str | None = None,
 ) -> LoadReport:
     """Load weights into a backbone or a network around one, all of them or none.
 
@@ -99,6 +92,7 @@ def load_checkpoint(
         model: an A2Mamba, a SegMAN encoder, a feature extractor made from one, or a network with one of those as its
             ``backbone``; for such a network nothing may be missing, a classifier of another size included.
         source: path of a .safetensors or of a torch file, or a mapping of that content (NumPy arrays will do).
+        sha256: the published digest of a file, to be compared with its own.
         name: of the source in messages; the path, or "a mapping", if None.
 
     Returns:
@@ -110,7 +104,12 @@ def load_checkpoint(
     """
     if name is None:
         name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
-    content = source if isinstance(source, Mapping) else read_file(Path(source))
+    content, verified = (source, True) if isinstance(source, Mapping) else _read(Path(source), sha256)
+    report = _load_content(model, content, name)
+    return replace(report, verified=verified)
+
+
+def _load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
     if isinstance(model, Network) and not isinstance(model, FeatureGetterNet):
         return _load_network(model, content, name)
     target = _backbone(model)
@@ -152,14 +151,17 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     constants = {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in constants | kept]
     unexpected = [key for key in state if key not in own]
-    misshaped = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    both = [(key, state[key], own[key]) for key in own if key in state]
+    misshaped = [f"{key} {tuple(x.shape)} instead of {tuple(y.shape)}" for key, x, y in both if x.shape != y.shape]
+    unusable = [f"{key} {x.dtype}, {x.layout}" for key, x, y in both if not _is_usable(x, y)]
     problems = [
         f"{len(names)} {what}: {_some(names)}"
-        for what, names in (("missing", missing), ("left over", unexpected), ("of another shape", misshaped))
+        for what, names in (
+            ("missing", missing),
+            ("left over", unexpected),
+            ("of another shape", misshaped),
+            ("of another kind of tensor", unusable),
+        )
         if names
     ]
     if problems:
@@ -177,29 +179,38 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     return report
 
 
+def _is_usable(found: Tensor, own: Tensor) -> bool:
+    """Whether a tensor of a file is plain, in main memory, and of floating-point numbers where the model's is."""
+    plain = found.layout is torch.strided and not found.is_quantized and found.device.type != "meta"
+    return plain and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
+
+
 def read_file(path: Path) -> Mapping[str, Any]:
     """Return the content of a .safetensors or torch file, on the CPU, without running code from it.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or holds more than tensors and plain data.
     """
+    return _read(path, None)[0]
+
+
+def _read(path: Path, sha256: str | None) -> tuple[Mapping[str, Any], bool]:
+    """Return the content of a file, and whether a checksum of it was compared."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
+        if sha256 is not None:
+            check_sha256(path, sha256)
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load_file(path), sha256 is not None
         # timm's training checkpoints hold their command line as a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0].strip()
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors and plain data ({reason})") from error
-    except DAMAGED as error:
-        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable checkpoint, or damaged ({reason})") from error
+        content, verified = read_torch_file(path, allowed=[argparse.Namespace])
+    except (OSError, ValueError, SafetensorError) as error:
+        text = str(error).split("\n", 1)[0]
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, found {type(content).__name__}")
-    return content
+    return content, verified or sha256 is not None
 
 
 def weights_of(content: Mapping[str, Any]) -> StateDict:

@@ -21,7 +21,19 @@ MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
+class RunOptions:
+    """What a training run decides of its backbone: runs have these fields too, as ``model.drop_path_rate``."""
+
+    drop_path_rate: float = 0.0
+    """stochastic depth of the backbone's last block; it grows linearly from 0 over all blocks"""
+
+    def of_run(self) -> dict[str, Any]:
+        """Return the options declared here."""
+        return {field.name: getattr(self, field.name) for field in fields(RunOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(RunOptions):
     """What every network asks of its backbone.
 
     Raises:
@@ -33,8 +45,6 @@ class BackboneOptions:
     img_size: int | Sequence[int] = 224
     """side or (height, width) in pixels that the bias of the last stage's global attention is stored for; images of any
     size can be given to the network; released weights have 224"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the last block; it grows linearly from 0 over all blocks"""
     device: torch.device | str | None = None
     """where the parameters are made; "meta" makes none"""
     dtype: torch.dtype | None = None
@@ -45,7 +55,7 @@ class BackboneOptions:
         if len(size) not in (1, 2) or min(size) < 1 or (len(size) == 1 and not isinstance(self.img_size, int)):
             raise ValueError(f"img_size must be one positive integer or two, got {self.img_size}")
         if self.in_chans < 1:
-            raise ValueError(f"in_chans must be at least 1, got {self.in_chans}")
+            raise ValueError(f"in_chans must be >= 1, got {self.in_chans}")
 
     def of_backbone(self) -> dict[str, Any]:
         """Return the options declared here, for the network's backbone."""
@@ -74,7 +84,7 @@ class ClassifierOptions(BackboneOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
+            raise ValueError(f"num_classes must be >= 0, got {self.num_classes}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ BUILDER_OPTIONS = ("features_only", "out_indices", "scriptable", *_DEFAULTS)
 """Keywords that timm's builder takes out before the model's own; newer ones have more."""
 
 
-class WeightsUnavailableError(RuntimeError):
+class WeightsUnavailableError(OSError):
     """Pretrained weights could not be downloaded."""
 
 

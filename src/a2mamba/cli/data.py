@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 
-from a2mamba.cli.output import print_json, say
+from a2mamba.cli.fit import refuse
+from a2mamba.cli.output import print_json, say, show_progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check", help="find what would spoil a run: undecodable files, empty classes, duplicates"
     )
     check.add_argument("dir", type=Path, help="folder of a data set")
+    check.add_argument("--layout", help="read the folder as this layout, whatever it looks like; see docs/data.md")
     convert = actions.add_parser(
         "convert", help="write label files with class indices (*_labelTrainIds.png) beside those of a data set"
     )
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write, check or convert data; checking exits with 1 where there are problems."""
-    from a2mamba.data import check_dataset, convert_labels, write_demo
+    from a2mamba.data import UnknownLayoutError, check_dataset, convert_labels, write_demo
 
     if arguments.action == "demo":
         write = partial(write_demo, segmentation_scenes=100) if arguments.small else write_demo
@@ -48,17 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.action == "convert":
         layout = arguments.layout.replace("-", "_")
-        converted = convert_labels(arguments.dir, layout, overwrite=arguments.overwrite, progress=_show)
+        converted = convert_labels(arguments.dir, layout, overwrite=arguments.overwrite, progress=show_progress)
         print_json(converted.to_dict()) if arguments.json else print(converted.summary())
         return 0
-    report = check_dataset(arguments.dir)
+    try:
+        report = check_dataset(arguments.dir, layout=arguments.layout, progress=show_progress)
+    except UnknownLayoutError as error:
+        return refuse(error, "data check")
     print_json(report.to_dict()) if arguments.json else print(report.summary())
     if report.problems:
         say(f"{len(report.problems)} problems")
     return 1 if report.problems else 0
-
-
-def _show(done: int, total: int, folder: str) -> None:
-    """Keep one line on the terminal up to date; nothing in a log."""
-    if sys.stderr.isatty():
-        print(f"\r{folder}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)

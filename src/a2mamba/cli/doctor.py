@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from a2mamba.ops.dispatch import Choice
 
 PACKAGES = ("a2mamba", "torch", "torchvision", "timm", "triton", "safetensors", "huggingface_hub", "numpy", "pillow")
-OPTIONAL = ("numba", "scikit-learn", "matplotlib", "tensorboard")
+OPTIONAL = ("numba", "faster-coco-eval", "scikit-learn", "matplotlib", "tensorboard")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

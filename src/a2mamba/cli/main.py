@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from a2mamba.backbone import WeightsUnavailableError
-from a2mamba.engine.errors import INTERRUPTED, Interrupted, TrainingError
+from a2mamba import __version__
 
 COMMANDS = {
     "doctor": "versions, devices, and which backend each operator uses and why",
@@ -23,9 +22,13 @@ COMMANDS = {
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify, segment or find objects in images",
     "bench": "speed and memory of models, timm's beside ours in one run",
+    "paper": "the tables of the paper, our numbers beside them",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""
+
+
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,23 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(_parser(argv), argv)
     try:
         return importlib.import_module(f"a2mamba.cli.{arguments.command}").run(arguments)
-    except (KeyboardInterrupt, Interrupted) as error:
-        print(f"a2mamba: stopped{f': {error}' if str(error) else ''}", file=sys.stderr)
-        return error.status if isinstance(error, Interrupted) else INTERRUPTED
+    except KeyboardInterrupt:
+        print("a2mamba: stopped", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; nobody is left to tell.
         sys.stderr.close()
         return 0
-    except TrainingError as error:
-        if arguments.debug:
+    except Exception as error:
+        status = _status(error)
+        if status is None or (arguments.debug and status in (FAILED, MISTAKE)):
             raise
-        print(f"a2mamba {arguments.command}: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, ImportError, WeightsUnavailableError) as error:
-        if arguments.debug:
-            raise
-        print(f"a2mamba {arguments.command}: {_one_line(error)}", file=sys.stderr)
-        return 2
+        what = arguments.command if status in (FAILED, MISTAKE) else "stopped"
+        print(f"a2mamba{' ' if what != 'stopped' else ': '}{what}: {_one_line(error)}", file=sys.stderr)
+        return status
+
+
+def _status(error: Exception) -> int | None:
+    """Return the exit status that an error of ours or of the user's comes to; None: it is a fault of the program.
+
+    `engine.errors` have an ``exit_status``; they are not imported here, for torch would come with them.
+    """
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return MISTAKE
+    status = getattr(error, "exit_status", None)
+    return status if isinstance(status, int) else None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,7 +111,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Vision backbones that mix attention with state-space models.",
         epilog="Example: a2mamba info a2mamba_tiny",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"a2mamba {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
     if wanted is not None and wanted not in COMMANDS:
@@ -114,15 +125,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             importlib.import_module(f"a2mamba.cli.{name}").add_arguments(subparser)
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return f"a2mamba {metadata.version('a2mamba')}"
-    except metadata.PackageNotFoundError:
-        return "a2mamba, from a source tree that is not installed"
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from a2mamba.catalog import FACTS, MODELS
 from a2mamba.cli.output import print_json, print_table
 
 
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Examples: a2mamba models\n          a2mamba models --task segmentation --json"
     parser.add_argument(
         "--task",
-        choices=("classification", "segmentation", "detection"),
+        choices=tuple(MODELS),
         help="the models of one task (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -21,25 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table of backbones, and the names of what is built on them."""
-    from a2mamba.backbone.facts import FACTS
-    from a2mamba.detection import list_detectors
-    from a2mamba.segmentation import list_segmenters
-
-    systems = {"segmentation": list_segmenters(), "detection": list_detectors()}
-    wanted = [arguments.task] if arguments.task else ["classification", *systems]
+    wanted = MODELS if arguments.task is None else {arguments.task: MODELS[arguments.task]}
     if arguments.json:
-        models = [{"name": name, "task": "classification", **asdict(facts)} for name, facts in FACTS.items()]
-        models = models if "classification" in wanted else []
-        models += [{"name": name, "task": task} for task in systems if task in wanted for name in systems[task]]
+        models = [
+            {"name": name, "task": task, **(asdict(FACTS[name]) if name in FACTS else {})}
+            for task, names in wanted.items()
+            for name in names
+        ]
         print_json({"models": models})
         return 0
-    if "classification" in wanted:
+    for task, names in wanted.items():
+        if task != "classification":
+            print_table((f"{task} network",), [(name,) for name in names])
+            continue
         rows = [
             (name, f"{f.parameters / 1e6:.2f}", f"{f.flops / 1e9:.2f}", "" if f.top1 is None else f.top1, f.weights)
             for name, f in FACTS.items()
         ]
         print_table(("model", "M parameters", "G MACs at 224", "published top-1 %", "weights"), rows)
-    for task in systems:
-        if task in wanted:
-            print_table((f"{task} network",), [(name,) for name in systems[task]])
     return 0

@@ -50,6 +50,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def show_progress(done: int, total: int, what: str) -> None:
+    """Keep one line on the terminal up to date; nothing in a log."""
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def without_load_notes() -> Iterator[None]:
     """Keep the notes of loading weights out of the log: the command prints the report, or the error, that has them."""

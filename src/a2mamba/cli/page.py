@@ -96,14 +96,6 @@ def _epoch_ticks(last: int) -> list[int]:
     return sorted({1, *range(step, last + 1, step)} - ({step} if step == 2 else set()))
 
 
-def duration(seconds: float) -> str:
-    """Return a time for people."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
 # Blue and vermilion stay apart for every common form of color blindness; a mistake has a sign and a word too.
 STYLE = """
 :root{color-scheme:light dark;--page:#f5f6f8;--card:#fff;--ink:#1b1f24;--soft:#59626d;--rule:#dcdfe4;

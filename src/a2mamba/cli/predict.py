@@ -36,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-score", type=float, help="detection: show objects of this score and more (default 0.5)")
     parser.add_argument("--batch-size", type=_positive, help="images of one forward pass (default: by task)")
+    parser.add_argument("--max-pixels", type=_positive, help="refuse images of more pixels before they are decoded")
     parser.add_argument("--json", action="store_true", help="print predictions.json on stdout too")
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict; results on stdout, images and predictions.json in the folder."""
+    from a2mamba.data import MAX_PIXELS
     from a2mamba.predictor import UnreadableImagesError, find_images, load, save_index
 
     name, words = _name(arguments.images)
@@ -68,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[tuple[str, ...]] = []
     unreadable = None
     try:
-        predictions = predictor.stream(files, batch_size=arguments.batch_size)
+        most = arguments.max_pixels or MAX_PIXELS
+        predictions = predictor.stream(files, batch_size=arguments.batch_size, max_pixels=most)
         for prediction in track(predictions, predictor.task, total=len(files)):
             entries.append(prediction.save(arguments.out))
             rows.append(prediction.row())

@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from a2mamba.cli.page import STYLE, Line, duration, nice, plot
+from a2mamba.cli.page import STYLE, Line, nice, plot
+from a2mamba.engine.duration import duration
 from a2mamba.files import replace_text
 
 MISTAKES_SHOWN = 6

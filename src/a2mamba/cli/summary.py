@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from a2mamba.cli.page import STYLE, Line, duration, nice, plot
-from a2mamba.files import replace_text
+from a2mamba.cli.page import STYLE, Line, nice, plot
+from a2mamba.engine import duration, read_metrics
+from a2mamba.files import read_json, replace_text
 
 _STYLES = ("a", "b", "c")
 
@@ -20,26 +20,34 @@ def write_summary(folder: Path) -> Path | None:
     """Write summary.html into a run's folder, from metrics.csv and run.json there; None where there are no rows yet."""
     if not (folder / "metrics.csv").is_file() or not (folder / "run.json").is_file():
         return None
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        history = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    history = read_metrics(folder / "metrics.csv")
     if not history:
         return None
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = read_json(folder / "run.json")
+    quarantine = folder / "quarantine.json"
+    undecodable = read_json(quarantine).get("quarantined") if quarantine.is_file() else {}
     path = folder / "summary.html"
-    replace_text(path, render(run, history))
+    try:
+        page = render(run, history, undecodable)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'run.json'} or quarantine.json is not what a run wrote: {error!r}") from None
+    replace_text(path, page)
     return path
 
 
-def render(run: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> str:
+def render(
+    run: Mapping[str, Any], history: Sequence[Mapping[str, float]], undecodable: Mapping[str, str] | None = None
+) -> str:
     """Return the page.
 
     Args:
         run: what run.json holds: task, recipe, config, classes.
         history: one row an epoch; rows may lack what was not measured in their epoch.
+        undecodable: training images that could not be decoded, and why.
     """
     columns = list(dict.fromkeys(name for row in history for name in row))
     losses = [name for name in columns if name.startswith("loss") or name.endswith("eval_loss")]
-    bookkeeping = {"epoch", "step", "lr", "seconds", "images_per_second"}
+    bookkeeping = {"epoch", "step", "lr", "seconds", "images_per_second", "undecodable_images"}
     metrics = [name for name in columns if name not in bookkeeping and name not in losses]
     figures = []
     # The averaged model's metric belongs into the figure of the model's own.
@@ -65,6 +73,7 @@ def render(run: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> st
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f"{_header(run, history, metrics)}<section><h2>Curves</h2><div class='plots'>{plots}</div></section>"
+        f"{_undecodable(undecodable or {})}"
         f"<section><h2>Resolved run</h2>{_configuration(run['config'])}</section>"
         "<footer><p>Written by <code>a2mamba train</code>; the numbers are in metrics.csv and run.json beside this "
         "page.</p></footer></main></body></html>\n"
@@ -100,6 +109,18 @@ def _figure(title: str, history: Sequence[Mapping[str, float]], lines: Sequence[
 def _tick(value: float) -> str:
     """A number of at most five characters where possible: more does not fit beside an axis."""
     return f"{value:.1e}".replace("e-0", "e-") if 0 < abs(value) < 0.01 else f"{value:.3g}"
+
+
+def _undecodable(reasons: Mapping[str, str]) -> str:
+    if not reasons:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{escape(reason)}</td></tr>'
+        for name, reason in reasons.items()
+    )
+    title = f"{len(reasons)} training images could not be decoded and were replaced"
+    table = f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+    return f"<section><h2>{title}</h2>{table}</section>"
 
 
 def _configuration(config: Mapping[str, Any], prefix: str = "") -> str:

@@ -120,8 +120,8 @@ def _show_result(trainer: Trainer, output: Path, *, recipe: str, page: Path | No
 
 
 def _show_dry_run(config: AnyRun, found: DryRun, *, recipe: str, device: str, as_json: bool) -> None:
-    from a2mamba.engine import world_size
-    from a2mamba.recipes.dry_run import duration, total_parameters
+    from a2mamba.engine import duration, world_size
+    from a2mamba.recipes.dry_run import total_parameters
     from a2mamba.recipes.overrides import describe_fields, to_json
 
     if as_json:

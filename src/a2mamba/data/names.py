@@ -19,6 +19,11 @@ def describe_class_difference(expected: Sequence[str], found: Sequence[str]) -> 
     return ", ".join(parts)
 
 
+def several(count: int, what: str) -> str:
+    """A number of things, with an s where it is not one."""
+    return f"{count:,} {what if count == 1 else what + ('es' if what.endswith('s') else 's')}"
+
+
 def some(names: Iterable[str], limit: int = 5) -> str:
     """The first few names, and how many more there are."""
     names = list(names)

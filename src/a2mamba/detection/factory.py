@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from a2mamba.backbone import BackboneOptions, create_model, list_models, load_checkpoint
+from a2mamba.backbone import BackboneOptions, create_model, load_checkpoint
 from a2mamba.backbone.options import takes
+from a2mamba.catalog import DETECTORS
 from a2mamba.detection.config import DetectorConfig
 from a2mamba.detection.detector import Detector
 
@@ -19,8 +20,7 @@ TEST = "a2mamba_test"
 
 def list_detectors() -> list[str]:
     """Return the names of all detectors; the large ones of the paper's Tables IV and V end in ``large_paper``."""
-    backbones = [name for name in list_models() if name.startswith("a2mamba_")]
-    return [f"{kind}_{backbone}" for kind in KINDS for backbone in backbones]
+    return list(DETECTORS)
 
 
 def detector_config(name: str) -> DetectorConfig:

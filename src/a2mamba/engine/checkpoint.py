@@ -11,13 +11,14 @@ A checkpoint file is a torch file with one dict:
     rng         states of the random generators
     progress    epoch (completed), step_in_epoch, step, samples_in_epoch (over all processes: the samplers' position),
                 steps_per_epoch, world_size (it may be another one on resuming), sums (of the losses over the epoch's
-                samples so far), counted (how many those are), history (JSON)
+                samples so far), counted (how many those are), history (JSON), epoch_open (whether the epoch's
+                evaluation is still to be done; absent in older files)
     faults      skipped, in_a_row, recoveries: of steps that were not finite
     best        {"metric", "value", "epoch"}, or None
     run         the resolved run, JSON
     versions    name -> version
 
-Tensors are whole, whatever the number of processes and the strategy (see `sharding`): a checkpoint resumes with any.
+A checkpoint resumes with any number of processes.
 It holds tensors, numbers, strings, lists and dicts only, so that `torch.load(weights_only=True)` reads it.
 """
 
@@ -26,17 +27,18 @@ from __future__ import annotations
 import io
 import logging
 import os
-import pickle
+import platform
 import re
 import shutil
-import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
 
 from a2mamba.engine.distributed import from_main_process, is_main_process
-from a2mamba.files import replace_file
+from a2mamba.files import parse_json, replace_file
+from a2mamba.files.torch_file import read_torch_file
 
 FORMAT = "a2mamba-checkpoint-1"
 KEYS = ("model", "ema", "optimizer", "schedule", "scaler", "rng", "progress", "faults", "best", "run", "versions")
@@ -86,31 +88,32 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """The dict in a checkpoint file, tensors on the CPU. No code from the file is run.
 
     Raises ValueError, one line, for a file that is missing, truncated, damaged (every record's CRC-32 is verified), not
-    a checkpoint of this package, or that holds anything other than plain data.
+    a checkpoint of this package, or that holds anything other than plain data. Whether its state fits a run is for
+    `Trainer.load_state_dict` to say.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except zipfile.BadZipFile:
-        raise ValueError(f"{path} is truncated, or not a checkpoint of a2mamba") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than plain data and is not read: it could run code") from None
-    except (OSError, EOFError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from None
+    state = read_torch_file(path, legacy=False).content
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if found != FORMAT:
         raise ValueError(f"{path} is not a training checkpoint of a2mamba: format {found!r}, expected {FORMAT!r}")
     missing = [key for key in KEYS if key not in state]
     if missing:
         raise ValueError(f"checkpoint {path} lacks {', '.join(missing)}")
+    if not isinstance(state["run"], str):
+        raise ValueError(f"checkpoint {path}: run is {type(state['run']).__name__}, expected text")
+    parse_json(state["run"], f"checkpoint {path}: run")
     return state
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint says about the software that wrote it."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with the build, unlike metadata
+    for name in ("a2mamba", "timm", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # noqa: PERF203 - used from a source folder
+            found[name] = "not installed"
+    return found
 
 
 class CheckpointManager:
@@ -203,7 +206,8 @@ class CheckpointManager:
                 _log.warning("%s; going back to the checkpoint before", error)
                 damaged += 1
                 continue
-            if not (good and state["faults"]["in_a_row"]):
+            faults = state["faults"]  # checked when it is loaded
+            if not (good and isinstance(faults, dict) and faults.get("in_a_row")):
                 return path, state
         if damaged and damaged == len(candidates):
             raise ValueError(f"none of the {len(candidates)} checkpoints in {self.directory} can be read")

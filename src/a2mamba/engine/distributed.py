@@ -1,7 +1,7 @@
 """Several processes as one run: joining them, wrapping the model, agreeing on numbers.
 
 Without torch.distributed all of it is trivial. The processes are started by torchrun, on one machine or many; torch's
-own engines average or shard: DistributedDataParallel, or FSDP2 (see `sharding`).
+DistributedDataParallel averages their gradients.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,11 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from a2mamba.engine.sharding import defer_reduction, is_sharded, shard
 from a2mamba.engine.sync_norm import synchronize_norms
-
-Strategy = Literal["ddp", "fsdp"]
-"""ddp: every process has the whole model; fsdp: every process has a part of each parameter and of its statistics"""
 
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "gloo", "NCCL")
@@ -91,38 +87,19 @@ def process_group(device: str, *, timeout_minutes: float = 10.0) -> Iterator[str
         dist.destroy_process_group()
 
 
-def distribute(
-    model: nn.Module,
-    *,
-    strategy: Strategy,
-    sync_batch_norm: bool,
-    device: torch.device,
-    optimizer: torch.optim.Optimizer,
-    average: nn.Module | None,
-) -> nn.Module:
+def distribute(model: nn.Module, *, sync_batch_norm: bool, device: torch.device) -> nn.Module:
     """The model as the processes of this run train it together; unchanged where there is no group of processes.
 
     Args:
         model: on its device, the same in every process.
-        strategy: see `Strategy`.
         sync_batch_norm: batch statistics over the samples of all processes. Otherwise each process normalizes with its
             own, and `average_batch_norm` keeps the running statistics equal.
         device: of the model.
-        optimizer: over its parameters, without state; with "fsdp" it goes on with the sharded ones.
-        average: the averaged (EMA) model, sharded like the model.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return model
     if sync_batch_norm:
         model = synchronize_norms(model)
-    if strategy == "fsdp":
-        for module in (model, average):
-            for value in [] if module is None else module.state_dict().values():
-                dist.broadcast(value, src=0)
-        shard(model, optimizer)
-        if average is not None:
-            shard(average, None)
-        return model
     ids = [device.index] if device.type == "cuda" else None
     # The running statistics are the same everywhere already: nothing is left for a broadcast in every forward. (Newer
     # versions of torch have the second name for it and warn at the first.)
@@ -150,8 +127,6 @@ def defer_gradient_sync(model: nn.Module, *, defer: bool) -> AbstractContextMana
     """
     if defer and isinstance(model, DistributedDataParallel):
         return model.no_sync()
-    if defer and is_sharded(model):
-        return defer_reduction(model)
     return nullcontext()
 
 

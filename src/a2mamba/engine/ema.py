@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.engine.distributed import unwrap
-from a2mamba.engine.sharding import local
 
 
 class Ema:
@@ -35,8 +34,7 @@ class Ema:
         averages: dict[int, tuple[Tensor, Tensor]] = {}
         for name, average in self.module.state_dict(keep_vars=True).items():
             if average.is_floating_point():
-                # A shared tensor once. Of a sharded model each process averages its part.
-                averages[id(average)] = (local(average.data), local(newest[name].data))
+                averages[id(average)] = (average.data, newest[name].data)  # a shared tensor once
             else:
                 average.copy_(newest[name])
         if averages:

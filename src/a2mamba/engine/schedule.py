@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from a2mamba.engine.errors import ScheduleError
+
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
@@ -148,14 +150,22 @@ class Schedule:
         return self._curve.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Checks that the saved curve is this one; ValueError tells where they differ.
+        """Checks that the saved curve is this one; ScheduleError tells where they differ.
 
-        A run resumed on another curve would be neither the old run nor a new one, and would not say so.
+        A run resumed on another curve would be neither the old run nor a new one, and would not say so. The number of
+        epochs is not part of the curve of steps: more of them continue it exactly (the cosine: cooldown_epochs).
         """
         ours = self.state_dict()
-        differing = [f"{key} {state.get(key)} -> {ours[key]}" for key in ours if state.get(key) != ours[key]]
+        keys = [key for key in ours if key != "epochs"]
+        if not isinstance(state, dict) or not all(_is_plain(state.get(key)) for key in keys):
+            raise ScheduleError("schedule is not that of this run, or damaged")
+        differing = [f"{key} {state.get(key)} -> {ours[key]}" for key in keys if state.get(key) != ours[key]]
         if differing:
-            raise ValueError(f"the checkpoint was trained with another schedule: {', '.join(differing)}")
+            raise ScheduleError(f"trained with another schedule: {', '.join(differing)}")
+
+
+def _is_plain(value: Any) -> bool:
+    return all(isinstance(v, int | float | None) for v in (value if isinstance(value, list) else [value]))
 
 
 class _Formula:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from a2mamba.evaluation.coco_truth import CocoTruth, coco_library
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations
+from a2mamba.data.detection.readers.coco import read_annotations
 from a2mamba.files import replace_text
+
+_log = logging.getLogger("a2mamba.evaluation")
+
+_INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
 
 IouType = Literal["bbox", "segm"]
 
@@ -71,12 +79,14 @@ class _Curves(NamedTuple):
 class CocoMetric:
     """Average precision of boxes and masks by COCO's rules: 100 detections an image, IoU 0.50 to 0.95, crowds ignored.
 
-    The images that were given to `update` are evaluated, and no others. Labels are 1 to N in increasing order of
-    category ids, as torchvision's detection contract has them.
+    The images that were given to `update` are evaluated, and no others. Labels are 1 to N in the order of the
+    annotations' categories: increasing ids, or the order of the categories that they were matched with.
 
     Args:
-        annotations: an instances_*.json, or its content.
+        annotations: what a reader returned, with masks where those are evaluated; or an instances_*.json, or its
+            content, which is read by `read_annotations`.
         iou_types: "bbox" for boxes, "segm" for masks, or both.
+        categories: those that the model was trained with, for a file or its content: matched by name.
 
     Raises:
         ValueError: an unknown or no iou type; a file that is missing, not JSON or not in COCO's format, an id that
@@ -85,13 +95,19 @@ class CocoMetric:
     """
 
     def __init__(
-        self, annotations: Path | str | Mapping[str, Any], *, iou_types: Sequence[IouType] = ("bbox", "segm")
+        self,
+        annotations: DetectionAnnotations | Path | str | Mapping[str, Any],
+        *,
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+        categories: Sequence[Category] | None = None,
     ) -> None:
         if not iou_types or not set(iou_types) <= set(_PREFIXES) or len(set(iou_types)) != len(iou_types):
             raise ValueError(f"iou_types={tuple(iou_types)}: expected 'bbox', 'segm' or both")
         coco_library()
         self.iou_types = tuple(iou_types)
-        self._truth = CocoTruth(annotations, masks="segm" in iou_types)
+        if not isinstance(annotations, DetectionAnnotations):
+            annotations = read_annotations(annotations, masks="segm" in iou_types, categories=categories)
+        self._truth = _Truth(annotations, masks="segm" in iou_types)
         self._detections: dict[int, _Detections] = {}
         self._curves: dict[str, _Curves] | None = None
 
@@ -139,11 +155,17 @@ class CocoMetric:
 
     def results(self) -> Iterator[tuple[str, float]]:
         """("box_ap", percent), then box_ap50, box_ap75, box_ap_small, box_ap_medium, box_ap_large and box_ar (recall of
-        100 detections an image); for masks the same with "mask_". A size without objects is left out.
+        100 detections an image); for masks the same with "mask_". A size without objects is left out. Where no
+        evaluated image has an object that counts, precision is not defined: a log message says so, and "box_ap" (and
+        "mask_ap") alone are there, as NaN.
 
         Raises:
-            ValueError: before the first image, or no evaluated image has an object that counts.
+            ValueError: before the first image.
         """
+        if self._detections and not self._truth.count(self._detections):
+            _log.warning("none of the %d evaluated images has an object: AP is not defined", len(self._detections))
+            yield from ((f"{_PREFIXES[kind]}_ap", math.nan) for kind in self.iou_types)
+            return
         for iou_type, curves in self._evaluated().items():
             prefix = _PREFIXES[iou_type]
             for name, value in _precisions(curves.precision).items():
@@ -154,21 +176,22 @@ class CocoMetric:
             yield f"{prefix}_ar", average_recall
 
     def per_class(self, iou_type: IouType = "bbox") -> list[ClassPrecision]:
-        """Average precision of each category, in increasing order of ids.
+        """Average precision of each category, in the order of labels.
 
         Raises:
             ValueError: as `results`, or this iou type is not measured.
         """
         curves = self._curves_of(iou_type)
         counts = self._truth.count(self._detections)
+        ids = sorted(self.category_ids)  # the order of the library
         return [
             ClassPrecision(
                 category_id,
                 name,
                 counts.get(category_id, 0),
-                *_precisions(curves.precision[:, :, place : place + 1]).values(),
+                *_precisions(curves.precision[:, :, ids.index(category_id), None]).values(),
             )
-            for place, (category_id, name) in enumerate(self._truth.categories.items())
+            for category_id, name in self._truth.categories.items()
         ]
 
     def table(self, iou_type: IouType = "bbox") -> str:
@@ -211,7 +234,7 @@ class CocoMetric:
         if category_id is not None:
             if category_id not in self._truth.categories:
                 raise ValueError(f"category {category_id} is not in {self._truth.name}")
-            place = self.category_ids.index(category_id)
+            place = sorted(self.category_ids).index(category_id)
             precision = precision[:, place : place + 1]
         present = (precision > -1).all(axis=0)
         if not present.any():
@@ -392,7 +415,7 @@ class CocoMetric:
     def _evaluate(self, iou_type: str) -> _Curves:
         library = coco_library()
         truth = library.COCO(print_function=_silent)
-        truth.dataset = self._truth.selected(self._detections)
+        truth.dataset = self._truth.selected(self._detections, masks=iou_type == "segm")
         truth.createIndex()
         results = self._result_list(iou_type)
         if results:
@@ -409,7 +432,7 @@ class CocoMetric:
 
     def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
         kept = self._detections[image_id]
-        objects = self._truth.objects.get(image_id, [])
+        objects = self._truth.objects(image_id, masks=False)
         plain = [entry for entry in objects if not entry["iscrowd"]]
         crowds = [entry for entry in objects if entry["iscrowd"]]
         overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
@@ -429,6 +452,88 @@ class CocoMetric:
                 false_positives += 1
         missed = int(free.sum())
         return ImageAgreement(image_id, len(plain) - missed, missed, false_positives)
+
+
+class _Truth:
+    """The objects of annotations, as plain dicts in the form that the library reads."""
+
+    def __init__(self, annotations: DetectionAnnotations, *, masks: bool) -> None:
+        self.name = str(annotations.file)
+        self.categories = {category.id: category.name for category in annotations.categories}
+        sizes = annotations.image_sizes.tolist()
+        ids = annotations.image_ids.tolist()
+        self.sizes = {image_id: (height, width) for image_id, (height, width) in zip(ids, sizes, strict=True)}
+        self._numbers = {image_id: number for number, image_id in enumerate(ids)}
+        self._annotations = annotations
+        self._masks = annotations.segmentations if masks else None
+        for row in np.flatnonzero((annotations.boxes[:, 2:] < 0).any(axis=1))[:1].tolist():
+            raise self._error(row, f"has the box {annotations.boxes[row].tolist()}; expected w and h not < 0")
+        if not masks:
+            return
+        if self._masks is None:
+            raise ValueError(f"{self.name} was read without masks; read it with them or evaluate boxes alone")
+        for row in np.flatnonzero(annotations.segmentation_rows < 0)[:1].tolist():
+            raise self._error(row, "has no segmentation; evaluate boxes alone (iou_types='bbox')")
+        # The library's evaluation trusts its input: run lengths of another total keep it busy for ever.
+        for row in self._masks.can_be_damaged(annotations.segmentation_rows):
+            annotations.mask(row)
+
+    def objects(self, image_id: int, *, masks: bool) -> list[dict[str, Any]]:
+        """An image's objects, crowds among them. Ids begin at 1: to the library an object of id 0 is never found."""
+        found = self._annotations
+        rows = found.rows(self._numbers[image_id])
+        objects: list[dict[str, Any]] = [
+            {"id": number, "image_id": image_id, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+            for number, category, box, area, crowd in zip(
+                range(rows.start + 1, rows.stop + 1),
+                self._category_ids(found.labels[rows]),
+                found.boxes[rows].tolist(),
+                found.areas[rows].tolist(),
+                found.crowd[rows].astype(int).tolist(),
+                strict=True,
+            )
+        ]
+        if masks:
+            assert self._masks is not None
+            for entry, place in zip(objects, found.segmentation_rows[rows].tolist(), strict=True):
+                entry["segmentation"] = self._masks.run_lengths(place)
+        return objects
+
+    def selected(self, image_ids: Iterable[int], *, masks: bool) -> dict[str, Any]:
+        """The data set of these images for the library."""
+        chosen = sorted(image_ids)
+        return {
+            "images": [
+                {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
+                for image_id in chosen
+            ],
+            "annotations": [entry for image_id in chosen for entry in self.objects(image_id, masks=masks)],
+            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
+        }
+
+    def count(self, image_ids: Iterable[int]) -> Counter[int]:
+        """Objects of each category that occurs in these images, crowds left out."""
+        found = self._annotations
+        counts: Counter[int] = Counter()
+        for image_id in image_ids:
+            rows = found.rows(self._numbers[image_id])
+            counts.update(self._category_ids(found.labels[rows][~found.crowd[rows]]))
+        return counts
+
+    def _category_ids(self, labels: np.ndarray) -> list[int]:
+        return [self._annotations.categories[label - 1].id for label in labels.tolist()]
+
+    def _error(self, row: int, text: str) -> ValueError:
+        return ValueError(f"{self.name}: annotation {self._annotations.annotation_ids[row]} {text}")
+
+
+def coco_library() -> Any:
+    """Return faster_coco_eval; ImportError says what to install."""
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return faster_coco_eval
 
 
 def _precisions(precision: np.ndarray) -> dict[str, float | None]:

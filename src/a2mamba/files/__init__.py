@@ -1,10 +1,12 @@
-"""Writing files so that a reader, or a crash, never finds half of one."""
+"""Writing files so that a reader, or a crash, never finds half of one; reading JSON that nobody vouches for."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
@@ -43,4 +45,24 @@ def replace_text(path: str | Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""), durable=True)
 
 
-__all__ = ["replace_file", "replace_text"]
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """The object in a JSON text. ValueError, one line that begins with ``name``, where there is none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is damaged: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file (UTF-8). ValueError, one line that begins with its path, where it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    return parse_json(text, str(path))
+
+
+__all__ = ["parse_json", "read_json", "replace_file", "replace_text"]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.ops import depthwise_conv, gelu_depthwise
-from a2mamba.ops.depthwise import with_residual
+from a2mamba.ops.feed_forward import residual_depthwise, with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -40,7 +40,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class ResidualDepthwise(DepthwiseConv):
-    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.depthwise_conv``.
+    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
 
     Args:
         channels: C.
@@ -67,7 +67,7 @@ class ResidualDepthwise(DepthwiseConv):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         if self.folded is None or in_half_precision(x):
-            return depthwise_conv(x, self.weight, self.bias, residual=True)
+            return residual_depthwise(x, self.weight, self.bias)
         return F.conv2d(x, self.folded, self.bias, padding=self.padding, groups=self.groups)
 
 

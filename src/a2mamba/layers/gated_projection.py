@@ -6,7 +6,6 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from a2mamba.ops import gated_norm
-from a2mamba.ops.dispatch import on_gpu, unwatched
 from a2mamba.ops.precision import without_autocast
 
 
@@ -18,9 +17,5 @@ def gated_projection(
     The released models leave autocast behind the addition: the product, the norm and the projection run in the dtype
     of the weights, which is float32 unless the whole model was cast.
     """
-    dtype = proj.weight.dtype
-    if not (on_gpu(mixed) and unwatched(mixed)):
-        # The kernel there reads all dtypes, and needs no copies.
-        lepe, gate = lepe.to(dtype), gate.to(dtype)
     with without_autocast(mixed):
-        return proj(gated_norm(mixed.to(dtype), lepe, gate, norm, proj_norm))
+        return proj(gated_norm(mixed, lepe, gate, norm, proj_norm).to(proj.weight.dtype))

@@ -30,8 +30,8 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
         q, k, v, each (B, G, H, W, d) with the heads of a position side by side in memory.
     """
     channels = qkv.shape[1] // 3
-    rotated = rotate(qkv[:, : 2 * channels], rope).permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
-    rotated = rotated.permute(3, 0, 4, 1, 2, 5)
+    queries_keys = qkv[:, : 2 * channels].permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
+    rotated = rotate(queries_keys, rope).permute(3, 0, 4, 1, 2, 5)
     return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
 
 

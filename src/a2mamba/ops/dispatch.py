@@ -145,7 +145,7 @@ def untraced(x: Tensor) -> bool:
 
 
 def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
-    """Return why a Numba kernel without a gradient cannot run ``tensors``, or None.
+    """Return why a Numba kernel without a gradient cannot run ``tensors``, float32 or bfloat16 each, or None.
 
     ``width``: of what lies side by side in memory; it must be a multiple of ``LANES``.
     """
@@ -154,8 +154,8 @@ def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
     if objection is not None:
         return objection
     for tensor in tensors:
-        if tensor.dtype != torch.float32 or tensor.device != first.device:
-            return f"all tensors must be float32 on the cpu, got {tensor.dtype} on {tensor.device}"
+        if tensor.dtype not in (torch.float32, torch.bfloat16) or tensor.device != first.device:
+            return f"all tensors must be float32 or bfloat16 on the cpu, got {tensor.dtype} on {tensor.device}"
     if width < LANES or width % LANES:
         return f"the width must be a multiple of {LANES}, got {width}"
     return None if unwatched(first) else "a gradient, a graph or something that watches needs the operations one by one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -158,7 +157,6 @@ def _measure(
         hooks=[seconds],
         seed=run.seed,
         channels_last=run.channels_last,
-        strategy=run.strategy,
         sync_batch_norm=run.sync_batch_norm,
     )
     trainer.epoch = trainer.epochs - 1
@@ -190,15 +188,6 @@ def _peak(device: torch.device) -> int | None:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return None
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 5 s, 12 min, 3.4 h, 2.1 days."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def total_parameters(groups: Sequence[Group]) -> int:

@@ -13,6 +13,7 @@ import functools
 import inspect
 import itertools
 import json
+import logging
 import textwrap
 import types
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
+_log = logging.getLogger(__name__)
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NONE = ("none", "null")
@@ -86,6 +88,8 @@ def from_json(cls: type[Config], text: str) -> Config:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"the configuration of {cls.__name__} is not JSON: {error}") from None
+    if isinstance(data, dict) and data.pop("strategy", "ddp") != "ddp":  # an option that was
+        _log.warning("the run was trained with FSDP, which this version does not have: it goes on with DDP")
     built: Config = _from_plain(cls, data, key="", root=cls)
     return built
 

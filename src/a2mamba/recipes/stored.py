@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2mamba.backbone import read_file
 from a2mamba.engine.checkpoint import FORMAT
+from a2mamba.files import parse_json
 from a2mamba.recipes.overrides import from_json, to_json
 from a2mamba.tasks import TASKS, AnyRun, TrainingRun
 
@@ -50,12 +50,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(content, None)
     if found != FORMAT:
         raise ValueError(f"{path} is a training checkpoint of another version: format {found!r}, expected {FORMAT!r}")
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
     try:
-        stored = json.loads(content["run"])
+        stored = parse_json(content["run"], f"{path}: run")
         task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} does not describe its run ({type(error).__name__}: {error})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from a2mamba.engine import (
     CheckpointHook,
     CheckpointManager,
     CsvLogger,
+    EarlyStoppingHook,
     Ema,
     EvaluationHook,
     FaultPolicy,
@@ -20,16 +22,17 @@ from a2mamba.engine import (
     ProgressHook,
     QuarantineHook,
     Schedule,
+    ScheduleError,
     SignalHook,
     TensorBoardLogger,
     TimeLimitHook,
     Trainer,
     TrainingTask,
+    WandbLogger,
     is_main_process,
     resolve_precision,
 )
 from a2mamba.files import replace_text
-from a2mamba.recipes.loggers import WandbLogger
 from a2mamba.recipes.stored import describe
 from a2mamba.tasks import TrainingRun, task_of
 
@@ -122,13 +125,7 @@ def train(
             # The row of an epoch has the training loss under "loss".
             yield ("eval_loss" if name == "loss" else name), value
 
-    every: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), *hooks, CsvLogger(output / "metrics.csv")]
-    if run.tensorboard:
-        every.append(TensorBoardLogger(output / "tensorboard"))
-    if run.wandb is not None:
-        every.append(WandbLogger(run.wandb, output, json.loads(description)))
-    if max_minutes is not None:
-        every.append(TimeLimitHook(max_minutes))
+    every: list[Hook] = [EvaluationHook(measure, every=run.evaluate_every), *hooks]
     if run.max_undecodable > 0 and isinstance(loader, ReplacesUndecodable):
         every.append(
             QuarantineHook(
@@ -138,9 +135,18 @@ def train(
                 path=output / "quarantine.json",
             )
         )
+    every.append(CsvLogger(output / "metrics.csv"))
+    if run.tensorboard:
+        every.append(TensorBoardLogger(output / "tensorboard"))
+    if run.wandb is not None:
+        every.append(WandbLogger(run.wandb, output, json.loads(description)))
+    if max_minutes is not None:
+        every.append(TimeLimitHook(max_minutes))
     # The checkpoint hook refuses a folder of another run: only behind it may run.json be written.
     checkpoints = CheckpointHook(manager, every_minutes=run.checkpoint_minutes)
     every += [ProgressHook(quiet=quiet), SignalHook(), checkpoints, RunFile(output, description)]
+    if run.patience is not None:
+        every.append(EarlyStoppingHook(run.best_metric, patience=run.patience))
     steps = -(-len(loader) // prepared.accumulate)
     trainer = Trainer(
         losses,
@@ -157,14 +163,20 @@ def train(
         seed=run.seed,
         channels_last=run.channels_last,
         run=description,
-        strategy=run.strategy,
         sync_batch_norm=run.sync_batch_norm,
         faults=FaultPolicy(folder=output / "faults"),
     )
     if resume != "never":
         newest = manager.latest()
         if newest is not None:
-            trainer.load_state_dict(newest[1])
+            try:
+                trainer.load_state_dict(newest[1], source=str(newest[0]))
+            except ScheduleError as error:
+                best = shlex.quote(str(newest[0].with_name("best.pt")))
+                raise ScheduleError(
+                    f"{error}; to train longer, begin a new run from the best checkpoint in another folder: replace "
+                    f"--resume by model.checkpoint={best} --out FOLDER"
+                ) from None
         elif resume == "require":
             raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
     trainer.fit()

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 class ConvNormReLU(nn.Module):
     """Convolution without bias -> BatchNorm -> ReLU.
 
-    The norm is nn.BatchNorm2d; ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes it the synchronized one of the papers'
-    runs in several processes.
+    The norm is nn.BatchNorm2d; in several processes the engine makes it a synchronized one, as in the papers' runs.
 
     Args:
         inputs, outputs: channels.
@@ -57,8 +56,9 @@ class PooledConv(nn.Module):
             ValueError: in training with one image a batch and ``grid`` 1: one value a channel has no variance.
         """
         norm = self.project.norm
-        alone = self.training and self.grid == 1 and len(x) == 1 and not isinstance(norm, nn.SyncBatchNorm)
-        if alone and norm.training:
+        # Norms that take statistics over processes, torch's and the engine's, have a process group, None for all.
+        alone = self.grid == 1 and len(x) == 1 and not hasattr(norm, "process_group")
+        if alone and self.training and norm.training:
             raise ValueError(
                 "a batch of one image in training: the norm after image pooling needs at least two; "
                 "use a larger batch, or SyncBatchNorm over several processes"

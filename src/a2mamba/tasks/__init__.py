@@ -31,7 +31,7 @@ from a2mamba.tasks.segmentation import (
     SegmentationTask,
     SegmenterConfig,
 )
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
 
 AnyRun = ClassificationRun | SegmentationRun | DetectionRun
 
@@ -103,7 +103,6 @@ __all__ = [
     "SystemConfig",
     "Task",
     "TrainingRun",
-    "drawn_from",
     "refuse_options",
     "task_of",
     "task_of_network",

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from a2mamba.engine import Progress, TrainingTask, distributed, move_to, resolve_precision, world_size
+from a2mamba.engine import Progress, TrainingTask, distributed, kept_rng, move_to, resolve_precision, world_size
 from a2mamba.tasks.run import TrainingRun
 
 _USABLE = 0.9  # of the memory that is free: allocators need room between their blocks
@@ -110,8 +111,13 @@ def _attempt(
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     memory_format = torch.channels_last if run.channels_last else torch.preserve_format
     try:
-        with torch.random.fork_rng():
+        with kept_rng(device):
             model.train()
+            if size == 1:
+                # One image has no batch statistics; synchronized norms get them from other processes in training.
+                for module in model.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
             with resolve_precision(run.precision, device).autocast():
                 terms = losses.losses(
                     move_to(noise(size), device, memory_format), Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1)

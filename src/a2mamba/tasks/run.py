@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from a2mamba.engine import OptimizerConfig, PrecisionName, Strategy
+from a2mamba.backbone import RunOptions
+from a2mamba.engine import OptimizerConfig, PrecisionName
 from a2mamba.engine.schedule import AnyScheduleConfig
 
 if TYPE_CHECKING:
@@ -15,15 +16,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(ABC):
+class NetworkConfig(RunOptions, ABC):
     """Which network, and the weights that it starts from."""
 
     name: str
     """one of `a2mamba models`"""
     checkpoint: Path | None = None
     """weights of the whole network to start from: a released, native or training checkpoint"""
-    drop_path_rate: float = 0.0
-    """stochastic depth of the backbone's last block; grows linearly from 0"""
 
     @abstractmethod
     def without_weights(self) -> Self:
@@ -75,12 +74,12 @@ class TrainingRun:
     """largest batch of one forward pass on one process; none: worked out from the device's memory"""
     evaluate_every: int = 1
     """epochs between evaluations; the last epoch is always evaluated"""
+    patience: int | None = None
+    """epochs without a better metric after which the run ends early; none: it never does"""
     keep_checkpoints: int = 2
     """how many of the newest checkpoints stay, beside the best"""
     checkpoint_minutes: float | None = 30.0
     """time after which a checkpoint is written inside of an epoch; none: after epochs only"""
-    strategy: Strategy = "ddp"
-    """with several processes: ddp: each has the whole model; fsdp: each has a part of every parameter"""
     sync_batch_norm: bool = True
     """with several processes: batch statistics over the samples of all"""
     max_undecodable: float = 0.05

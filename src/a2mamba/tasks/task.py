@@ -7,8 +7,7 @@ measured, and what it says about images. Nothing above it asks which task it has
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -224,13 +223,13 @@ class Task(ABC, Generic[RunT, ModelT]):
     def transform(self, run: RunT) -> Callable[[Image.Image], Tensor]:
         """Return what makes an image ready for the network: an image -> (C, H, W), float32."""
 
-    @abstractmethod
     def channels(self, run: RunT) -> int:
         """Return the number of channels that images are read with: 1, 3 or 4."""
+        return 3
 
-    @abstractmethod
     def palette(self, run: RunT, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the color of each class, red, green and blue; empty where classes are not told by colors."""
+        return ()
 
     @abstractmethod
     def predict(
@@ -244,11 +243,3 @@ class Task(ABC, Generic[RunT, ModelT]):
         device: torch.device | str,
     ) -> Sequence[Prediction]:
         """Return what a network, in eval mode, says about images, looked at together where that changes nothing."""
-
-
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """Draw parameters from a run's seed alone, whatever was drawn before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

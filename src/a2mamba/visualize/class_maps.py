@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from a2mamba.data.label_maps import IGNORE_LABEL
-from a2mamba.data.label_names import Palette
+from a2mamba.data.segmentation.datasets.spec import Palette
+from a2mamba.data.segmentation.labels import IGNORE_LABEL
 
 _IGNORED = (0, 0, 0)
 _MARGIN, _LINE, _SWATCH = 8, 20, 12

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from a2mamba.data.coco import CocoDataset
+from a2mamba.data.detection.dataset import CocoDataset
 
 _INK = (28, 32, 38)
 _MARGIN, _LINE = 8, 20

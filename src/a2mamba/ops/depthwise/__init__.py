@@ -2,6 +2,5 @@
 
 from a2mamba.ops.depthwise.cases import CASES, Case
 from a2mamba.ops.depthwise.operator import depthwise_conv, explain_backends
-from a2mamba.ops.depthwise.torch_impl import with_residual
 
-__all__ = ["CASES", "Case", "depthwise_conv", "explain_backends", "with_residual"]
+__all__ = ["CASES", "Case", "depthwise_conv", "explain_backends"]

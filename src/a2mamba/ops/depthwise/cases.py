@@ -17,16 +17,14 @@ class Case:
     height: int
     width: int
     kernel_size: int
-    residual: bool
 
     def __str__(self) -> str:
-        residual = "-residual" if self.residual else ""
-        return f"b{self.batch}c{self.channels}h{self.height}w{self.width}-k{self.kernel_size}{residual}"
+        return f"b{self.batch}c{self.channels}h{self.height}w{self.width}-k{self.kernel_size}"
 
     def inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Return a part of a map, channels innermost, the weight, the bias and whether the map is added."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a part of a map, channels innermost, the weight and the bias."""
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int) -> Tensor:
@@ -34,14 +32,14 @@ class Case:
 
         x = draw(self.batch, self.height, self.width, 2 * self.channels)[..., self.channels :].permute(0, 3, 1, 2)
         weight = draw(self.channels, 1, self.kernel_size, self.kernel_size)
-        return x, weight, draw(self.channels), self.residual
+        return x, weight, draw(self.channels)
 
 
 CASES = (
-    Case(1, 8, 1, 1, 3, residual=True),
-    Case(2, 48, 5, 11, 3, residual=True),
-    Case(1, 100, 9, 4, 5, residual=False),
-    Case(2, 24, 14, 17, 5, residual=False),
-    Case(0, 8, 3, 3, 3, residual=True),
+    Case(1, 8, 1, 1, 3),
+    Case(2, 48, 5, 11, 3),
+    Case(1, 100, 9, 4, 5),
+    Case(2, 24, 14, 17, 5),
+    Case(0, 8, 3, 3, 3),
 )
 """One position, tiles that a map fills and does not, channels likewise, both kernels, none."""

@@ -9,47 +9,45 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops.depthwise import comparison, reference, torch_impl
+from a2mamba.ops.depthwise import comparison, reference
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 
 
-def _triton_why_not(*arguments: Any) -> str | None:
-    missing = triton_missing(arguments[0])
+def _triton_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    missing = triton_missing(x)
     if missing is not None:
         return missing
     from a2mamba.ops.depthwise import triton_impl
 
-    return triton_impl.why_not(*arguments) or comparison.triton(arguments[0].device)
+    return triton_impl.why_not(x, weight, bias) or comparison.triton(x.device)
 
 
-def _triton_run(*arguments: Any) -> Tensor:
+def _triton_run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     from a2mamba.ops.depthwise import triton_impl
 
-    return triton_impl.run(*arguments)
+    return triton_impl.run(x, weight, bias, residual=False)
 
 
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
-    Backend("torch", always, torch_impl.depthwise_conv),
-    Backend("reference", always, reference.depthwise_conv),
+    Backend("torch", always, reference.depthwise_conv),
 )
-"""In order of preference. All take (x, weight, bias, residual)."""
+"""In order of preference. All take (x, weight, bias)."""
 
 
-def depthwise_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool = False, backend: str | None = None
-) -> Tensor:
-    """Return the depthwise convolution of a map padded with zeros, or the sum of both with ``residual``.
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
+    """Return the depthwise convolution of a map padded with zeros.
+
+    ``feed_forward.residual_depthwise`` is its sum with the map.
 
     Args:
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, K, K), K odd.
         bias: (C,).
-        residual: add ``x``.
-        backend: "triton", "torch" or "reference"; None takes the first that can run.
+        backend: "triton" or "torch"; None takes the first that can run.
 
     Returns:
-        (B, C, H, W). The dtype is that of a convolution, which autocast may choose, and of its sum with ``x``.
+        (B, C, H, W), in the dtype of ``x`` or in that of autocast.
 
     Raises:
         ValueError: for shapes or a backend that do not fit.
@@ -60,7 +58,7 @@ def depthwise_conv(
             "x, weight and bias must be (B, C, H, W), (C, 1, K, K) with K odd, and (C,), got "
             f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
-    arguments = (x, weight, bias, residual)
+    arguments = (x, weight, bias)
     return select("depthwise_conv", BACKENDS, backend, arguments).run(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""Depthwise convolution with bias and residual, plainly: the specification, differentiated by autograd."""
+"""Depthwise convolution with bias, plainly: the specification, differentiated by autograd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, C, H, W); see ``operator.depthwise_conv``."""
-    out = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
-    return x + out if residual else out
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])

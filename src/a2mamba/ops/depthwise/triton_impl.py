@@ -23,7 +23,7 @@ MAX_KERNEL = 7
 """The taps are written out one by one."""
 
 
-def why_not(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> str | None:
+def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     """Return why this kernel cannot run the arguments of ``operator.depthwise_conv``, or None."""
     return watched(x) or _unfit(x, weight, bias)
 
@@ -67,8 +67,8 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
     return kernels.forward_kernel, (batch * tiles_y * tiles_x * blocks,), arguments
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, residual: bool) -> Tensor:
-    """Return (B, C, H, W), channels innermost; arguments as in ``operator.depthwise_conv``."""
+def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool) -> Tensor:
+    """Return the convolution, or its sum with ``x``, (B, C, H, W), channels innermost."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     out = empty_map(x, torch.promote_types(dtype, x.dtype) if residual else dtype)

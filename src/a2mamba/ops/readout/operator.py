@@ -31,6 +31,8 @@ def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str |
     parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
     if any(each.shape != channels for each in parameters):
         return f"weights and biases must have shape {tuple(channels)}, got {[tuple(each.shape) for each in parameters]}"
+    if norm.weight.dtype != out_norm.weight.dtype:
+        return f"the norms must share a dtype, got {norm.weight.dtype} and {out_norm.weight.dtype}"
     if norm.eps != out_norm.eps:
         return f"the norms must share what is added to variances, got {norm.eps} and {out_norm.eps}"
     return None if all(map(unhooked, norms)) else "a forward hook waits for the call of a norm"
@@ -154,14 +156,14 @@ def gated_norm(
 
     Args:
         x: (B, C, H, W).
-        added: position encoding, shape of ``x``.
+        added: position encoding, shape of ``x``; like ``x`` and the gate of any dtype.
         gate: shape of ``x``.
         norm, out_norm: modules that normalize such maps over their channels, as timm's LayerNorm2d. They are called
             where a hook waits for it; otherwise their weight, bias and eps may be all that is used.
         backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
-        (B, C, H, W): out_norm((norm(x) + added) * gate), in the dtype of the last norm's weight where a kernel runs.
+        (B, C, H, W) in the dtype of the norms' weights: out_norm((norm(x) + added) * gate).
 
     Raises:
         ValueError: for shapes or a backend that do not fit.

@@ -1,4 +1,4 @@
-"""The cases that tests and self-tests share."""
+"""The cases that tests, self-tests and ``doctor`` share."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes of one call: ``heads`` of ``head_dim`` channels each."""
+    """Sizes of one call."""
 
     batch: int
-    heads: int
-    head_dim: int
     height: int
     width: int
+    heads: int
+    d: int
 
     def __str__(self) -> str:
-        return f"b{self.batch}g{self.heads}d{self.head_dim}h{self.height}w{self.width}"
+        return f"b{self.batch}h{self.height}w{self.width}g{self.heads}d{self.d}"
 
     def inputs(
-        self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
+        self, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Return a part of a map, channels innermost, and rotations, float32 at least."""
+        """Return x (B, H, W, 2, G, d), a part of wider memory, and a table, float32 at least."""
         generator = torch.Generator().manual_seed(seed)
-        channels = self.heads * self.head_dim
-        x = torch.randn(self.batch, self.height, self.width, 3 * channels, generator=generator, dtype=torch.float64)
-        angle = torch.randn(self.height, self.width, self.head_dim // 2, generator=generator, dtype=torch.float64)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        wide = draw(self.batch, self.height, self.width, 3 * self.heads * self.d).to(device, dtype)
+        x = wide[..., : 2 * self.heads * self.d].unflatten(-1, (2, self.heads, self.d))
+        angle = draw(self.height, self.width, self.d // 2)
         table = torch.stack((angle.cos(), angle.sin()), dim=-1)
-        wide = torch.promote_types(dtype, torch.float32)
-        return x[..., :channels].to(device, dtype).permute(0, 3, 1, 2), table.to(device, wide)
+        return x, table.to(device, torch.promote_types(dtype, torch.float32))
 
 
-CASES = (
-    Case(1, 1, 4, 1, 1),
-    Case(2, 4, 24, 5, 9),
-    Case(1, 20, 28, 3, 4),
-    Case(0, 2, 8, 3, 3),
-)
-"""One position, heads that fill a block and do not, several images, none."""
+CASES = (Case(1, 1, 1, 1, 8), Case(2, 5, 9, 2, 24), Case(3, 9, 8, 1, 32), Case(0, 3, 3, 1, 8))
+"""One position, runs that end early, several images, none."""

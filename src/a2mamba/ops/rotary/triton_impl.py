@@ -1,14 +1,15 @@
-"""The rotary position encoding on GPUs, at inference: launches of ``triton_kernels.py`` and checks."""
+"""The rotation on GPUs, at inference: launches of ``triton_kernels.py`` and checks."""
 
 from __future__ import annotations
 
+import torch
 import triton
 from torch import Tensor
 
 from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.rotary import triton_kernels as kernels
 from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
-from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
+from a2mamba.ops.triton_maps import position_stride, unfit_maps, watched
 
 ELEMENTS = 2048
 """Numbers of a program: 16 for each of 128 threads."""
@@ -21,13 +22,19 @@ def why_not(x: Tensor, table: Tensor) -> str | None:
 
 @remembered
 def _unfit(x: Tensor, table: Tensor) -> str | None:
-    if not 0 < x.shape[1] <= ELEMENTS:
-        return f"maps have 1 to {ELEMENTS} channels, got {x.shape[1]}"
-    return unfit(x=x, table=table) or unfit_maps(x=x)
+    channels = x.shape[3:].numel()
+    if not 0 < channels <= ELEMENTS:
+        return f"positions have 1 to {ELEMENTS} channels, got {channels}"
+    return unfit(x=x, table=table) or unfit_maps(x=_map(x))
+
+
+def _map(x: Tensor) -> Tensor:
+    """(B, H, W, ..., d) -> (B, C, H, W), a view where the channels of a position lie side by side."""
+    return x.flatten(3).permute(0, 3, 1, 2)
 
 
 def forward_launch(out: Tensor, x: Tensor, table: Tensor) -> Launch:
-    """Launch that fills ``out``."""
+    """Launch that fills ``out``; ``x`` is a map (B, C, H, W)."""
     channels = x.shape[1]
     rows, padded = x.numel() // channels, triton.next_power_of_2(channels)
     arguments = {
@@ -46,13 +53,15 @@ def forward_launch(out: Tensor, x: Tensor, table: Tensor) -> Launch:
     return kernels.forward_kernel, (triton.cdiv(rows, ELEMENTS // padded),), arguments
 
 
-def run(x: Tensor, table: Tensor) -> Tensor:
-    """Return (B, C, H, W), channels innermost; arguments as in ``operator.rotate``."""
-    out, table = empty_map(x, x.dtype), table.contiguous()
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Return the shape and dtype of ``x``, contiguous; arguments as in ``operator.rotate``."""
+    # Where channels do not lie side by side, flattening has made a copy in ``_map`` that ``why_not`` never sees.
+    x = x if x.flatten(3).data_ptr() == x.data_ptr() else x.contiguous()
+    out, table = torch.empty(x.shape, dtype=x.dtype, device=x.device), table.contiguous()
     if not out.numel():
         return out
     key = "rotate", kind(x), kind(table)
-    (launch,) = repeated(key, lambda: [forward_launch(out, x, table)])
+    (launch,) = repeated(key, lambda: [forward_launch(out, _map(x), table)])
     with on_device(x):
         launch(x=x, table=table, out=out)
     return out

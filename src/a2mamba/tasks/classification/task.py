@@ -12,23 +12,24 @@ from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid, check_name, create_model, list_models, load_checkpoint
 from a2mamba.data import (
+    BatchTransform,
     ClassificationBatch,
     ClassificationData,
+    check_batch,
     eval_loader,
     eval_transform,
+    open_split,
     split_classes,
     train_loader,
 )
-from a2mamba.data.imagenet import check_batch, open_split
-from a2mamba.data.mixing import BatchTransform
-from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification.evaluation import ClassificationEvaluation
 from a2mamba.tasks.classification.losses import ClassificationLosses, class_scores
 from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
 _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
@@ -63,7 +64,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
 
     def build_model(self, run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         """Return the backbone of a run with a classifier."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             model = create_model(
                 run.model.name,
                 pretrained=run.model.pretrained and run.model.checkpoint is None,
@@ -71,7 +72,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
                 in_chans=run.data.in_chans,
                 img_size=run.data.image_size,
                 drop_rate=run.model.drop_rate,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
             )
         if run.model.checkpoint is not None:
             load_checkpoint(model, run.model.checkpoint)
@@ -174,7 +175,6 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         return Prepared(parts, classes, loader, planned.accumulate, self.evaluation(run, classes, device=device))
 
@@ -197,10 +197,6 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""
         return run.data.in_chans
-
-    def palette(self, run: ClassificationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
-        """Return nothing: classes have no colors here."""
-        return ()
 
     def predict(
         self,

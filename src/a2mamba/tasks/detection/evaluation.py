@@ -9,33 +9,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from a2mamba.data import BatchLoader, CocoDataset, DetectionBatch, read_annotations
+from a2mamba.data import BatchLoader, CocoDataset, DetectionAnnotations, DetectionBatch
 from a2mamba.evaluation import CocoMetric
 from a2mamba.evaluation.coco import IouType
+from a2mamba.tasks.detection.losses import unit_range
 from a2mamba.tasks.detection.run import DetectionRun
 from a2mamba.tasks.evaluation import GRID_ROWS, Evaluation
 from a2mamba.visualize import GalleryCase, detection_gallery, precision_recall_plot, write_png
 
 
 class DetectionEvaluation(Evaluation[DetectionRun, DetectionBatch]):
-    """See `Evaluation`; the truth is read here, once for all measurements."""
+    """See `Evaluation`; `annotations` are the truth, which is read once for all measurements."""
 
     def __init__(
         self,
         run: DetectionRun,
-        classes: Sequence[str],
+        annotations: DetectionAnnotations,
         loader: BatchLoader[DetectionBatch],
         device: torch.device | str,
     ) -> None:
-        super().__init__(run, classes, loader, device)
+        super().__init__(run, [category.name for category in annotations.categories], loader, device)
+        self.annotations = annotations
         kinds: tuple[IouType, ...] = ("bbox", "segm") if run.data.masks else ("bbox",)
-        self.metric = CocoMetric(run.data.val_paths()[1], iou_types=kinds)
+        self.metric = CocoMetric(annotations, iou_types=kinds)
 
     def update(self, model: nn.Module, batches: Iterable[DetectionBatch], *, detailed: bool) -> Sequence[CocoMetric]:
         """Return the metric of whole images; it has all details as it is."""
         self.metric = self.metric.emptied()
         for batch in batches:
-            outputs = model([image.to(self.device) for image in batch.images])
+            outputs = model([unit_range(image.to(self.device)) for image in batch.images])
             self.metric.update([target["image_id"] for target in batch.targets], outputs)
         return [self.metric]
 
@@ -55,8 +57,7 @@ class DetectionEvaluation(Evaluation[DetectionRun, DetectionBatch]):
 
     def write_images(self, model: nn.Module, folder: Path) -> Path:
         """Write worst.png, typical.png (truth beside prediction) and plots of precision over recall."""
-        images, file = self.run.data.val_paths()
-        dataset = CocoDataset(images, read_annotations(file, masks=self.run.data.masks))
+        dataset = CocoDataset(self.run.data.val_paths()[0], self.annotations)
         ranked = self.metric.agreement()
         middle = max(0, len(ranked) // 2 - GRID_ROWS // 2)
         for name, cases in (("worst", ranked[:GRID_ROWS]), ("typical", ranked[middle : middle + GRID_ROWS])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -12,7 +13,7 @@ class LabeledObjects(Protocol):
 
     @property
     def images(self) -> list[Tensor]:
-        """B images (3, h, w), float32 in [0, 1], of their own sizes."""
+        """B images (3, h, w) of their own sizes, uint8 or float32 in [0, 1]."""
         ...
 
     @property
@@ -38,7 +39,7 @@ class DetectionLosses:
 
     def losses(self, batch: LabeledObjects, progress: object) -> dict[str, Tensor]:
         """Return the detector's losses, each a mean as its protocol defines it; ``progress`` changes nothing."""
-        losses: dict[str, Tensor] = self.model(batch.images, batch.targets)
+        losses: dict[str, Tensor] = self.model([unit_range(image) for image in batch.images], batch.targets)
         return losses
 
     def batch_size(self, batch: LabeledObjects) -> int:
@@ -48,3 +49,8 @@ class DetectionLosses:
     def describe(self, batch: LabeledObjects) -> list[str]:
         """Return the file names of the images."""
         return list(batch.paths)
+
+
+def unit_range(image: Tensor) -> Tensor:
+    """Images travel as uint8, a quarter of the bytes, and become float32 in [0, 1] on the device."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image

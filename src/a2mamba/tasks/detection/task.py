@@ -13,21 +13,21 @@ from torchvision.transforms.functional import pil_to_tensor
 from a2mamba.backbone import load_checkpoint
 from a2mamba.data import (
     Category,
+    DetectionAnnotations,
     DetectionBatch,
     DetectionData,
-    detection_categories,
     eval_detection_loader,
-    read_annotations,
+    read_detection_split,
     train_detection_loader,
 )
 from a2mamba.detection import Detector, create_detector, detector_config, list_detectors
-from a2mamba.engine import OptimizerConfig, StepScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, StepScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.detection.evaluation import DetectionEvaluation
 from a2mamba.tasks.detection.losses import DetectionLosses
 from a2mamba.tasks.detection.prediction import DetectionPrediction
 from a2mamba.tasks.detection.run import DetectionRun, DetectorModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Prepared, Task
 from a2mamba.visualize import object_color
 
 _COCO_IMAGES, _COCO_CLASSES = 117_266, 80
@@ -62,13 +62,13 @@ class DetectionTask(Task[DetectionRun, Detector]):
 
     def build_model(self, run: DetectionRun, classes: Sequence[str]) -> Detector:
         """Return the detector of a run, without mask heads where its data has no masks."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             model = create_detector(
                 run.model.name,
                 num_classes=len(classes),
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
                 img_size=run.model.stored_size,
                 config=run.detector if run.data.masks else replace(run.detector, masks=False),
             )
@@ -109,7 +109,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return how much there is to train on, or the numbers of COCO 2017."""
         notes: list[str] = []
         try:
-            annotations = read_annotations(run.data.train_paths()[1], masks=False)
+            annotations = read_detection_split(run.data, "train", masks=False)
             samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
         except ValueError as error:
             samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]
@@ -136,7 +136,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
             if run.data.masks:
                 target["masks"] = torch.ones(_OBJECTS, height, width, dtype=torch.uint8)
             targets.append(target)
-        images = [torch.rand(3, height, width) for _ in targets]
+        images = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in targets]
         return DetectionBatch(images, targets, [f"noise {i}" for i in range(size)])
 
     def samples_on_cpu(self, run: DetectionRun) -> int:
@@ -145,7 +145,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
 
     def prepare(self, run: DetectionRun, *, device: torch.device | str) -> Prepared[Detector]:
         """Return what a run trains, on what, and how it is measured."""
-        annotations = read_annotations(run.data.train_paths()[1], masks=run.data.masks)
+        annotations = read_detection_split(run.data, "train")
         classes = [category.name for category in annotations.categories]
         parts = self.build(run, classes, device=device)
         planned = self.plan(run, parts, classes, device=device)
@@ -156,48 +156,38 @@ class DetectionTask(Task[DetectionRun, Detector]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
-        evaluation = self._evaluation(run, annotations.categories, device)
+        # Read here, what is wrong with the evaluation data shows now.
+        held_out = read_detection_split(run.data, "val", categories=annotations.categories)
+        evaluation = self._evaluation(run, held_out, device)
         return Prepared(parts, classes, loader, planned.accumulate, evaluation)
 
     def held_out_classes(self, run: DetectionRun) -> list[str]:
         """Return the names of the evaluation file's categories."""
-        return [category.name for category in detection_categories(run.data.val_paths()[1])]
+        return [category.name for category in read_detection_split(run.data, "val", masks=False).categories]
 
     def evaluation(
         self, run: DetectionRun, classes: Sequence[str], *, device: torch.device | str
     ) -> DetectionEvaluation:
-        """Return the evaluation split, its categories compared with the classes."""
-        truth = run.data.val_paths()[1]
-        categories = detection_categories(truth)
-        names = [category.name for category in categories]
-        if list(classes) != names:
-            raise ValueError(
-                f"the model was trained on the classes {', '.join(classes[:5])}...; {truth} has "
-                f"{', '.join(names[:5])}...; both need the same categories"
-            )
-        return self._evaluation(run, categories, device)
+        """Return the evaluation split, its categories matched with the classes by name."""
+        expected = [Category(number, name) for number, name in enumerate(classes, start=1)]
+        return self._evaluation(run, read_detection_split(run.data, "val", categories=expected), device)
 
     def _evaluation(
-        self, run: DetectionRun, categories: Sequence[Category], device: torch.device | str
+        self, run: DetectionRun, annotations: DetectionAnnotations, device: torch.device | str
     ) -> DetectionEvaluation:
         loader = eval_detection_loader(
             run.data,
-            categories=categories,
+            annotations=annotations,
             rank=rank(),
             world_size=world_size(),
             pin_memory=torch.device(device).type == "cuda",
         )
-        return DetectionEvaluation(run, [category.name for category in categories], loader, device)
+        return DetectionEvaluation(run, annotations, loader, device)
 
     def transform(self, run: DetectionRun) -> Callable[[Image.Image], Tensor]:
         """Return the conversion to floats: an image -> (3, H, W) in [0, 1]; the detector normalizes and resizes."""
         return _floats
-
-    def channels(self, run: DetectionRun) -> int:
-        """Return 3."""
-        return 3
 
     def palette(self, run: DetectionRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the colors in which objects are drawn."""

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from a2mamba.data import (
+    SEGMENTATION_DATASETS,
     SegmentationBatch,
     SegmentationData,
     class_shares,
     eval_segmentation_loader,
     normalize,
+    normalize_crops,
     scan_segmentation,
     segmentation_classes,
     segmentation_palette,
     train_segmentation_loader,
+    train_split,
 )
-from a2mamba.data.segmentation import train_split
-from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, world_size
+from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
 from a2mamba.segmentation.inference import SCALES, find_test_mode
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
@@ -31,10 +33,10 @@ from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
-from a2mamba.tasks.task import DataSize, Prepared, Task, drawn_from
+from a2mamba.tasks.task import DataSize, Prepared, Task
 
-_PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
-"""Training images and classes of the data sets, for a dry run without them."""
+_FOLDER = 1_000, 2
+"""Images and classes of a folder of one's own, for a dry run without it."""
 
 
 class SegmentationTask(Task[SegmentationRun, Segmenter]):
@@ -65,7 +67,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
 
     def build_model(self, run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
         """Return the segmentation network of a run."""
-        with drawn_from(run.seed):
+        with seeded_cpu(run.seed):
             return create_segmenter(
                 run.model.name,
                 num_classes=len(classes),
@@ -73,7 +75,8 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
                 img_size=run.data.crop_size,
-                drop_path_rate=run.model.drop_path_rate,
+                **run.model.of_run(),
+                backbone=run.model.backbone,
                 width=run.model.width,
             )
 
@@ -90,7 +93,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             name, width = "segman_v2_test", None
         return replace(
             run,
-            model=replace(run.model.without_weights(), name=name, width=width, drop_path_rate=0.0),
+            model=replace(run.model.without_weights(), name=name, backbone=None, width=width, drop_path_rate=0.0),
             data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
             schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
             test=replace(run.test, stride=run.test.crop, scales=(1.0,)),
@@ -104,14 +107,17 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             classes = segmentation_classes(run.data)
             samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
         except ValueError as error:
-            samples, count = _PUBLISHED[run.data.layout]
+            dataset = SEGMENTATION_DATASETS.get(run.data.layout)
+            samples, count = _FOLDER if dataset is None else (dataset.images[0], len(dataset.classes))
             classes = [str(i) for i in range(run.data.num_classes or count)]
             notes.append(f"{samples:,} images and {len(classes)} classes are assumed: {error}")
         return DataSize(classes, samples, run.schedule.interval, notes)
 
     def build_losses(self, run: SegmentationRun, model: Segmenter, classes: Sequence[str]) -> SegmentationLosses:
         """Return the cross-entropy of every head."""
-        return SegmentationLosses(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
+        prepare = partial(normalize_crops, mean=run.data.mean, std=run.data.std, channels_last=run.channels_last)
+        weights = {"auxiliary": run.auxiliary_weight}
+        return SegmentationLosses(model, prepare=prepare, weights=weights, average=run.average)
 
     def build_optimizer(self, run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
         """Return the optimizer by the protocols' rules for parameters, by set and not by name.
@@ -125,8 +131,9 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def noise(self, run: SegmentationRun, classes: Sequence[str], size: int) -> SegmentationBatch:
         """Return random crops of the real size and classes."""
         height, width = run.data.crop_size
-        targets = torch.randint(0, len(classes), (size, height, width))
-        return SegmentationBatch(torch.randn(size, 3, height, width), targets, [f"noise {i}" for i in range(size)])
+        images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+        targets = torch.randint(0, len(classes), (size, height, width), dtype=torch.uint8)
+        return SegmentationBatch(images, targets, [f"noise {i}" for i in range(size)])
 
     def samples_on_cpu(self, run: SegmentationRun) -> int:
         """Return two."""
@@ -138,7 +145,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         data = replace(run.data, num_classes=len(classes))  # classes without names are counted in the label files: once
         parts = self.build(run, classes, device=device)
         if run.class_prior and run.model.checkpoint is None:
-            with drawn_from(run.seed):
+            with seeded_cpu(run.seed):
                 parts.model.start_from_shares(class_shares(data, classes=classes))
         planned = self.plan(run, parts, classes, device=device)
         loader = train_segmentation_loader(
@@ -149,7 +156,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             rank=rank(),
             world_size=world_size(),
             micro_batch=planned.micro_batch,
-            pin_memory=torch.device(device).type == "cuda",
         )
         evaluation = self.evaluation(replace(run, data=data), classes, device=device)
         return Prepared(parts, classes, loader, planned.accumulate, evaluation)
@@ -179,10 +185,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def transform(self, run: SegmentationRun) -> Callable[[Image.Image], Tensor]:
         """Return the normalization: an image -> (3, H, W) at its own size; `predict` resizes as the test mode says."""
         return partial(_normalized, mean=run.data.mean, std=run.data.std)
-
-    def channels(self, run: SegmentationRun) -> int:
-        """Return 3."""
-        return 3
 
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""

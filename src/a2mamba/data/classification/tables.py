@@ -1,0 +1,127 @@
+"""Images with one class each, listed in a table: root/train.csv with a column of images and one of labels (Kaggle's).
+
+The images lie where the table says, or in a folder under root; their extension may be left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from a2mamba.data.images import IMAGE_EXTENSIONS
+from a2mamba.data.names import some
+from a2mamba.data.splits import find_splits
+from a2mamba.data.text import read_text
+
+_IMAGE_COLUMNS = (
+    *("image", "image_id", "imageid", "image_name", "image_path", "filename", "file_name", "file", "filepath", "path"),
+    *("img", "img_name", "img_path", "id", "id_code", "name"),
+)
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "species", "breed"),
+    *("label_name", "class_id", "label_id", "category_id", "y"),
+)
+_BOX_COLUMNS = frozenset({"xmin", "x_min", "x1", "bbox", "width", "encodedpixels", "segmentation", "rle"})
+_SINGLE = ("labels", "train_labels", "trainlabels", "data", "dataset", "metadata", "annotations")
+"""Names of a table of all images, beside those of splits."""
+
+
+class Table(NamedTuple):
+    """What a table says: (image file, label) of each row, and rows whose image is not there."""
+
+    file: Path
+    rows: list[tuple[str, str]]
+    missing: list[str]
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels, in natural order."""
+        from timm.utils import natural_key
+
+        return sorted({label for _, label in self.rows}, key=lambda name: (natural_key(name), name))
+
+
+def find_tables(root: Path) -> tuple[str | None, str | None]:
+    """The stems of the training and of the evaluation table in root, each None where there is none."""
+    stems = {file.stem: file for file in root.glob("*.csv") if _columns(_read(file)[0]) is not None}
+    train, val = find_splits(stems)
+    if train is None:
+        train = next((stem for stem in sorted(stems) if stem.lower() in _SINGLE), None)
+    return train, val
+
+
+def read_table(root: Path, split: str) -> Table:
+    """The images and labels of root/<split>.csv.
+
+    Raises:
+        ValueError: the table is missing, has no columns of images and labels, or none of its images is found.
+    """
+    file = root / f"{split}.csv"
+    if not file.is_file():
+        found = sorted(entry.name for entry in root.glob("*.csv")) if root.is_dir() else []
+        raise ValueError(f"{file} does not exist; {root} holds {some(found) if found else 'no tables'}")
+    header, *rows = _read(file)
+    columns = _columns(header)
+    if columns is None:
+        raise ValueError(
+            f"{file} has the columns {some(header, 8)}; expected one of images (image, filename, id, ...) and one of "
+            f"labels (label, class, category, ...)"
+        )
+    image, label = columns
+    entries = [(row[image], row[label]) for row in rows if len(row) > max(columns) and row[image] and row[label]]
+    places = _places(root, split)
+    found_rows, missing = [], []
+    place = next((place for place in places if entries and _find(place, entries[0][0]) is not None), None)
+    for name, value in entries:
+        path = None if place is None else _find(place, name)
+        for other in places if path is None else ():
+            path = path or _find(other, name)
+        if path is None:
+            missing.append(name)
+        else:
+            found_rows.append((path, value))
+    if not found_rows:
+        raise ValueError(
+            f"none of the {len(entries)} images of {file} is in {some(map(str, places))}: {some(missing, 3)}"
+        )
+    return Table(file, found_rows, missing)
+
+
+def _read(file: Path) -> list[list[str]]:
+    text = read_text(file)
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise ValueError(f"{file}: {error}; expected a table of commas") from error
+    return rows or [[]]
+
+
+def _columns(header: list[str]) -> tuple[int, int] | None:
+    """Columns of images and labels; None for tables of something else: boxes, or images without labels."""
+    names = [name.lower() for name in header]
+    if _BOX_COLUMNS & set(names):
+        return None
+    image = next((names.index(name) for name in _IMAGE_COLUMNS if name in names), None)
+    label = next((names.index(name) for name in _LABEL_COLUMNS if name in names), None)
+    return None if image is None or label is None else (image, label)
+
+
+def _places(root: Path, split: str) -> list[Path]:
+    """Folders in which the images may be, the likeliest first."""
+    likely = [f"{split}_images", split, "images", f"{split}/images", "imgs", "img", "train_images", "train", "test"]
+    others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = [name for name in dict.fromkeys([*likely, *others]) if (root / name).is_dir()]
+    return [root, *(root / name for name in names)]
+
+
+def _find(place: Path, name: str) -> str | None:
+    path = os.path.join(place, name)
+    if name.lower().endswith(IMAGE_EXTENSIONS):
+        return path if os.path.isfile(path) else None
+    endings = dict.fromkeys((".jpg", ".png", *IMAGE_EXTENSIONS))  # the usual ones first
+    return next((path + ending for ending in endings if os.path.isfile(path + ending)), None)

@@ -1,0 +1,126 @@
+"""What a reader of annotations finds in a folder, and what it offers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem
+from a2mamba.data.splits import VAL_NAMES, split_role
+
+_SAMPLE = 2000
+
+
+class SplitPlaces(NamedTuple):
+    """Where one split lies: the folder of its images, and the file or folder of its annotations."""
+
+    images: Path
+    annotations: Path
+
+
+class ReadSplit(Protocol):
+    """Read the annotations of one split; ValueError, one line, names file and field."""
+
+    def __call__(
+        self, places: SplitPlaces, *, masks: bool | None, categories: Sequence[Category] | None, problem: Problem | None
+    ) -> DetectionAnnotations:
+        """Read a split.
+
+        Args:
+            places: of images and annotations.
+            masks: read the objects' masks; every object then needs one. None reads them where there is any.
+            categories: that the labels have to fit, by name; None takes the split's own.
+            problem: called with what is wrong and left out; None raises it.
+        """
+
+
+@dataclass(frozen=True)
+class DetectionSource:
+    """A folder with images and objects.
+
+    Args:
+        layout: the reader's name.
+        root: the folder.
+        title: what the format is called in sentences.
+        splits: by name, the training split first.
+        counts: images of each split.
+        classes: names, in the order of labels; where one file names them, of all, else of some of the files.
+        masks: whether the training annotations hold masks.
+        reader: of a split.
+    """
+
+    layout: str
+    root: Path
+    title: str
+    splits: dict[str, SplitPlaces]
+    counts: dict[str, int]
+    classes: list[str]
+    masks: bool
+    reader: ReadSplit
+
+    @property
+    def description(self) -> str:
+        """One sentence with counts."""
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
+        return f"{self.title}: {sum(self.counts.values()):,} images ({parts}), {len(self.classes)} categories"
+
+    @property
+    def train_split(self) -> str:
+        """The split to train on."""
+        return next(iter(self.splits))
+
+    @property
+    def val_split(self) -> str:
+        """The split to evaluate on; the training split where there is no other."""
+        others = list(self.splits)[1:]
+        return next((name for name in others if _role(name) == "val"), (others or [self.train_split])[0])
+
+    def read(
+        self,
+        split: str,
+        *,
+        masks: bool | None = None,
+        categories: Sequence[Category] | None = None,
+        problem: Problem | None = None,
+    ) -> DetectionAnnotations:
+        """Read one split; see `ReadSplit`."""
+        return self.reader(self.splits[split], masks=masks, categories=categories, problem=problem)
+
+
+class Reader(NamedTuple):
+    """One annotation format."""
+
+    name: str
+    expected: str
+    """The shape of its folders, for messages."""
+    find: Callable[[Path], DetectionSource | None]
+    read: ReadSplit
+
+
+def in_order(splits: dict[str, SplitPlaces]) -> dict[str, SplitPlaces]:
+    """The splits: the training split first, then the one to evaluate on."""
+
+    def rank(name: str) -> tuple[int, str]:
+        order = [_plain(known) for known in VAL_NAMES]
+        if _role(name) == "train":
+            return -1, name
+        return order.index(_plain(name)) if _role(name) == "val" else len(order), name
+
+    return dict(sorted(splits.items(), key=lambda item: rank(item[0])))
+
+
+def evenly(files: Sequence[Path]) -> Sequence[Path]:
+    """Some of many files, at even distances: what is known of a folder before all of it is read."""
+    return files[:: max(1, -(-len(files) // _SAMPLE))]
+
+
+def _role(name: str) -> str | None:
+    return split_role(_plain(name)) or split_role(name)
+
+
+def _plain(name: str) -> str:
+    """A split's name without the year that may follow it."""
+    return re.sub(r"[-_]?\d+$", "", name.lower())

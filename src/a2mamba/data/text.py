@@ -1,0 +1,31 @@
+"""Small text files that people write beside their data: any editor's line ends and byte order mark are taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+
+    Raises:
+        ValueError: the file cannot be read, or is in another encoding.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or 'unreadable'}") from error
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text; save it as UTF-8") from error
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty, without blanks at either end.
+
+    Raises:
+        ValueError: as `read_text`.
+    """
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from a2mamba.data import (
+    DetectionData,
+    check_dataset,
+    check_validation,
+    read_annotations,
+    read_detection_split,
+    train_detection_loader,
+)
+from a2mamba.data.detection import find_detection
+from a2mamba.data.layouts import recognize
+from data.helpers import error_line, write_image
+
+from .coco_helpers import HEIGHT, WIDTH, content, entry, write_coco
+
+pytest.importorskip("faster_coco_eval")
+
+
+def placed(found: Any) -> DetectionData:
+    data: DetectionData = found.place(DetectionData(root=""))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("images", "file"),
+    [
+        ("{split}", "annotations/instances_{split}.json"),
+        ("images/{split}", "annotations/instances_{split}.json"),
+        ("images/{split}", "annotations/{split}.json"),
+        ("{split}/images", "{split}/annotations.json"),
+        ("{split}/images", "{split}/labels/coco.json"),
+        ("{split}", "{split}/_annotations.coco.json"),
+        ("images", "{split}.json"),
+        ("data/photos", "annotations/my_{split}_set.json"),
+    ],
+)
+def test_any_arrangement_of_folders(tmp_path: Path, images: str, file: str) -> None:
+    if "labels/coco" in file:
+        file = file.replace("labels/", "annotations/")
+    for split, first in (("train", 1), ("val", 101)):
+        data = content(first)
+        for place, image in enumerate(data["images"]):
+            target = tmp_path / images.format(split=split) / image["file_name"]
+            write_image(target, seed=first + place, size=(HEIGHT, WIDTH))
+        target = tmp_path / file.format(split=split)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(data))
+    source = find_detection(tmp_path)
+    assert source is not None
+    assert (source.layout, list(source.splits), source.masks) == ("coco", ["train", "val"], True)
+    data_of = placed(recognize(tmp_path))
+    splits: list[Literal["train", "val"]] = ["train", "val"]
+    for split in splits:
+        found = read_detection_split(data_of, split)
+        assert found.folder is not None
+        assert all((found.folder / name).is_file() for name in found.file_names)
+    assert check_dataset(tmp_path).problems == []
+
+
+def test_images_split_across_folders(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, "train", content())
+    for name, folder in (("000001.png", "one"), ("000002.png", "two/deep"), ("000003.png", "two")):
+        (tmp_path / "shots" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).rename(tmp_path / "shots" / folder / name)
+    (tmp_path / "train").rmdir()
+    data = placed(recognize(tmp_path))
+    found = read_detection_split(data, "train")
+    assert {Path(name).name for name in found.file_names} <= {"000001.png", "000002.png", "000003.png"}
+    problems = "\n".join(check_dataset(tmp_path).problems)
+    assert "not in" not in problems
+    write_image(tmp_path / "shots" / "one" / "000003.png", size=(HEIGHT, WIDTH))
+    assert "1 listed images are not in" in "\n".join(check_dataset(tmp_path).problems), "two files of one name"
+    assert file.is_file()
+
+
+def test_ids_as_other_tools_write_them(tmp_path: Path) -> None:
+    data = content()
+    expected = read_annotations(data)
+    for image in data["images"]:
+        image |= {"id": str(image["id"]), "height": float(HEIGHT), "width": str(WIDTH)}
+    for annotation in data["annotations"]:
+        annotation |= {"image_id": float(annotation["image_id"]), "category_id": str(annotation["category_id"])}
+        del annotation["id"], annotation["iscrowd"], annotation["area"]
+    found = read_annotations(write_coco(tmp_path, "train", {**data, "images": content()["images"]}))
+    also = read_annotations(data)
+    for one in (found, also):
+        assert one.boxes.tolist() == expected.boxes.tolist()
+        assert one.labels.tolist() == expected.labels.tolist()
+        assert one.image_ids.tolist() == [1, 2, 3]
+        assert sorted(one.annotation_ids.tolist()) == [1, 2, 3, 4, 5]
+    data["annotations"][0]["id"] = 7
+    error_line(lambda: read_annotations(data), "annotation number 1", "id None")
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, "train", content())
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(read_annotations(file).image_ids) == 3
+
+
+def test_boxes_written_as_corners_are_refused() -> None:
+    data = content()
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + w, y + h]
+    error_line(lambda: read_annotations(data), "2 of 5 boxes [x, y, w, h] reach beyond", "corners [x0, y0, x1, y1]")
+    for annotation in data["annotations"][:2]:
+        annotation["bbox"][2:] = [2.0, 3.0]
+    assert len(read_annotations(data).boxes) == 5, "some boxes outside of their images are no corners"
+
+
+def test_one_split_is_divided_by_names(tmp_path: Path) -> None:
+    data = content()
+    data["images"] = [
+        {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH} for number in range(1, 31)
+    ]
+    data["annotations"] = [entry(number, number, 3, (1, 2, 20, 20)) for number in range(1, 31)]
+    write_coco(tmp_path, "default", data)
+    found = recognize(tmp_path)
+    assert found.holdout == pytest.approx(0.2)
+    parts = [set(read_detection_split(placed(found), split).file_names) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [24, 6]
+    assert not parts[0] & parts[1]
+    train = read_detection_split(placed(found), "train")
+    assert train.annotation_ids.tolist() == train.image_ids.tolist(), "objects stay with their images"
+
+
+def test_one_bad_polygon_among_good_ones_is_counted(tmp_path: Path) -> None:
+    data = content()
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    data["annotations"][1]["segmentation"].append([1, 2, 3, 4])
+    data["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
+    write_coco(tmp_path, "train", data)
+    found = read_annotations(data)
+    assert found.repaired == {"a polygon among others that is none": [12]}
+    assert list(found.skipped.values()) == [[13]]
+    assert sorted(found.annotation_ids.tolist()) == [11, 12, 14, 15]
+    problems = check_dataset(tmp_path).problems
+    assert any("1 annotations are used without a part, a polygon among others" in text for text in problems)
+    assert any("1 annotations are left out in training, no polygon of three points" in text for text in problems)
+    loader = train_detection_loader(
+        DetectionData(
+            root=str(tmp_path), train_images="train", train_annotations="annotations/instances_train.json",
+            workers=0, batch_size=2, group_by_aspect=False,
+        ),
+        seed=0,
+    )  # fmt: skip
+    assert len(loader) == 1
+
+
+def test_what_the_checker_says_of_boxes(tmp_path: Path) -> None:
+    data = content()
+    data["annotations"][0]["bbox"] = [40.0, 6.0, 40.0, 10.0]
+    big = {"id": 9, "file_name": "big.png", "height": 3000, "width": 4000}
+    data["images"].append(big)
+    data["annotations"].append(
+        {"id": 16, "image_id": 9, "category_id": 3, "bbox": [5.0, 5.0, 9.0, 900.0], "area": 8100, "iscrowd": 0}
+    )
+    for annotation in data["annotations"]:
+        annotation.pop("segmentation", None)
+    write_coco(tmp_path, "train", data)
+    problems = check_dataset(tmp_path).problems
+    assert problems == [
+        "train: 1 boxes reach beyond their images and are cut there: 11",
+        "train: 1 objects are narrower than 4 pixels once their images are resized to 800 x 1333, and can hardly be "
+        "found; cut the images into tiles: 16",
+    ]
+
+
+def test_crowds_everywhere_are_found(tmp_path: Path) -> None:
+    data = content()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    write_coco(tmp_path, "train", data)
+    problems = "\n".join(check_dataset(tmp_path).problems)
+    assert "all 5 annotations are marked as crowds (iscrowd), and none is trained on" in problems
+    run = DetectionData(root=str(tmp_path), train_images="train", train_annotations="annotations/instances_train.json")
+    error_line(lambda: train_detection_loader(run, seed=0), "no image with objects", "5 crowd")
+
+
+def test_other_json_files_beside_instances_are_no_splits(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, "train2017", content())
+    file.with_name("person_keypoints_train2017.json").write_text(json.dumps(content()))
+    file.with_name("captions_train2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    source = find_detection(tmp_path)
+    assert source is not None
+    assert list(source.splits) == ["train2017"]
+
+
+def test_the_evaluation_split_is_looked_at_first(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", content(1))
+    write_coco(tmp_path, "val", content(101), seed=9)
+    check_validation(recognize(tmp_path))
+    write_image(tmp_path / "val" / "000102.png", size=(WIDTH, HEIGHT))
+    (tmp_path / "val" / "000103.png").write_bytes(b"x")
+    error_line(
+        lambda: check_validation(recognize(tmp_path)),
+        "2 of 3 images to evaluate on cannot be used",
+        "000102.png (is 40 pixels wide and 60 high",
+        "000103.png (",
+    )
+    empty = content(101)
+    empty["annotations"] = []
+    write_coco(tmp_path, "val", empty, seed=9)
+    error_line(lambda: check_validation(recognize(tmp_path)), "instances_val.json has no object to evaluate on")

@@ -1,0 +1,368 @@
+"""What YOLO's, VOC's, LabelMe's and CVAT's readers take, and what they say of files that are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from a2mamba.data import DetectionAnnotations, check_dataset
+from a2mamba.data.detection import find_detection
+from a2mamba.data.detection.readers import READERS
+from data.helpers import error_line, write_image
+
+from .layouts import LAYOUTS, Scene, Thing
+
+HEIGHT, WIDTH = 40, 60
+RING = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes two splits of two images, "a b.jpg" and "c.jpg", each with a cat and one with a dog, in a layout."""
+    scenes = {}
+    for split in ("train", "val"):
+        files = [
+            write_image(tmp_path / "src" / split / f"{split[0]} {name}.png", size=(HEIGHT, WIDTH)) for name in "ab"
+        ]
+        dog = Thing("dog", [value + 3 for value in RING])
+        scenes[split] = [
+            Scene(files[0], HEIGHT, WIDTH, [Thing("cat", RING), dog]),
+            Scene(files[1], HEIGHT, WIDTH, [Thing("cat", RING)]),
+        ]
+
+    def write(layout: str) -> Path:
+        LAYOUTS[layout].write(tmp_path / layout, scenes)
+        return tmp_path / layout
+
+    return write
+
+
+def read(root: Path, split: str = "train", **options: Any) -> DetectionAnnotations:
+    source = find_detection(root)
+    assert source is not None
+    return source.read(split, **options)
+
+
+def corners(found: DetectionAnnotations, image: int = 0) -> list[list[float]]:
+    return np.round(found.corners(image), 3).tolist()
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_boxes_labels_and_masks(made: Callable[[str], Path], layout: str) -> None:
+    pytest.importorskip("faster_coco_eval")
+    found = read(made(layout))
+    assert [category.name for category in found.categories] == ["cat", "dog"]
+    assert found.labels.tolist() == [1, 2, 1]
+    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+    assert corners(found) == [[10, 5, 30, 25], [13, 8, 33, 28]]
+    assert found.areas.tolist() == pytest.approx([400] * 3, rel=1e-3)
+    if LAYOUTS[layout].masks:
+        mask = found.mask(0)
+        assert mask.shape == (HEIGHT, WIDTH)
+        assert mask[6:24, 11:29].all()
+        assert 400 <= int(mask.sum()) <= 441
+    elif LAYOUTS[layout].reader == "voc":
+        error_line(lambda: read(made(layout), masks=True), "boxes only", "data.masks=false")
+    else:
+        error_line(lambda: read(made(layout), masks=True), "no segmentation", "masks=False")
+
+
+def test_labels_fit_those_of_training(made: Callable[[str], Path]) -> None:
+    root = made("labelme")
+    expected = read(root).categories
+    for file in (root / "val").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["shapes"] = [{**shape, "label": "DOG "} for shape in content["shapes"] if shape["label"] == "dog"]
+        file.write_text(json.dumps(content))
+    found = read(root, "val", categories=expected)
+    assert found.labels.tolist() == [2]
+    assert [category.name for category in found.categories] == ["cat", "dog"]
+    for file in (root / "val").glob("*.json"):
+        file.write_text(file.read_text().replace("DOG ", "cow"))
+    error_line(lambda: read(root, "val", categories=expected), "categories cow are not those of training, cat, dog")
+    assert "other categories than train: its categories cow" in "\n".join(check_dataset(root).problems)
+
+
+# ---------------------------------------------------------------------------------------------------------------- YOLO
+
+
+def label_file(root: Path) -> Path:
+    return root / "labels" / "train" / "t a.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("0 0.5 0.5 0.2", ["line 1", "has 3 numbers after the class"]),
+        ("0 0.5 0.5 0.2 0.2 0.9", ["line 1", "has 5 numbers after the class"]),
+        ("\n0 0.1 0.1 0.2 0.1 0.2", ["line 2", "has 5 numbers"]),
+        ("cat 0.5 0.5 0.2 0.2", ["line 1", "'cat 0.5 0.5 0.2 0.2'", "a class number"]),
+        ("0.5 0.5 0.5 0.2 0.2", ["begins with 0.5"]),
+        ("-1 0.5 0.5 0.2 0.2", ["begins with -1"]),
+        ("7 0.5 0.5 0.2 0.2", ["is of class 7", "2 have names"]),
+        ("0 30 20 10 12", ["outside of 0 to 1", "divided by the image's width"]),
+        ("0 nan 0.5 0.2 0.2", ["outside of 0 to 1"]),
+    ],
+)
+def test_yolo_lines_that_are_wrong(made: Callable[[str], Path], text: str, parts: list[str]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).write_text(text)
+    error_line(lambda: read(root), str(label_file(root)), *parts)
+    assert str(label_file(root)) in "\n".join(check_dataset(root).problems)
+
+
+def test_yolo_takes_what_editors_write(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).write_bytes(b"\xef\xbb\xbf1 0.5 0.5 0.5 0.5  \r\n\r\n0.0 0.1 0.1 0.2 0.1 0.2 0.2\r\n")
+    found = read(root, masks=False)
+    assert found.labels.tolist() == [2, 1, 1]
+    assert corners(found) == [[15, 10, 45, 30], [6, 4, 12, 8]]
+    label_file(root).unlink()
+    assert np.diff(read(root, masks=False).first).tolist() == [0, 1], "an image without a text file has no objects"
+    for file in (root / "labels" / "train").iterdir():
+        file.unlink()
+    error_line(lambda: READERS["yolo"].read(
+        find_detection(root).splits["val"]._replace(images=root / "images" / "train"),  # type: ignore[union-attr]
+        masks=False, categories=None, problem=None,
+    ), "none of the 2 images", "labels/train/<image>.txt")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("names: {0: cat, x: dog}\ntrain: images/train\n", ["data.yaml", "names is dict"]),
+        ("names: 3\ntrain: images/train\n", ["names is int"]),
+        ("names: [cat, dog\n", ["is not YAML"]),
+        ("names: !!python/object/apply:os.system ['touch pwned']\n", ["is not YAML"]),
+        ("- names:\n- cat\n", ["holds list"]),
+    ],
+)
+def test_yolo_names_that_are_wrong(
+    made: Callable[[str], Path], text: str, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = made("yolo_ultralytics")
+    monkeypatch.chdir(root)
+    (root / "data.yaml").write_text(text)
+    source = find_detection(root)
+    assert source is not None
+    if text.startswith("- "):
+        assert [category.name for category in read(root).categories] == ["0", "1"], "not a data.yaml"
+        return
+    error_line(lambda: read(root), str(root / "data.yaml"), *parts)
+    assert not (root / "pwned").exists()
+
+
+def test_yolo_without_names_and_beside_the_images(tmp_path: Path, made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    (root / "data.yaml").unlink()
+    assert [category.name for category in read(root).categories] == ["0", "1"]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for folder in ("images", "labels"):
+        for file in (root / folder / "train").iterdir():
+            file.rename(flat / file.name)
+    (flat / "classes.txt").write_text("cat\r\ndog\r\n")
+    source = find_detection(flat)
+    assert source is not None
+    assert (source.layout, source.train_split, source.val_split) == ("yolo", "all", "all")
+    assert [category.name for category in source.read("all").categories] == ["cat", "dog"]
+
+
+def test_yolo_lists_of_images(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    (root / "part.txt").write_text("./images/train/t b.png\n/elsewhere/images/val/v a.png\n")
+    (root / "data.yaml").write_text("train: part.txt\nval: images/val\nnames: [cat, dog]\n")
+    found = read(root)
+    assert found.file_names == ("images/train/t b.png", "images/val/v a.png")
+    assert found.labels.tolist() == [1, 1, 2]
+
+
+def test_yolo_sizes_are_upright_and_damaged_images_stay_to_be_named(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    image = Image.new("RGB", (HEIGHT, WIDTH))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    (root / "images" / "train" / "t a.png").unlink()
+    image.save(root / "images" / "train" / "t a.jpg", exif=exif.tobytes())
+    (root / "images" / "train" / "t b.png").write_bytes(b"x")
+    found = read(root)
+    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH], [1, 1]]
+    assert found.skipped == {"on an image that cannot be read": [3]}
+
+
+# ----------------------------------------------------------------------------------------------------------------- VOC
+
+
+def xml_file(root: Path) -> Path:
+    return root / "Annotations" / "t a.xml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("<xmin>10</xmin>", "<xmin>ten</xmin>", ["object 1 has xmin='ten', expected a number"]),
+        ("<xmin>10</xmin>", "", ["object 1 has xmin=None"]),
+        ("<name>cat</name>", "<name> </name>", ["object 1 has no name"]),
+        ("<bndbox>", "<box>", ["is not XML"]),
+        ("<annotation>", "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation>", ["declares a document type"]),
+        ("<annotation>", "<!DOCTYPE a SYSTEM 'file:///etc/passwd'><annotation>", ["declares a document type"]),
+    ],
+)
+def test_voc_files_that_are_wrong(made: Callable[[str], Path], old: str, new: str, parts: list[str]) -> None:
+    root = made("voc")
+    file = xml_file(root)
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    error_line(lambda: read(root), str(file), *parts)
+    assert str(file) in "\n".join(check_dataset(root).problems)
+
+
+def test_voc_entities_do_not_expand_in_other_encodings(made: Callable[[str], Path]) -> None:
+    root = made("voc")
+    text = "<?xml version='1.0' encoding='utf-16'?><!DOCTYPE a [<!ENTITY b 'c'>]><annotation>&b;</annotation>"
+    xml_file(root).write_bytes(text.encode("utf-16"))
+    error_line(lambda: read(root), str(xml_file(root)), "document type")
+
+
+def test_voc_as_tools_write_it(made: Callable[[str], Path]) -> None:
+    root = made("voc")
+    file = xml_file(root)
+    text = file.read_text().replace(f"<width>{WIDTH}</width>", "<width>0</width>")
+    file.write_text(text.replace("<filename>t a.png", "<filename>C:\\pics\\other.jpg"))
+    assert read(root).image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+    published = file.read_text().replace(
+        "<filename>", "<source><database>The VOC2007 Database</database></source><filename>"
+    )
+    file.write_text(published)
+    assert corners(read(root))[0] == [9, 4, 30, 25], "the published files count pixels from 1"
+    (root / "JPEGImages" / "t a.png").unlink()
+    error_line(lambda: read(root), str(file), "which is not in", "JPEGImages")
+
+
+def test_a_list_that_names_absent_files_is_no_split(made: Callable[[str], Path]) -> None:
+    root = made("voc")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("nothing\n")
+    source = find_detection(root)
+    assert source is not None
+    assert list(source.splits) == ["train", "val"]
+
+
+# ------------------------------------------------------------------------------------------------------------- LabelMe
+
+
+def shape(kind: str, points: Sequence[Sequence[float]], **more: Any) -> dict[str, Any]:
+    return {"label": "cat", "shape_type": kind, "points": points, **more}
+
+
+def one_labelme(tmp_path: Path, *shapes: Any) -> Path:
+    write_image(tmp_path / "x.png", size=(HEIGHT, WIDTH))
+    content = {"version": "5", "imagePath": "x.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": list(shapes)}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_labelme_shapes(tmp_path: Path) -> None:
+    ring = [[5, 5], [20, 5], [20, 15]]
+    root = one_labelme(
+        tmp_path,
+        shape("polygon", ring, group_id=3),
+        shape("polygon", [[30, 20], [40, 20], [40, 30]], group_id=3),
+        shape("polygon", ring, group_id=None),
+        shape("circle", [[30, 20], [30, 30]]),
+        shape("line", [[1, 1], [5, 5]]),
+        shape("point", [[1, 1]]),
+    )
+    found = read(root, "all")
+    assert corners(found) == [[5, 5, 40, 30], [5, 5, 20, 15], [20, 10, 40, 30]]
+    assert found.skipped == {"a line, which is no object": [4], "a point, which is no object": [5]}
+    assert found.areas.tolist() == pytest.approx([125, 75, 314], rel=0.01)
+    rectangles = read(one_labelme(tmp_path, shape("rectangle", [[20, 15], [5, 5]])), "all")
+    assert corners(rectangles) == [[5, 5, 20, 15]]
+    assert rectangles.segmentations is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        ("x", ["shape 1 is str"]),
+        ({"label": None, "points": [[1, 1]]}, ["shape 1 has the label None"]),
+        (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),
+        (shape("polygon", [[1, 2], [3, float("nan")]]), ["not pairs of finite numbers"]),
+        (shape("rectangle", [[1, 2]]), ["is a rectangle of 1 points"]),
+        (shape("blob", [[1, 2], [3, 4]]), ["is a blob of 2 points, which is not known here"]),
+    ],
+)
+def test_labelme_shapes_that_are_wrong(tmp_path: Path, wrong: Any, parts: list[str]) -> None:
+    root = one_labelme(tmp_path, wrong, shape("polygon", [[5, 5], [20, 5], [20, 15]]))
+    error_line(lambda: read(root, "all"), str(root / "x.json"), *parts)
+    counted = read(root, "all", problem=lambda *_: None)
+    assert corners(counted) == [[5, 5, 20, 15]], "the others are read where problems are only counted"
+
+
+def test_labelme_files_that_are_wrong(made: Callable[[str], Path]) -> None:
+    root = made("labelme")
+    file = root / "train" / "t a.json"
+    for text, part in (("{", "is not JSON"), ("[]", "no list 'shapes'"), ("[" * 100_000, "is not JSON")):
+        file.write_text(text)
+        error_line(lambda: read(root), str(file), part)
+
+
+# ---------------------------------------------------------------------------------------------------------------- CVAT
+
+
+def one_cvat(tmp_path: Path, shapes: str) -> Path:
+    write_image(tmp_path / "images" / "sub" / "x.png", size=(HEIGHT, WIDTH))
+    image = f"<image id='0' name='sub/x.png' width='{WIDTH}' height='{HEIGHT}'>{shapes}</image>"
+    labels = "<meta><task><labels><label><name>dog</name></label><label><name>cat</name></label></labels></task></meta>"
+    (tmp_path / "annotations.xml").write_text(f"<annotations><version>1.1</version>{labels}{image}</annotations>")
+    return tmp_path
+
+
+def test_cvat_shapes(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    root = one_cvat(
+        tmp_path,
+        "<box label='cat' xtl='5' ytl='6' xbr='25' ybr='16'/>"
+        "<box label='dog' xtl='5' ytl='6' xbr='25' ybr='16' rotation='90'/>"
+        "<polyline label='cat' points='1,1;2,2'/><tag label='dog'/>",
+    )
+    found = read(root, "all")
+    assert [category.name for category in found.categories] == ["dog", "cat"], "in the order that CVAT declares"
+    assert found.labels.tolist() == [2, 1]
+    assert corners(found) == [[5, 6, 25, 16], [10, 1, 20, 21]]
+    assert found.skipped == {"a polyline, which is no object": [3]}
+    masks = read(one_cvat(tmp_path, "<mask label='cat' rle='1, 2, 3' left='10' top='20' width='3' height='2'/>"), "all")
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[20, 11:13] = 1
+    assert np.array_equal(masks.mask(0), expected)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "parts"),
+    [
+        ("<box label='cat' xtl='5' ytl='x' xbr='25' ybr='16'/>", ["a box has ytl='x'"]),
+        ("<polygon label='cat' points='1,1;2'/>", ["a polygon has the points '1,1;2'"]),
+        ("<polygon label='cat' points='1,1;nan,2'/>", ["a polygon has the points"]),
+        ("<mask label='cat' rle='1,2' left='0' top='0' width='3' height='2'/>", ["a mask has run lengths"]),
+        ("<mask label='cat' rle='6' left='59' top='0' width='3' height='2'/>", ["outside of its image"]),
+        ("</image><track/><image>", ["tracks of a video", "CVAT for images 1.1"]),
+    ],
+)
+def test_cvat_files_that_are_wrong(tmp_path: Path, shapes: str, parts: list[str]) -> None:
+    root = one_cvat(tmp_path, shapes)
+    error_line(lambda: read(root, "all"), str(root / "annotations.xml"), *parts)
+
+
+def test_nothing_is_found_in_other_folders(tmp_path: Path) -> None:
+    assert find_detection(tmp_path) is None
+    write_image(tmp_path / "train" / "cat" / "1.png")
+    (tmp_path / "train" / "cat" / "notes.json").write_text("{}")
+    (tmp_path / "train" / "cat" / "1.txt").write_text("a cat")
+    (tmp_path / "config.xml").write_text("<config/>")
+    assert find_detection(tmp_path) is None
