@@ -711,4 +711,4 @@ def test_a_wrong_kernel_is_switched_off(
         assert self_test.passed("selective_scan_state/numba", torch.device("cpu")) is None
     finally:
         self_test.forget()
-    assert os.listdir(tmp_path / "a2mamba") == ["self_test.json"]
+    assert os.listdir(tmp_path) == [], "the next process asks again: Numba may have compiled another kernel by then"
