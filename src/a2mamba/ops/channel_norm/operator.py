@@ -45,7 +45,7 @@ def channel_norm(
     dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Return the LayerNorm over the channels of every position (SPEC section 3).
+    """Return the LayerNorm over the channels of every position (docs/network.md, section 3).
 
     Args:
         x: (B, C, H, W), any floating dtype.

@@ -92,7 +92,7 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
 
 
 def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
-    """Return x + depthwise_conv(x): the positional convolution of a block (SPEC section 3).
+    """Return x + depthwise_conv(x): the positional convolution of a block (docs/network.md, section 3).
 
     Args:
         x: (B, C, H, W), any floating dtype.
