@@ -224,15 +224,16 @@ def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path)
 
 def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
     class_folders(tmp_path / "my photos", "train", "val")
-    settings = ("--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet", "data.workers=0")
-    words = ("fit", tmp_path / "my photos", *settings, "--out", tmp_path / "run")
+    quiet = ("--device", "cpu", "--quiet", "data.workers=0")
+    folders = (tmp_path / "my photos", "--out", tmp_path / "run")
+    words = ("fit", *folders, "--scratch", "--model", "a2mamba_test", *quiet)
     assert in_process(*words, "--epochs", "1").status == 0
     result = in_process(*words, "--epochs", "3", "--resume")
     result.refused("is a run of 1 epochs", "a schedule of 3")
     command = result.err[result.err.index("a2mamba fit '") :]
     recipe, *arguments = shlex.split(command)
     assert (recipe, arguments[0]) == ("a2mamba", "fit")
-    longer = in_process(*arguments, "--device", "cpu", "--quiet", "data.workers=0")
+    longer = in_process(*arguments, *quiet)
     assert longer.status == 0, longer
     assert "begins with" in longer.err
     assert "a2mamba_test: the network of" in longer.err

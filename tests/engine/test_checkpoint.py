@@ -97,7 +97,7 @@ def test_missing_truncated_damaged_and_foreign_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="is truncated, or not a checkpoint") as error:
+        with pytest.raises(ValueError, match="is damaged, or not a checkpoint") as error:
             load_checkpoint_file(path)
         assert "\n" not in str(error.value)
     path.write_bytes(whole)

@@ -61,7 +61,7 @@ def test_a_mask_that_does_not_fit_is_named_before_training(tmp_path: Path) -> No
 
 def test_a_split_without_objects_is_refused(tmp_path: Path) -> None:
     coco(tmp_path, objects=False)
-    error_line(lambda: check_validation(recognize(tmp_path)), "no objects to evaluate on")
+    error_line(lambda: check_validation(recognize(tmp_path)), "no object to evaluate on")
 
 
 def test_progress_is_shown(tmp_path: Path) -> None:
