@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from a2mamba.analysis.throughput import Setting, compare
 from a2mamba.paper import find_table, published_tables, read_results, record_result
 from a2mamba.paper.measuring import measure
 from a2mamba.paper.tables import Table
@@ -99,6 +100,21 @@ def test_measuring_times_the_networks_of_a_table_in_one_run(monkeypatch: pytest.
     assert speed.batch == 2
     assert speed.peak_memory_mb is not None
     assert speed.peak_memory_mb > 0
+
+
+def test_segmentation_networks_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = find_table("XIII")
+    few = replace(
+        table,
+        rows=tuple(row for row in table.rows if row.name in ("MMSCopE", "MASS")),
+        columns=tuple(replace(column, size=(64, 64)) if column.size else column for column in table.columns),
+    )
+    monkeypatch.setattr("a2mamba.paper.measuring.operators_disagree", lambda device: None)
+    monkeypatch.setattr("a2mamba.analysis.throughput.peak_memory", lambda name, setting: 1.0)
+    found = measure(few, device="cpu", batch=1, rounds=1)
+    assert set(found) == {("segman_tiny on a2mamba_tiny", 64), ("roadmap_mass", 64)}
+    with pytest.raises(ValueError, match="unknown model 'roadmap'"):
+        compare(["roadmap"], Setting(64, 1))
 
 
 def test_no_speed_where_an_operator_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 from a2mamba.analysis.flops import parameters
 from a2mamba.backbone import Pyramid, fuse_for_inference
 from a2mamba.catalog import published_top1
+from a2mamba.segmentation import check_segmenter, create_segmenter
 
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -79,7 +80,8 @@ class Runner:
     """One model, ready to be timed under a setting.
 
     Args:
-        name: a timm model, ours among them.
+        name: a timm model, ours among them, or a segmentation network of ours, with 150 classes; "NETWORK on BACKBONE"
+            means one on another backbone.
         setting: see :class:`Setting`.
 
     Raises:
@@ -87,14 +89,11 @@ class Runner:
     """
 
     def __init__(self, name: str, setting: Setting) -> None:
-        if not timm.is_model(name):
-            raise ValueError(f"unknown model {name!r}: neither ours nor timm's")
         if setting.fused and setting.mode == "training":
             raise ValueError("a fused model cannot be trained; measure inference, or do not fuse")
         torch.manual_seed(0)
         self.setting = setting
-        options: dict[str, Any] = {"img_size": setting.size} if _takes_img_size(name) else {}
-        self.model: nn.Module = timm.create_model(name, **options).to(setting.device)
+        self.model = _make(name, setting.size).to(setting.device)
         self.model.train(setting.mode == "training")
         self.parameters = parameters(self.model)
         self.fused = setting.fused and isinstance(self.model, Pyramid)
@@ -131,6 +130,19 @@ class Runner:
     def _wait(self) -> None:
         if torch.device(self.setting.device).type == "cuda":
             torch.cuda.synchronize()
+
+
+def _make(name: str, size: int) -> nn.Module:
+    """Return a timm model, ours among them, or a segmentation network of ours: NETWORK, or NETWORK on BACKBONE."""
+    if timm.is_model(name):
+        options: dict[str, Any] = {"img_size": size} if _takes_img_size(name) else {}
+        return timm.create_model(name, **options)
+    network, _, backbone = name.partition(" on ")
+    try:
+        check_segmenter(network)
+    except ValueError as error:
+        raise ValueError(f"unknown model {name!r}: neither ours nor timm's") from error
+    return create_segmenter(network, num_classes=150, backbone=backbone or None, img_size=size)
 
 
 def _takes_img_size(name: str) -> bool:

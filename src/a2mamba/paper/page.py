@@ -121,7 +121,8 @@ def _table(report: Report) -> str:
 
 
 def _heading(column: Column) -> str:
-    return escape(column.label) + (f"<small>{column.unit}</small>" if column.unit else "")
+    label = column.label.replace("-", "\N{NON-BREAKING HYPHEN}")
+    return escape(label) + (f"<small>{column.unit}</small>" if column.unit else "")
 
 
 def _row(row: ReportRow, typed: bool) -> str:
@@ -159,7 +160,7 @@ _STYLE = """
 --mark:#1c2c38;--a:#5bb8f0;--b:#f0a04b;--c:#6fd6a0;--d:#c9a0de;--e:#e0c060;--f:#e59a9a;--g:#a0aef5}}
 *{box-sizing:border-box}html{scroll-behavior:smooth}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1240px;margin:0 auto;padding:28px 20px 40px}
+main{max-width:1440px;margin:0 auto;padding:28px 20px 40px}
 header,section{margin-bottom:18px;background:var(--card);border:1px solid var(--rule);border-radius:12px;
 padding:22px 26px}
 h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3em}h2{font-size:1.15rem;margin:0 0 .7em}
