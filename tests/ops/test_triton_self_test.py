@@ -22,7 +22,7 @@ class Broken:
     """A kernel that is launched with another scale than the caller's."""
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
+        self.kernel, self.arg_names = kernel, kernel.arg_names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(**arguments: Any) -> None:
