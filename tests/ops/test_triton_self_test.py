@@ -22,7 +22,7 @@ class Broken:
     """A kernel that is launched with another scale than the caller's."""
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
+        self.kernel, self.arg_names = kernel, kernel.arg_names
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(**arguments: Any) -> None:
@@ -33,13 +33,18 @@ class Broken:
 
 def run_passed(folder: str, operator: str, broken: str | None) -> tuple[str | None, list[str]]:
     """Return verdict and warnings of two calls in a fresh memory, with one kernel of neighborhood attention broken."""
+    from a2mamba.ops import triton_launch
     from a2mamba.ops.neighborhood import triton_kernels
 
     self_test.forget()
     with mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if broken is not None:
-            with mock.patch.object(triton_kernels, broken, Broken(getattr(triton_kernels, broken))):
+            with (
+                mock.patch.object(triton_kernels, broken, Broken(getattr(triton_kernels, broken))),
+                # Launches that are known already would run the right kernel.
+                mock.patch.dict(triton_launch._known, clear=True),
+            ):
                 reason = self_test.passed(operator, CPU)
         else:
             # As a first use inside inference under autocast would call it.
