@@ -38,7 +38,16 @@ def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
     Args:
         network: takes one tensor.
         example: of the size that the program is for; its batch must be at least 2, which leaves the batch free.
+
+    Raises:
+        ValueError: where the network calls an operator that has no such form.
     """
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # of others the program would keep the strides of this machine
+    forms = {getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()}
+    # Of other kernels of attention the program would keep the strides that this machine's have.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
-        return program.run_decompositions({getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()})
+        program = program.run_decompositions(forms)
+    ours = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("a2mamba.")}
+    if ours:
+        raise ValueError(f"no form for export of {', '.join(sorted(ours))}")
+    return program
