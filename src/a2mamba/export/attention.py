@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
+from a2mamba.export.graph import constant, reshape
 from a2mamba.ops.neighborhood.reference import effective_window
 
 TILES = (4, 5, 6, 7, 8, 10, 12, 14, 16)
@@ -31,7 +30,7 @@ Table = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Axis:
-    """How an axis is cut: T tiles of Q queries, each with K' keys. Tables of NumPy, which no trace looks into."""
+    """How an axis is cut: T tiles of Q queries, each with K' keys. """
 
     queries: Table
     """(T, Q), positions; short tiles repeat their last"""
@@ -70,14 +69,15 @@ def cut_axis(length: int, kernel_size: int, dilation: int, tile: int) -> Axis:
 
 
 @cache
-def _choose(
-    height: int, width: int, kernel_size: tuple[int, int], dilation: tuple[int, int], tiles: tuple[int, ...]
+def cut_map(
+    height: int, width: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[Axis, Axis]:
     """Return the cut of both axes that costs least."""
     best, least = None, float("inf")
-    for rows in {min(tile, height) for tile in (*tiles, height)}:
-        for columns in {min(tile, width) for tile in (*tiles, width)}:
-            y, x = cut_axis(height, kernel_size[0], dilation[0], rows), cut_axis(width, kernel_size[1], dilation[1], columns)
+    for rows in {min(tile, height) for tile in (*TILES, height)}:
+        for columns in {min(tile, width) for tile in (*TILES, width)}:
+            y = cut_axis(height, kernel_size[0], dilation[0], rows)
+            x = cut_axis(width, kernel_size[1], dilation[1], columns)
             count = y.queries.shape[0] * x.queries.shape[0]
             queries, keys = y.queries.shape[1] * x.queries.shape[1], y.keys.shape[1] * x.keys.shape[1]
             cost = count * (queries * keys + GATHER_COST * (queries + 2 * keys))
@@ -88,26 +88,30 @@ def _choose(
 
 
 def neighborhood_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
+    q: Any,
+    k: Any,
+    v: Any,
+    bias: Any | None,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
-) -> Tensor:
-    """Return neighborhood attention of (B, G, H, W, d) tensors; arguments as the operator's."""
-    height, width = int(q.shape[2]), int(q.shape[3])
+) -> Any:
+    """Return neighborhood attention of (B, G, H, W, d) values of a graph; arguments as the operator's."""
+    from onnxscript import opset18 as op
+
+    heads, height, width, channels = (int(size) for size in v.shape[1:])
     window = (int(kernel_size[0]), int(kernel_size[1]))
-    y, x = _choose(height, width, window, (int(dilation[0]), int(dilation[1])), TILES)
+    y, x = cut_map(height, width, window, (int(dilation[0]), int(dilation[1])))
     queries, keys = _grid(y.queries, x.queries, width), _grid(y.keys, x.keys, width)
-    scores = _tiles(q * scale, queries) @ _tiles(k, keys).transpose(-1, -2)
-    scores = scores + _pair_bias(bias, window, y, x, scores)
-    out = (scores.softmax(-1) @ _tiles(v, keys)).flatten(2, 3)
+    scores = op.MatMul(
+        op.Mul(_tiles(q, queries), constant(np.float32(scale))), op.Transpose(_tiles(k, keys), perm=[0, 1, 2, 4, 3])
+    )
+    attention = op.Softmax(op.Add(scores, _pair_bias(bias, heads, window, y, x)), axis=-1)
+    out = reshape(op.MatMul(attention, _tiles(v, keys)), 0, 0, queries.size, channels)
     (row, p), (column, r) = y.places(height), x.places(width)
-    tile = row[:, None] * x.queries.shape[0] + column
+    tile = row[:, None] * len(x.queries) + column
     slot = (tile * y.queries.shape[1] + p[:, None]) * x.queries.shape[1] + r
-    return _take(out, 2, slot).unflatten(2, (height, width))
+    return reshape(_take(out, slot, queries.size), 0, 0, height, width, channels)
 
 
 def _grid(rows: Table, columns: Table, width: int) -> Table:
@@ -116,30 +120,32 @@ def _grid(rows: Table, columns: Table, width: int) -> Table:
     return tokens.reshape(len(rows) * len(columns), -1)
 
 
-def _tiles(x: Tensor, tokens: Table) -> Tensor:
+def _tiles(x: Any, tokens: Table) -> Any:
     """(B, G, H, W, d) and tokens (T, n) -> (B, G, T, n, d)."""
-    return _take(x.flatten(2, 3), 2, tokens).unflatten(2, tokens.shape)
+    count, channels = int(x.shape[2]) * int(x.shape[3]), int(x.shape[4])
+    return reshape(_take(reshape(x, 0, 0, count, channels), tokens, count), 0, 0, *tokens.shape, channels)
 
 
-def _take(x: Tensor, dim: int, indices: Table) -> Tensor:
-    """The entries of an axis; nothing is moved where they are all of them in order."""
-    flat = indices.flatten()
-    if np.array_equal(flat, np.arange(x.shape[dim])):
-        return x
-    return x.index_select(dim, torch.from_numpy(flat))
+def _take(x: Any, tokens: Table, count: int) -> Any:
+    """Tokens of x (B, G, count, d); nothing is moved where they are all of them in order."""
+    from onnxscript import opset18 as op
+
+    flat = tokens.flatten()
+    return x if np.array_equal(flat, np.arange(count)) else op.Gather(x, constant(flat), axis=2)
 
 
-def _pair_bias(bias: Tensor | None, window: tuple[int, int], y: Axis, x: Axis, like: Tensor) -> Tensor:
+def _pair_bias(bias: Any | None, heads: int, window: tuple[int, int], y: Axis, x: Axis) -> Any:
     """Return (G, T, Q, K'): the bias of every pair of a tile, minus infinity for those that are no neighbors.
 
-    No step has more than five axes.
+    Without a bias, G is 1. No step has more than five axes.
     """
-    spans = 2 * window[0] - 1, 2 * window[1] - 1
-    table = like.new_zeros(1, *spans) if bias is None else bias.to(like.dtype)
-    table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
-    heads = table.shape[0]
+    from onnxscript import opset18 as op
+
+    if bias is None:
+        bias, heads = constant(np.zeros((1, 2 * window[0] - 1, 2 * window[1] - 1), np.float32)), 1
+    table = op.Pad(bias, constant(np.array([0, 0, 0, 0, 1, 1])), constant(np.float32("-inf")))
+    pairs = op.Gather(op.Gather(table, constant(y.offsets.flatten()), axis=1), constant(x.offsets.flatten()), axis=2)
     (th, qh, kh), (tw, qw, kw) = y.offsets.shape, x.offsets.shape
-    pairs = _take(_take(table, 1, y.offsets), 2, x.offsets)
-    pairs = pairs.view(heads, th, qh * kh, tw, qw * kw).transpose(2, 3)
-    pairs = pairs.reshape(heads * th * tw, qh, kh, qw, kw).transpose(2, 3)
-    return pairs.reshape(heads, th * tw, qh * qw, kh * kw)
+    pairs = op.Transpose(reshape(pairs, heads, th, qh * kh, tw, qw * kw), perm=[0, 1, 3, 2, 4])
+    pairs = op.Transpose(reshape(pairs, heads * th * tw, qh, kh, qw, kw), perm=[0, 1, 3, 2, 4])
+    return reshape(pairs, heads, th * tw, qh * qw, kh * kw)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from a2mamba.export.translation import translation_table
+
 INPUT = "images"
 OPSET = 20
 """Read by ONNX Runtime on servers and in browsers, TensorRT 10 and OpenVINO."""
@@ -61,12 +63,15 @@ class OnnxFormat(Format):
                 program,
                 dynamo=True,
                 opset_version=OPSET,
+                custom_translation_table=translation_table(),
+                optimize=False,
                 input_names=[INPUT],
                 output_names=list(outputs),
                 verbose=False,
             )
             assert written is not None
-            written.save(path)
+            _simplify(written.model)
+            written.save(path, external_data=False)
 
     def load(self, path: Path, threads: int) -> Run:
         """See `Format`."""
@@ -86,7 +91,7 @@ class OnnxFormat(Format):
 
 
 class Pt2Format(Format):
-    """A program of torch.export; PyTorch alone loads it, without this package."""
+    """A program of torch.export; it calls our operators, which `import a2mamba.ops` registers before it is loaded."""
 
     suffix = ".pt2"
 
@@ -137,6 +142,20 @@ class OpenVinoFormat(Format):
 
 
 FORMATS: dict[str, Format] = {"onnx": OnnxFormat(), "pt2": Pt2Format(), "openvino": OpenVinoFormat()}
+
+
+MAX_FOLDED = 2**16
+"""Elements of a constant that is computed beforehand; of larger ones the file keeps the few nodes that make it."""
+
+
+def _simplify(model: Any) -> None:
+    """Compute constants, and everything that stands twice once: a map that is applied again among it."""
+    from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+    from onnxscript import optimizer
+
+    optimizer.optimize_ir(model, output_size_limit=MAX_FOLDED)
+    DeduplicateInitializersPass()(model)
+    CommonSubexpressionEliminationPass()(model)
 
 
 def _need(extra: str, *packages: str) -> None:

@@ -7,63 +7,83 @@ is never above one and nothing is divided, so the form is exact: it is the recur
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import Any
+
+import numpy as np
+
+from a2mamba.export.graph import constant, reshape
 
 SEQUENTIAL = 16
 """Up to this length the recurrence is unrolled as it is."""
 
 
-def selective_scan_state(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
-) -> Tensor:
-    """Return the states (B, C, L); arguments as the operator's, float32: u and delta (B, C, L), A (C,), B (B, N, L)."""
-    step = delta.transpose(1, 2)
+def selective_scan_state(u: Any, delta: Any, A: Any, B: Any, delta_bias: Any | None, delta_softplus: bool) -> Any:
+    """Return the states (B, C, L) of values of a graph: u, delta (B, C, L), A (C,), B (B, N, L), float32."""
+    from onnxscript import opset18 as op
+
+    channels, length, groups = int(u.shape[1]), int(u.shape[2]), int(B.shape[1])
+    step = op.Transpose(delta, perm=[0, 2, 1])
     if delta_bias is not None:
-        step = step + delta_bias
+        step = op.Add(step, delta_bias)
     if delta_softplus:
-        step = F.softplus(step)
-    projection = B.transpose(1, 2)
-    groups, channels = B.shape[1], u.shape[1]
+        step = op.Softplus(step)
+    x = op.Mul(step, op.Transpose(u, perm=[0, 2, 1]))
+    projection = op.Transpose(B, perm=[0, 2, 1])
     if groups > 1:
-        projection = projection.unsqueeze(-1).expand(-1, -1, -1, channels // groups).flatten(2)
-    return linear_recurrence(step * A, step * projection * u.transpose(1, 2)).transpose(1, 2)
+        x = reshape(x, 0, length, groups, channels // groups)
+        projection = reshape(projection, 0, length, groups, 1)
+    x = op.Mul(x, projection)
+    if groups > 1:
+        x = reshape(x, 0, length, channels)
+    return op.Transpose(linear_recurrence(op.Mul(step, A), x, length, channels), perm=[0, 2, 1])
 
 
-def linear_recurrence(log_decay: Tensor, x: Tensor) -> Tensor:
-    """Return h with h_t = exp(log_decay_t) h_{t-1} + x_t along axis 1 of (B, L, C), from zero.
+def linear_recurrence(log_decay: Any, x: Any, length: int, channels: int) -> Any:
+    """Return h with h_t = exp(log_decay_t) h_{t-1} + x_t along axis 1, from zero; all (B, length, channels).
 
-    Args:
-        log_decay: (B, L, C), not above zero.
-        x: (B, L, C).
-
-    Returns:
-        (B, L, C).
+    ``log_decay`` is not above zero.
     """
-    length = x.shape[1]
+    from onnxscript import opset18 as op
+
     if length <= SEQUENTIAL:
-        return torch.cat(_steps(log_decay.exp(), x, 1), 1)
+        return _concat(_steps(op.Exp(log_decay), x, length, 1), 1)
     size = chunk_size(length)
-    padding = -length % size
+    chunks = -(-length // size)
+    padding = chunks * size - length
     if padding:
-        log_decay, x = (F.pad(each, (0, 0, 0, padding)) for each in (log_decay, x))
-    log_decay, x = (each.unflatten(1, (-1, size)) for each in (log_decay, x))  # (B, chunks, places, C)
-    states = _steps(log_decay.exp(), x, 2)
-    total = log_decay.cumsum(2)
-    ends = linear_recurrence(total[:, :-1, -1], states[-1][:, :-1, 0])
-    carried = F.pad(ends, (0, 0, 1, 0))  # nothing is carried into the first chunk
-    h = torch.cat(states, 2) + total.exp() * carried.unsqueeze(2)
-    return h.flatten(1, 2)[:, :length]
+        after = constant(np.array([0, 0, 0, 0, padding, 0]))
+        log_decay, x = op.Pad(log_decay, after), op.Pad(x, after)
+    log_decay, x = (reshape(each, 0, chunks, size, channels) for each in (log_decay, x))
+    states = _steps(op.Exp(log_decay), x, size, 2)
+    decay = op.CumSum(log_decay, constant(np.int64(2)))
+    # What every chunk but the last hands on: its last state, and by how much the state before it has decayed.
+    last, end = constant(np.array([size - 1])), constant(np.array([size]))
+    ends = (op.Slice(decay, last, end, constant(np.array([2]))), states[-1])
+    ends = [op.Slice(each, *(constant(np.array([at])) for at in (0, chunks - 1, 1))) for each in ends]
+    carried = linear_recurrence(*(reshape(each, 0, chunks - 1, channels) for each in ends), chunks - 1, channels)
+    carried = op.Pad(carried, constant(np.array([0, 1, 0, 0, 0, 0])))  # nothing into the first
+    h = op.Add(_concat(states, 2), op.Mul(op.Exp(decay), reshape(carried, 0, chunks, 1, channels)))
+    h = reshape(h, 0, chunks * size, channels)
+    return op.Slice(h, *(constant(np.array([at])) for at in (0, length, 1))) if padding else h
 
 
-def _steps(decay: Tensor, x: Tensor, dim: int) -> list[Tensor]:
+def _steps(decay: Any, x: Any, length: int, dim: int) -> list[Any]:
     """The states after every step along an axis, which each of them keeps, one long."""
-    inputs = x.split(1, dim)
+    from onnxscript import opset18 as op
+
+    if length == 1:
+        return [x]
+    decays, inputs = (op.Split(each, axis=dim, num_outputs=length) for each in (decay, x))
     states = [inputs[0]]
-    for a, b in zip(decay.split(1, dim)[1:], inputs[1:], strict=True):
-        states.append(a * states[-1] + b)
+    for a, b in zip(decays[1:], inputs[1:], strict=True):
+        states.append(op.Add(op.Mul(a, states[-1]), b))
     return states
+
+
+def _concat(parts: list[Any], dim: int) -> Any:
+    from onnxscript import opset18 as op
+
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=dim)
 
 
 def chunk_size(length: int) -> int:
