@@ -26,6 +26,7 @@ from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
+from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
 from a2mamba.files import replace_text
 from a2mamba.recipes import read_checkpoint
 from a2mamba.tasks import (
@@ -228,6 +229,54 @@ class Predictor:
             raise ValueError("no images to look at; expected at least one")
         if failures:
             raise UnreadableImagesError(failures, asked)
+
+    def export(
+        self,
+        path: Path | str,
+        *,
+        format: str | None = None,
+        size: tuple[int, int] | None = None,
+        output: OutputName | None = None,
+        pixels: bool = False,
+        images: ImageLike | Iterable[ImageLike] = (),
+        tolerance: float = TOLERANCE,
+    ) -> Exported:
+        """Write the network as a file for another runtime, and keep it if it computes the same.
+
+        Args:
+            path: the file.
+            format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
+            size: height and width that the file is for; None: those of training.
+            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
+            images: to compare on, beside random ones; they are squashed to the size.
+            tolerance: largest difference, see `a2mamba.export.export_model`.
+
+        Raises:
+            ValueError: a network, size, format or output that does not fit.
+            ImportError: the format needs a package that is not installed.
+            a2mamba.export.ExportError: the file computes something else; it is not kept.
+        """
+        trained = self._task.network_input(self.run)
+        height, width = size = trained.size if size is None else size
+        compared = []
+        for source in self._sources(images, MAX_PIXELS):
+            image = source.load().resize((width, height), Image.Resampling.BILINEAR)
+            compared.append(np.asarray(image).reshape(height, width, -1))
+        return export_model(
+            self.model,
+            path,
+            size=size,
+            mean=trained.mean,
+            std=trained.std,
+            classes=self.classes,
+            format=format,
+            output=output,
+            pixels=pixels,
+            images=compared,
+            tolerance=tolerance,
+            about={"model": self.run.model.name, "task": self.task, "weights": self.report},
+        )
 
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""

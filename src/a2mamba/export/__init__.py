@@ -2,6 +2,7 @@
 
 from a2mamba.export.comparison import Comparison, ExportError
 from a2mamba.export.formats import FORMATS
-from a2mamba.export.model import Exported, export_model
+from a2mamba.export.model import TOLERANCE, Exported, export_model
+from a2mamba.export.served import OutputName
 
-__all__ = ["FORMATS", "Comparison", "ExportError", "Exported", "export_model"]
+__all__ = ["FORMATS", "TOLERANCE", "Comparison", "ExportError", "Exported", "OutputName", "export_model"]

@@ -30,7 +30,7 @@ Table = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Axis:
-    """How an axis is cut: T tiles of Q queries, each with K' keys. """
+    """How an axis is cut: T tiles of Q queries, each with K' keys."""
 
     queries: Table
     """(T, Q), positions; short tiles repeat their last"""
@@ -69,9 +69,7 @@ def cut_axis(length: int, kernel_size: int, dilation: int, tile: int) -> Axis:
 
 
 @cache
-def cut_map(
-    height: int, width: int, kernel_size: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[Axis, Axis]:
+def cut_map(height: int, width: int, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[Axis, Axis]:
     """Return the cut of both axes that costs least."""
     best, least = None, float("inf")
     for rows in {min(tile, height) for tile in (*TILES, height)}:

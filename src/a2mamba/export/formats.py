@@ -87,7 +87,11 @@ class OnnxFormat(Format):
         import onnx
 
         model = onnx.load(path, load_external_data=False)
-        return {"opset": OPSET, "nodes": len(model.graph.node), "operators": sorted({n.op_type for n in model.graph.node})}
+        return {
+            "opset": OPSET,
+            "nodes": len(model.graph.node),
+            "operators": sorted({n.op_type for n in model.graph.node}),
+        }
 
 
 class Pt2Format(Format):
@@ -147,15 +151,19 @@ FORMATS: dict[str, Format] = {"onnx": OnnxFormat(), "pt2": Pt2Format(), "openvin
 MAX_FOLDED = 2**16
 """Elements of a constant that is computed beforehand; of larger ones the file keeps the few nodes that make it."""
 
+_ANY_SIZE = 2**40
+
 
 def _simplify(model: Any) -> None:
     """Compute constants, and everything that stands twice once: a map that is applied again among it."""
     from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
     from onnxscript import optimizer
 
+    same = CommonSubexpressionEliminationPass(size_limit=_ANY_SIZE)
+    same(model)
     optimizer.optimize_ir(model, output_size_limit=MAX_FOLDED)
-    DeduplicateInitializersPass()(model)
-    CommonSubexpressionEliminationPass()(model)
+    DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
+    same(model)
 
 
 def _need(extra: str, *packages: str) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 
 def constant(value: Any) -> Any:
     """Return a NumPy array or number as a constant of the graph."""
-    import onnx_ir
+    from onnx.numpy_helper import from_array
     from onnxscript import opset18 as op
 
-    return op.Constant(value=onnx_ir.tensor(np.asarray(value)))
+    return op.Constant(value=from_array(np.asarray(value)))
 
 
 def reshape(x: Any, *shape: int) -> Any:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def export_model(
             "milliseconds": {"threads": THREADS, "file": comparison.file_ms, "eager": comparison.eager_ms},
         }
         for file in files:
-            replace_file(path.with_name(file.name), lambda temporary, file=file: shutil.move(file, temporary))
+            replace_file(path.with_name(file.name), partial(shutil.move, file))
     sidecar = path.with_suffix(".json")
     replace_text(sidecar, json.dumps(description, indent=2, ensure_ascii=False))
     return Exported(path, sidecar, comparison, description)
@@ -173,7 +174,7 @@ def find_format(path: Path, name: str | None) -> tuple[str, Format]:
 
 def _normalized(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """uint8 (B, H, W, C) -> float32 (B, C, H, W)."""
-    values = (pixels / np.float32(255) - np.float32(mean)) / np.float32(std)
+    values = (pixels / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
 

@@ -56,11 +56,13 @@ def linear_recurrence(log_decay: Any, x: Any, length: int, channels: int) -> Any
     log_decay, x = (reshape(each, 0, chunks, size, channels) for each in (log_decay, x))
     states = _steps(op.Exp(log_decay), x, size, 2)
     decay = op.CumSum(log_decay, constant(np.int64(2)))
+    total = op.Slice(decay, *(constant(np.array([at])) for at in (size - 1, size, 2)))
     # What every chunk but the last hands on: its last state, and by how much the state before it has decayed.
-    last, end = constant(np.array([size - 1])), constant(np.array([size]))
-    ends = (op.Slice(decay, last, end, constant(np.array([2]))), states[-1])
-    ends = [op.Slice(each, *(constant(np.array([at])) for at in (0, chunks - 1, 1))) for each in ends]
-    carried = linear_recurrence(*(reshape(each, 0, chunks - 1, channels) for each in ends), chunks - 1, channels)
+    total, last = (
+        reshape(op.Slice(each, *(constant(np.array([at])) for at in (0, chunks - 1, 1))), 0, chunks - 1, channels)
+        for each in (total, states[-1])
+    )
+    carried = linear_recurrence(total, last, chunks - 1, channels)
     carried = op.Pad(carried, constant(np.array([0, 1, 0, 0, 0, 0])))  # nothing into the first
     h = op.Add(_concat(states, 2), op.Mul(op.Exp(decay), reshape(carried, 0, chunks, 1, channels)))
     h = reshape(h, 0, chunks * size, channels)

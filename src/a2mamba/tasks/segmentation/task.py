@@ -31,7 +31,7 @@ from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
-from a2mamba.tasks.task import DataSize, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
 
 _PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
 """Training images and classes of the data sets, for a dry run without them."""
@@ -178,6 +178,10 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def transform(self, run: SegmentationRun) -> Callable[[Image.Image], Tensor]:
         """Return the normalization: an image -> (3, H, W) at its own size; `predict` resizes as the test mode says."""
         return partial(_normalized, mean=run.data.mean, std=run.data.std)
+
+    def network_input(self, run: SegmentationRun) -> NetworkInput:
+        """Return the size of training, and the run's normalization."""
+        return NetworkInput(run.data.crop_size, run.data.mean, run.data.std)
 
     def channels(self, run: SegmentationRun) -> int:
         """Return 3."""
