@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class Predictor:
         report: what was loaded, for people.
         precision: of the forward pass.
         options: see `PredictionOptions`.
+        best: "metric", "value" and "epoch" of the run's best weights, where the file says so.
 
     Raises:
         ValueError: an option that the task does not take.
@@ -137,6 +138,7 @@ class Predictor:
         report: str,
         precision: PrecisionName,
         options: PredictionOptions,
+        best: Mapping[str, Any] | None = None,
     ) -> None:
         self._task = task_of(run)
         refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
@@ -146,6 +148,7 @@ class Predictor:
         self.device = device
         self.report = report
         self.options = options
+        self.best = best
         self._precision = resolve_precision(precision, device)
 
     @property
@@ -275,7 +278,7 @@ class Predictor:
             pixels=pixels,
             images=compared,
             tolerance=tolerance,
-            about={"model": self.run.model.name, "task": self.task, "weights": self.report},
+            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
         )
 
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -335,6 +338,7 @@ def load(
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
     place, path = choose_device(device), Path(source)
+    best = None
     if path.is_dir():
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
     if not path.exists() and name is None and any(str(source) in task.networks() for task in TASKS.values()):
@@ -346,7 +350,7 @@ def load(
     else:
         content, trained = read_checkpoint(path)
         if trained is not None:
-            run, own = trained.run, trained.classes
+            run, own, best = trained.run, trained.classes, content.get("best")
             if name not in (None, run.model.name):
                 raise ValueError(
                     f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
@@ -365,7 +369,9 @@ def load(
         names = _names(classes, own)
         model, loaded = task.load_model(run, content, own, name=str(path), device=place)
         report = str(loaded)
-    return Predictor(model, run, names, device=place, report=report, precision=precision, options=options)
+    return Predictor(
+        model, run, names, device=place, report=report, precision=precision, options=options, best=best
+    )
 
 
 def find_images(word: str | Path) -> list[Path]:

@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path(Path(source).stem + SUFFIXES[chosen])
     with without_load_notes():
         predictor = load(source, name=arguments.name, classes=arguments.classes, device="cpu")
-    say(predictor.report)
     exported = predictor.export(
         out,
         format=arguments.format,
@@ -63,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         tolerance=TOLERANCE if arguments.tolerance is None else arguments.tolerance,
     )
+    say(predictor.report)
     description, comparison = exported.description, exported.comparison
     if arguments.json:
         print_json(description)

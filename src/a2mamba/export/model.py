@@ -105,7 +105,7 @@ def export_model(
     for image in images:
         if image.dtype != np.uint8 or image.shape != shape:
             raise ValueError(f"an image of {image.dtype} {image.shape}: expected uint8 {shape}")
-        batches.append(image[None])
+        batches.append(image[None].copy())  # PyTorch warns of memory that it may not write
     if not pixels:
         batches = [_normalized(batch, mean, std) for batch in batches]
 
