@@ -11,7 +11,7 @@ from __future__ import annotations
 import glob
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
+from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
 from a2mamba.files import replace_text
 from a2mamba.recipes import read_checkpoint
 from a2mamba.tasks import (
@@ -121,6 +122,7 @@ class Predictor:
         report: what was loaded, for people.
         precision: of the forward pass.
         options: see `PredictionOptions`.
+        best: "metric", "value" and "epoch" of the run's best weights, where the file says so.
 
     Raises:
         ValueError: an option that the task does not take.
@@ -136,6 +138,7 @@ class Predictor:
         report: str,
         precision: PrecisionName,
         options: PredictionOptions,
+        best: Mapping[str, Any] | None = None,
     ) -> None:
         self._task = task_of(run)
         refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
@@ -145,6 +148,7 @@ class Predictor:
         self.device = device
         self.report = report
         self.options = options
+        self.best = best
         self._precision = resolve_precision(precision, device)
 
     @property
@@ -229,6 +233,54 @@ class Predictor:
         if failures:
             raise UnreadableImagesError(failures, asked)
 
+    def export(
+        self,
+        path: Path | str,
+        *,
+        format: str | None = None,
+        size: tuple[int, int] | None = None,
+        output: OutputName | None = None,
+        pixels: bool = False,
+        images: ImageLike | Iterable[ImageLike] = (),
+        tolerance: float = TOLERANCE,
+    ) -> Exported:
+        """Write the network as a file for another runtime, and keep it if it computes the same.
+
+        Args:
+            path: the file.
+            format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
+            size: height and width that the file is for; None: those of training.
+            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
+            images: to compare on, beside random ones; they are squashed to the size.
+            tolerance: largest difference, see `a2mamba.export.export_model`.
+
+        Raises:
+            ValueError: a network, size, format or output that does not fit.
+            ImportError: the format needs a package that is not installed.
+            a2mamba.export.ExportError: the file computes something else; it is not kept.
+        """
+        trained = self._task.network_input(self.run)
+        height, width = size = trained.size if size is None else size
+        compared = []
+        for source in self._sources(images, MAX_PIXELS):
+            image = source.load().resize((width, height), Image.Resampling.BILINEAR)
+            compared.append(np.asarray(image).reshape(height, width, -1))
+        return export_model(
+            self.model,
+            path,
+            size=size,
+            mean=trained.mean,
+            std=trained.std,
+            classes=self.classes,
+            format=format,
+            output=output,
+            pixels=pixels,
+            images=compared,
+            tolerance=tolerance,
+            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
+        )
+
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""
         return {"model": self.run.model.name, "weights": self.report, "predictions": entries}
@@ -301,6 +353,7 @@ def load(
         report=found.report,
         precision=precision,
         options=options,
+        best=found.best,
     )
 
 
@@ -309,6 +362,7 @@ class _Loaded(NamedTuple):
     run: AnyRun
     classes: list[str]
     report: str
+    best: Mapping[str, Any] | None = None
 
 
 def _released(name: str, device: str) -> _Loaded:
@@ -338,7 +392,8 @@ def _stored(path: Path, name: str | None, device: str) -> _Loaded:
             raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
         classes = _numbers(count)
     model, report = task.load_model(run, content, classes, name=str(path), device=device)
-    return _Loaded(model, run, classes, str(report))
+    best = None if trained is None else content.get("best")
+    return _Loaded(model, run, classes, str(report), best)
 
 
 def find_images(word: str | Path) -> list[Path]:

@@ -35,6 +35,14 @@ class DataSize(NamedTuple):
     notes: list[str]
 
 
+class NetworkInput(NamedTuple):
+    """The images that a network was trained on: (height, width), and how each channel is normalized from [0, 1]."""
+
+    size: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
 @dataclass(frozen=True)
 class Parts(Generic[ModelT]):
     """What learns: made of a run and its classes alone, without its images."""
@@ -222,6 +230,14 @@ class Task(ABC, Generic[RunT, ModelT]):
     @abstractmethod
     def transform(self, run: RunT) -> Callable[[Image.Image], Tensor]:
         """Return what makes an image ready for the network: an image -> (C, H, W), float32."""
+
+    def network_input(self, run: RunT) -> NetworkInput:
+        """Return the images that a run's network takes, for a file that is exported.
+
+        Raises:
+            ValueError: networks of this task cannot be exported.
+        """
+        raise ValueError(f"networks for {self.name} cannot be exported yet; export a classifier or a segmenter")
 
     def channels(self, run: RunT) -> int:
         """Return the number of channels that images are read with: 1, 3 or 4."""

@@ -22,7 +22,7 @@ def read_out(
         mixed = F.linear(heads.movedim(1, -1), weight, bias).movedim(-1, 1)
     else:
         # One product an image; a product a position would be many tiny ones.
-        mixed = torch.baddbmm(bias[:, None], weight.expand(len(heads), -1, -1), heads.flatten(2)).view(heads.shape)
+        mixed = torch.baddbmm(bias[:, None], weight.expand(heads.shape[0], -1, -1), heads.flatten(2)).view(heads.shape)
     mixed = mixed.permute(0, 2, 3, 1, 4).flatten(-2).permute(0, 3, 1, 2)
     with without_autocast(u):
         dtype = torch.promote_types(u.dtype, torch.float32)

@@ -29,7 +29,7 @@ from a2mamba.tasks.classification.losses import ClassificationLosses, class_scor
 from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
 _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
@@ -193,6 +193,10 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     def transform(self, run: ClassificationRun) -> Callable[[Image.Image], Tensor]:
         """Return the evaluation transform: an image -> (C, image_size, image_size), normalized."""
         return eval_transform(run.data)
+
+    def network_input(self, run: ClassificationRun) -> NetworkInput:
+        """Return the size of training, and the run's normalization."""
+        return NetworkInput((run.data.image_size, run.data.image_size), run.data.mean, run.data.std)
 
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""

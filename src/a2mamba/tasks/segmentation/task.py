@@ -33,7 +33,7 @@ from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
-from a2mamba.tasks.task import DataSize, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
 
 _FOLDER = 1_000, 2
 """Images and classes of a folder of one's own, for a dry run without it."""
@@ -185,6 +185,10 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def transform(self, run: SegmentationRun) -> Callable[[Image.Image], Tensor]:
         """Return the normalization: an image -> (3, H, W) at its own size; `predict` resizes as the test mode says."""
         return partial(_normalized, mean=run.data.mean, std=run.data.std)
+
+    def network_input(self, run: SegmentationRun) -> NetworkInput:
+        """Return the size of training, and the run's normalization."""
+        return NetworkInput(run.data.crop_size, run.data.mean, run.data.std)
 
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""

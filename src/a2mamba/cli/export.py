@@ -1,0 +1,82 @@
+"""`a2mamba export CHECKPOINT --format onnx`: a network as a file for another runtime."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from a2mamba.cli.output import print_json, print_table, say, without_load_notes
+
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
+"""Format -> what its files end in; as in `a2mamba.export.FORMATS`, which is not imported for --help"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = (
+        "The file is run beside the network before it is kept, on random images and on those of --images. A JSON\n"
+        "file beside it says what it takes and returns. docs/export.md has a script that serves it without PyTorch.\n"
+        "Examples: a2mamba export runs/digits/checkpoints/best.pt --format onnx\n"
+        "          a2mamba export segman_t.pth --name segman_tiny --format openvino --size 512 512\n"
+        "          a2mamba export runs/x/checkpoints/best.pt --out model.onnx --output class_map --pixels"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("source", nargs="?", metavar="CHECKPOINT", help="a file of weights, as for predict")
+    source.add_argument("--checkpoint", metavar="FILE", help="the same, as an option")
+    parser.add_argument("--name", help="of the network, where the file does not say")
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line, where the file has none")
+    parser.add_argument("--format", choices=list(SUFFIXES), help="default: by the suffix of --out, or onnx")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the checkpoint's name, in this folder")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images that the file takes; default: as trained"
+    )
+    parser.add_argument(
+        "--output",
+        choices=["logits", "class_map", "features"],
+        help="logits (default), a segmenter's class of every pixel, or the maps of a backbone",
+    )
+    parser.add_argument(
+        "--pixels", action="store_true", help="take uint8 (B, H, W, C) and normalize it inside, not normalized images"
+    )
+    parser.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help="files, folders, globs to compare on")
+    parser.add_argument("--tolerance", type=float, help="largest difference, by the output's largest value; 1e-4")
+    parser.add_argument("--json", action="store_true", help="print the JSON file's content on stdout")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export; what was written and compared on stdout."""
+    from a2mamba.export import TOLERANCE
+    from a2mamba.predictor import load
+
+    source = arguments.source or arguments.checkpoint
+    chosen = arguments.format or "onnx"
+    out = arguments.out or Path(Path(source).stem + SUFFIXES[chosen])
+    with without_load_notes():
+        predictor = load(source, name=arguments.name, classes=arguments.classes, device="cpu")
+    exported = predictor.export(
+        out,
+        format=arguments.format,
+        size=None if arguments.size is None else tuple(arguments.size),
+        output=arguments.output,
+        pixels=arguments.pixels,
+        images=arguments.images,
+        tolerance=TOLERANCE if arguments.tolerance is None else arguments.tolerance,
+    )
+    say(predictor.report)
+    description, comparison = exported.description, exported.comparison
+    if arguments.json:
+        print_json(description)
+        return 0
+    rows = [
+        ("size", "{} x {}".format(*description["size"])),
+        ("input", "{name}: {dtype} {shape}".format(**description["input"])),
+        ("outputs", ", ".join(description["outputs"])),
+        ("bytes", f"{description['bytes']:,}"),
+        *([("nodes", f"{description['nodes']:,}")] if "nodes" in description else []),
+        ("loaded in", f"{description['load_seconds']:.2f} s"),
+        ("largest difference", f"{comparison.difference:.2g}, allowed {description['tolerance']:.2g}"),
+        ("one image, 2 threads", f"{comparison.file_ms:.1f} ms; the network itself {comparison.eager_ms:.1f} ms"),
+    ]
+    print_table((str(exported.path), ""), rows)
+    say(f"{exported.sidecar} describes it")
+    return 0

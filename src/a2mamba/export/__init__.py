@@ -1,0 +1,8 @@
+"""Networks as files for other runtimes: ONNX, torch.export, OpenVINO; checked by running what was written."""
+
+from a2mamba.export.comparison import Comparison, ExportError
+from a2mamba.export.formats import FORMATS
+from a2mamba.export.model import TOLERANCE, Exported, export_model
+from a2mamba.export.served import OutputName
+
+__all__ = ["FORMATS", "TOLERANCE", "Comparison", "ExportError", "Exported", "OutputName", "export_model"]

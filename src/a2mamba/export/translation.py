@@ -1,0 +1,48 @@
+"""Our operators as graphs of standard ONNX operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from a2mamba.export.attention import neighborhood_attention
+from a2mamba.export.graph import constant, reshape
+from a2mamba.export.scan import selective_scan_state
+
+
+def resize_pair_bias(bias: Any, tokens: int) -> Any:
+    """Resize (G, N, N) to (G, tokens, tokens), bicubic, as ``layers.global_attention.resize_pair_bias``."""
+    from onnxscript import opset18 as op
+
+    heads, size = int(bias.shape[0]), int(bias.shape[1])
+    sizes = constant(np.array([1, heads, tokens, tokens]))
+    resized = op.Resize(
+        reshape(bias, 1, heads, size, size),
+        None,
+        None,
+        sizes,
+        mode="cubic",
+        cubic_coeff_a=-0.75,
+        coordinate_transformation_mode="pytorch_half_pixel",
+    )
+    return reshape(resized, heads, tokens, tokens)
+
+
+_FORMS: dict[str, Callable[..., Any]] = {
+    "neighborhood_attention": neighborhood_attention,
+    "neighborhood_attention_again": neighborhood_attention,
+    "neighborhood_attention_numba": neighborhood_attention,
+    "neighborhood_attention_numba_again": neighborhood_attention,
+    "selective_scan_state": selective_scan_state,
+    "selective_scan_state_numba": selective_scan_state,
+    "resize_pair_bias": resize_pair_bias,
+}
+"""By the names that the operators are registered under."""
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return what ``torch.onnx.export`` takes as ``custom_translation_table``."""
+    return {getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()}
