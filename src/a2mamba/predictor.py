@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -338,40 +338,61 @@ def load(
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
     place, path = choose_device(device), Path(source)
-    best = None
     if path.is_dir():
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if not path.exists() and name is None and any(str(source) in task.networks() for task in TASKS.values()):
-        task = task_of_network(str(source))
-        run = task.run_of_network(str(source), pretrained=True)
-        own = _numbers(task.released_classes)
-        names, report = _names(classes, own), "released weights"
-        model = task.build_model(run, own).eval().to(place)
-    else:
-        content, trained = read_checkpoint(path)
-        if trained is not None:
-            run, own, best = trained.run, trained.classes, content.get("best")
-            if name not in (None, run.model.name):
-                raise ValueError(
-                    f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
-                    f"{run.model.name} ..."
-                )
-            task = task_of(run)
-        elif name is None:
-            raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
-        else:
-            task = task_of_network(name)
-            run = task.run_of_network(name)
-            count = task.count_classes(weights_of(content))
-            if count is None:
-                raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
-            own = _numbers(count)
-        names = _names(classes, own)
-        model, loaded = task.load_model(run, content, own, name=str(path), device=place)
-        report = str(loaded)
+    if name is not None:
+        task_of_network(name)  # says which one is nearest
+    networks = [network for task in TASKS.values() for network in task.networks()]
+    released = name is None and not path.exists() and str(source) in networks
+    found = _released(str(source), place) if released else _stored(path, name, place)
     return Predictor(
-        model, run, names, device=place, report=report, precision=precision, options=options, best=best
+        found.model,
+        found.run,
+        _names(classes, found.classes),
+        device=place,
+        report=found.report,
+        precision=precision,
+        options=options,
+        best=found.best,
     )
+
+
+class _Loaded(NamedTuple):
+    model: nn.Module
+    run: AnyRun
+    classes: list[str]
+    report: str
+    best: Mapping[str, Any] | None = None
+
+
+def _released(name: str, device: str) -> _Loaded:
+    """A network with the weights that were released of it."""
+    task = task_of_network(name)
+    run, classes = task.run_of_network(name, pretrained=True), _numbers(task.released_classes)
+    return _Loaded(task.build_model(run, classes).eval().to(device), run, classes, "released weights")
+
+
+def _stored(path: Path, name: str | None, device: str) -> _Loaded:
+    """The network in a file, which says what it is, or has to be of this name."""
+    content, trained = read_checkpoint(path)
+    if trained is not None:
+        run, classes = trained.run, trained.classes
+        if name not in (None, run.model.name):
+            raise ValueError(
+                f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
+                f"{run.model.name} ..."
+            )
+        task = task_of(run)
+    elif name is None:
+        raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
+    else:
+        task = task_of_network(name)
+        run, count = task.run_of_network(name), task.count_classes(weights_of(content))
+        if count is None:
+            raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
+        classes = _numbers(count)
+    model, report = task.load_model(run, content, classes, name=str(path), device=device)
+    return _Loaded(model, run, classes, str(report), None if trained is None else content["best"])
 
 
 def find_images(word: str | Path) -> list[Path]:

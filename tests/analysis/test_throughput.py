@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from a2mamba.analysis import throughput
 from a2mamba.analysis.throughput import Row, Setting, compare, operators_disagree
 from a2mamba.backbone import is_fused
+from a2mamba.cli import bench
 from a2mamba.cli.main import main
 
 SMALL = ["test_vit", "a2mamba_test"]
@@ -76,8 +78,61 @@ def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [row["model"] for row in printed["rows"]] == SMALL
     assert {"images_per_second", "peak_memory_mb", "dtype", "device"} <= printed["rows"][0].keys()
     assert printed["environment"]["torch"] == torch.__version__
+    assert printed["environment"]["instruction_sets"] == " ".join(throughput.instruction_sets())
     assert main([*words, "--out", str(tmp_path / "speed.csv")]) == 0
     assert (tmp_path / "speed.csv").read_text().splitlines()[2].startswith("a2mamba_test,64,1,inference")
+
+
+ABOUT = {
+    "x86": (
+        "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+        "flags\t\t: fpu avx2 fma avx512f avx512_bf16 sse4a\nbogomips\t: 5192\n\nprocessor\t: 1\nmodel name\t: other\n",
+        "AMD EPYC (family 25, model 17)",
+        ["avx2", "fma", "avx512f", "avx512_bf16"],
+    ),
+    "aarch64": (
+        "processor\t: 0\nFeatures\t: fp asimd i8mm bf16 sve\nCPU architecture: 8\n",
+        None,
+        ["asimd", "bf16", "i8mm", "sve"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ABOUT)
+def test_the_processor_is_named_with_its_instruction_sets(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, name, sets = ABOUT[kind]
+    monkeypatch.setattr(throughput.Path, "read_text", lambda self: text)
+    assert name is None or throughput.processor() == name
+    assert throughput.instruction_sets() == sets
+
+    def missing(self: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(throughput.Path, "read_text", missing)
+    assert throughput.processor()
+    assert throughput.instruction_sets() == []
+
+
+def test_peers_are_measured_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(bench, "PEERS", ("test_resnet", "a model that timm has not", "a2mamba_test"))
+    words = [
+        "bench",
+        "--models",
+        "a2mamba_test",
+        "--peers",
+        "--sizes",
+        "64",
+        "--batch",
+        "1",
+        "--rounds",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--json"]) == 0
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["a2mamba_test", "test_resnet"]
+    monkeypatch.undo()
+    assert [name for name in bench.PEERS if timm.is_model(name)] == list(bench.PEERS)
 
 
 def test_fused_models_are_ours_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,8 +47,9 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, digits: Path, trained: T
     (root / "no_classes" / "train").mkdir(parents=True)
     (root / "no_classes" / "val").mkdir()
     for name in ("empty_class", "empty_val_class", "broken_image", "other_classes"):
+        labels = ("cat", "dog") if name == "other_classes" else ("digit_0", "digit_1")
         for split in ("train", "val"):
-            for label in ("digit_0", "digit_1"):
+            for label in labels:
                 (root / name / split / label).mkdir(parents=True)
                 for i in range(4):
                     noise = torch.randint(0, 255, (8, 8), generator=torch.Generator().manual_seed(i)).byte()
@@ -69,7 +70,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # images
     "missing image": ((*PREDICT, "{bad}/absent.png"), ("absent.png", "No such file")),
     "truncated image": ((*PREDICT, "{bad}/cut.png"), ("cut.png", "truncated")),
-    "text as image": ((*PREDICT, "{bad}/good.png", "{bad}/text.png"), ("text.png", "not an image")),
+    "text as image": ((*PREDICT, "{bad}/text.png"), ("text.png", "not an image")),
     "empty image": ((*PREDICT, "{bad}/empty.png"), ("empty.png", "empty")),
     "several bad images": ((*PREDICT, "{bad}/cut.png", "{bad}/text.png"), ("2 of 2 images", "cut.png", "text.png")),
     "folder without images": ((*PREDICT, "{bad}/no_classes"), ("no_classes", "has no images")),
@@ -91,7 +92,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "folder as checkpoint": ((*EVAL_PLAIN, "{bad}"), ("no such file",)),
     "list as checkpoint": ((*EVAL_PLAIN, "{bad}/list.pt"), ("list.pt", "list")),
     "foreign checkpoint": ((*EVAL_PLAIN, "{bad}/foreign.pt"), ("foreign.pt", "no weights")),
-    "code in the checkpoint": ((*EVAL_PLAIN, "{bad}/code.pt"), ("code.pt", "more than tensors")),
+    "code in the checkpoint": ((*EVAL_PLAIN, "{bad}/code.pt"), ("code.pt", "more than plain data")),
     "another architecture, eval": ((*EVAL_PLAIN, "{bad}/nano.pth"), ("nano.pth", "does not fit")),
     "another architecture, predict": ((*PREDICT_PLAIN, "{bad}/nano.pth"), ("nano.pth", "does not fit")),
     "another model's run, predict": (
@@ -106,7 +107,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "wrong class count, eval": ((*EVAL_PLAIN, "{bad}/three.pth"), ("3 classes", "10")),
     "wrong class count, eval of a run": (
         ("eval", "digits", "--checkpoint", "{best}", "data.root={bad}/other_classes"),
-        ("other classes than training", "digit_2"),
+        ("other classes than training", "cat"),
     ),
     "wrong class count, predict": (
         (*PREDICT, "{bad}/good.png", "--classes", "{bad}/two.txt"),
@@ -124,13 +125,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing data, fit": (("fit", "{bad}/absent"), ("absent", "does not exist")),
     "missing data, check": (("data", "check", "{bad}/absent"), ("absent", "does not exist")),
     "empty data folder, train": ((*SMALL, "data.root={bad}/no_folders"), ("no_folders", "no folders")),
-    "empty data folder, check": (("data", "check", "{bad}/no_folders"), ("no_folders", "no folders")),
     "empty split, train": ((*SMALL, "data.root={bad}/no_classes"), ("no class folders",)),
     "class folder without images, train": ((*SMALL, "data.root={bad}/empty_class"), ("without images", "digit_1")),
-    "class folder without images, val": (
-        (*SMALL, "data.root={bad}/empty_val_class", "data.batch_size=4", "optimizer.lr=1e-3"),
-        ("without images", "digit_1"),
-    ),
     "class folder without images, eval": (
         ("eval", "digits", "--checkpoint", "{bad}/three.pth", "data.root={bad}/empty_val_class", *TEST_MODEL),
         ("three.pth", "3 classes"),
@@ -168,6 +164,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown device, eval": (("eval", "digits", "--checkpoint", "{best}", "--device", "nonsense"), ("nonsense",)),
     "unknown device, predict": ((*PREDICT, "{bad}/good.png", "--device", "cuda:99"), ("cuda:99", "--device cpu")),
     "a device without values": ((*SMALL, "data.root={digits}", "--device", "meta"), ("meta", "--device cpu")),
+    "unknown table, paper": (("paper", "XX"), ("XX", "XIII")),
     "unknown model, bench": (
         ("bench", "--models", "a2mamba_tinny", "--sizes", "32"),
         ("a2mamba_tinny", "did you mean"),
@@ -199,6 +196,14 @@ def test_a_mistake_is_one_line(mistake: str, bad_files: Path, digits: Path, trai
     assert content(bad_files) == before
 
 
+def test_an_empty_folder_is_told_what_is_missing(bad_files: Path) -> None:
+    result = in_process("data", "check", bad_files / "no_folders")
+    assert (result.status, result.out) == (2, "")
+    lines = result.err.splitlines()
+    assert lines[0] == f"a2mamba data check: {bad_files / 'no_folders'} is no data set that is known here"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["found", "nearest", "try", "all layouts"]
+
+
 def test_a_new_run_does_not_touch_another(trained: Trained, small_run: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
@@ -212,7 +217,7 @@ def test_a_run_is_resumed_by_its_own_recipe_only(trained: Trained, small_run: tu
     folder = tmp_path / "run"
     shutil.copytree(trained.folder, folder)
     before = content(folder)
-    in_process(*small_run, "--out", folder, "--resume", "model.name=a2mamba_nano").refused("does not fit the model")
+    in_process(*small_run, "--out", folder, "--resume", "model.name=a2mamba_nano").refused("does not fit this run")
     in_process(*small_run, "--out", folder, "--resume", "schedule.epochs=9").refused("another schedule")
     assert content(folder) == before
 

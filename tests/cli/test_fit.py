@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from a2mamba.detection import detector_config
 from a2mamba.recipes import ClassificationRun
 from a2mamba.recipes.fit import Wishes, choose_run, fitting_length
+from data.folders import FLAT, SEGMENTATION, class_folders, table
 
 from .helpers import content, in_process
 
@@ -134,3 +137,103 @@ def test_ones_own_maps_are_recognized(demo_data: Path, tmp_path: Path) -> None:
     assert choice.recipe == "segman_v2_tiny_ade20k"
     assert choice.run.data.layout == "folder"
     assert choice.run.model.name == "segman_v2_tiny"
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("a2mamba_tiny", "segman_v2_tiny"),
+        ("segman_encoder_small", "segman_small"),
+        ("segman_v2_base", "segman_v2_base"),
+        ("segman_large", "segman_large"),
+        ("upernet_a2mamba_nano", "upernet_a2mamba_nano"),
+    ],
+)
+def test_any_segmentation_network_can_be_chosen(model: str, expected: str, tmp_path: Path) -> None:
+    SEGMENTATION["images/masks"](tmp_path)
+    choice = choose_run(tmp_path, Wishes(scratch=True, model=model), device="cpu")
+    assert choice.run.model.name == expected
+    assert (choice.run.data.layout, choice.run.data.train_split) == ("folder", "train")
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("a2mamba_tiny", "mask_rcnn_a2mamba_tiny"),
+        ("mask_rcnn_a2mamba_small", "mask_rcnn_a2mamba_small"),
+        ("cascade_mask_rcnn_a2mamba_nano", "cascade_mask_rcnn_a2mamba_nano"),
+    ],
+)
+def test_any_detector_can_be_chosen(model: str, expected: str, demo_data: Path) -> None:
+    run = choose_run(demo_data / "coco", Wishes(scratch=True, model=model), device="cpu").run
+    assert run.model.name == expected
+    assert type(run.detector) is type(detector_config(expected))
+
+
+def test_networks_of_another_task_and_typos_are_one_line(demo_data: Path, digits: Path) -> None:
+    coco = demo_data / "coco"
+    in_process("fit", coco, "--model", "segman_v2_tiny").refused("segman_v2_tiny is not for detection")
+    in_process("fit", coco, "--model", "mask_rcnn_a2mamba_tinny").refused("did you mean 'mask_rcnn_a2mamba_tiny'")
+    in_process("fit", coco, "--model", "segman_encoder_tiny").refused("not for detection")
+    in_process("fit", digits, "--model", "segman_v2_tiny").refused("not for classification")
+
+
+def test_a_folder_that_is_none_is_explained_in_lines(tmp_path: Path) -> None:
+    (tmp_path / "my data").mkdir()
+    for command in (("fit",), ("data", "check")):
+        result = in_process(*command, tmp_path / "my data")
+        assert (result.status, result.out) == (2, "")
+        first, *others = result.err.splitlines()
+        assert first == f"a2mamba {' '.join(command)}: {tmp_path / 'my data'} is no data set that is known here"
+        assert 1 <= len(others) <= 4
+        assert f"'{tmp_path / 'my data'}'" in result.err, "a path with a blank is quoted in a command"
+
+
+def test_a_layout_can_be_given(digits: Path) -> None:
+    in_process("fit", digits, "--layout", "clas_folders").refused("did you mean 'class_folders'?")
+    assert in_process("data", "check", digits, "--layout", "class_folders").status == 0
+    assert in_process("data", "check", digits, "--layout", "csv").status == 2
+
+
+def test_a_table_and_masks_beside_images_train_and_are_evaluated(tmp_path: Path) -> None:
+    """Both hold a part out; evaluation of the checkpoint reads the same part."""
+    table(tmp_path / "kaggle")
+    FLAT["beside"](tmp_path / "scenes")
+    words = ("--scratch", "--device", "cpu", "--quiet", "--json", "--epochs", "1", "data.workers=0")
+    classes = in_process("fit", tmp_path / "kaggle", *words, "--model", "a2mamba_test", "--out", tmp_path / "a")
+    assert classes.status == 0, classes
+    found = in_process("eval", "--checkpoint", tmp_path / "a" / "checkpoints" / "last.pt", "--json")
+    assert found.json["images"] == 2, found
+    assert found.json["top1"] == classes.json["last"]["ema_top1"]
+    scenes = in_process("fit", tmp_path / "scenes", *words, "--model", "segman_v2_test", "--out", tmp_path / "b")
+    assert scenes.status == 0, scenes
+    assert "images with masks beside them (*_mask)" in scenes.err
+    found = in_process("eval", "--checkpoint", tmp_path / "b" / "checkpoints" / "last.pt", "--json")
+    assert found.json["miou"] == scenes.json["last"]["miou"]
+
+
+def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "d")
+    damaged = next((tmp_path / "d" / "val" / "digit_3").iterdir())
+    damaged.write_bytes(b"")
+    result = in_process("fit", tmp_path / "d", "--scratch", "--model", "a2mamba_test", "--out", tmp_path / "run")
+    assert result.status == 2
+    assert f"1 of 60 images to evaluate on cannot be used: {damaged} (the file is empty)" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
+    class_folders(tmp_path / "my photos", "train", "val")
+    quiet = ("--device", "cpu", "--quiet", "data.workers=0")
+    folders = (tmp_path / "my photos", "--out", tmp_path / "run")
+    words = ("fit", *folders, "--scratch", "--model", "a2mamba_test", *quiet)
+    assert in_process(*words, "--epochs", "1").status == 0
+    result = in_process(*words, "--epochs", "3", "--resume")
+    result.refused("is a run of 1 epochs", "a schedule of 3")
+    command = result.err[result.err.index("a2mamba fit '") :]
+    recipe, *arguments = shlex.split(command)
+    assert (recipe, arguments[0]) == ("a2mamba", "fit")
+    longer = in_process(*arguments, *quiet)
+    assert longer.status == 0, longer
+    assert "begins with" in longer.err
+    assert "a2mamba_test: the network of" in longer.err

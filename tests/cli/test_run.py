@@ -135,7 +135,7 @@ def test_the_checkpoint_says_model_and_recipe(trained: Trained, digits: Path, tm
     assert [entry["image"] for entry in found.json["predictions"]] == expected
     assert len(list((tmp_path / "out").glob("*.png"))) == 2 * VAL
     torch.save(torch.load(trained.best, weights_only=True)["ema"], tmp_path / "alone.pth")
-    in_process("eval", "--checkpoint", tmp_path / "alone.pth").refused("alone.pth", "names no recipe")
+    in_process("eval", "--checkpoint", tmp_path / "alone.pth").refused("alone.pth", "name the RECIPE")
 
 
 def test_one_bad_image_costs_no_other(trained: Trained, digits: Path, tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ def test_keys_explains_every_key(workplace: Path) -> None:
 
 def test_debug_shows_the_traceback() -> None:
     """Python shows it where the exception leaves the program."""
-    for words in (["train", "digts", "--debug"], ["data", "check", "nowhere", "--debug"]):
-        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|data folder nowhere"):
+    for words in (["train", "digts", "--debug"], ["eval", "--checkpoint", "nowhere.pt", "--debug"]):
+        with pytest.raises(ValueError, match=r"unknown recipe 'digts'|nowhere\.pt: no such file"):
             main(words)
 
 

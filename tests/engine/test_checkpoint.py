@@ -97,7 +97,7 @@ def test_missing_truncated_damaged_and_foreign_files(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="is truncated, or not a checkpoint") as error:
+        with pytest.raises(ValueError, match="is damaged, or not a checkpoint") as error:
             load_checkpoint_file(path)
         assert "\n" not in str(error.value)
     path.write_bytes(whole)
@@ -177,7 +177,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.
     assert latest is not None
     assert latest[0].name == "checkpoint-0002.pt"
     assert float(latest[1]["model"]["weight"][0]) == 2
-    assert "checkpoint-0003.pt is truncated" in caplog.text
+    assert "checkpoint-0003.pt is damaged" in caplog.text
     assert "going back to the checkpoint before" in caplog.text
     for path in tmp_path.iterdir():
         path.write_bytes(b"")

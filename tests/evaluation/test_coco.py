@@ -495,8 +495,8 @@ def test_categories_of_other_ids_are_matched_by_name() -> None:
     assert dict(metric.results())["box_ap"] == pytest.approx(100)
     assert metric.category_ids == [3, 1], "results are written with the ids of the evaluation file"
     assert [(row.category_id, row.name, row.ap) for row in metric.per_class()] == [
-        (1, "nine", pytest.approx(100)),
         (3, "five", pytest.approx(100)),
+        (1, "nine", pytest.approx(100)),
     ]
     assert metric.precision_recall(category_id=3)[1].tolist() == pytest.approx([1.0] * 101)
     assert metric.agreement()[0] == (8, 3, 0, 0)

@@ -28,9 +28,8 @@ from a2mamba.layers import (
 )
 from a2mamba.layers.heads import from_heads, halves, rotated_qkv, to_heads
 from a2mamba.layers.mass import adaptive_dilation
-from a2mamba.layers.rope import apply_rope
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
-from a2mamba.ops import neighborhood_attention
+from a2mamba.ops import neighborhood_attention, rotate
 from a2mamba.ops.selective_scan import reference
 
 CPU = torch.device("cpu")
@@ -66,7 +65,7 @@ def test_rope_is_a_multiplication_of_complex_numbers() -> None:
     """Pair j of a head is one complex number; the first half turns by the row, the second by the column."""
     height, width, heads, d = 3, 4, 2, 16
     x = torch.randn(1, height, width, heads, d, dtype=torch.float64)
-    found = apply_rope(x, rope_table(height, width, d, CPU, torch.float64))
+    found = rotate(x, rope_table(height, width, d, CPU, torch.float64))
     axis = d // 4
     for row in range(height):
         for column in range(width):
@@ -85,8 +84,8 @@ def test_rope_is_a_multiplication_of_complex_numbers() -> None:
 def test_rope_products_depend_on_the_offset_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 1, 8, dtype=torch.float64)
     table = rope_table(9, 9, 8, CPU, torch.float64)
-    turned_q = apply_rope(q.expand(1, 9, 9, 1, 8), table)
-    turned_k = apply_rope(k.expand(1, 9, 9, 1, 8), table)
+    turned_q = rotate(q.expand(1, 9, 9, 1, 8), table)
+    turned_k = rotate(k.expand(1, 9, 9, 1, 8), table)
     product = [(turned_q[0, r, c] * turned_k[0, r + 2, c + 1]).sum().item() for r, c in ((0, 0), (3, 5), (6, 7))]
     assert product == pytest.approx([product[0]] * 3, abs=1e-5)
     assert product[0] != pytest.approx((turned_q[0, 0, 0] * turned_k[0, 1, 2]).sum().item(), abs=1e-3)
@@ -118,7 +117,7 @@ def test_queries_and_keys_turn_and_values_do_not() -> None:
     q, k, v = rotated_qkv(qkv, 2, table)
     for found, part in ((q, qkv[:, :16]), (k, qkv[:, 16:32])):
         plain = part.permute(0, 2, 3, 1).unflatten(-1, (2, 8))
-        close(found, apply_rope(plain, table).permute(0, 3, 1, 2, 4))
+        close(found, rotate(plain, table).permute(0, 3, 1, 2, 4))
     assert torch.equal(v, to_heads(qkv[:, 32:], 2))
 
 

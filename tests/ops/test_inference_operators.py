@@ -73,6 +73,55 @@ def test_backends_agree_with_reference(name: str, operator: Any, inputs: Any) ->
         assert not found.numel() or relative_error(found, expected) < 2e-6
 
 
+@needs_numba
+@every_call
+@torch.no_grad()
+def test_bfloat16_is_read_and_written(name: str, operator: Any, inputs: Any) -> None:
+    """To the rounding of the result: sums and functions are float32."""
+    rounded = inputs(torch.bfloat16)
+    found = operator(*rounded, backend="numba")
+    assert found.dtype == (torch.float32 if name == "read_out" else torch.bfloat16)
+    expected = operator(*changed(rounded, torch.Tensor.double), backend="reference")
+    assert not found.numel() or relative_error(found, expected) < (2e-6 if name == "read_out" else 4e-3)
+
+
+@needs_numba
+@torch.no_grad()
+def test_maps_in_bfloat16_beside_norms_in_float32() -> None:
+    """As under autocast, where what convolutions make is rounded."""
+    x, added, gate, norm, out_norm = MAP.gated_norm_inputs()
+    maps = x, added.bfloat16(), gate.bfloat16()
+    found = gated_norm(*maps, norm, out_norm, backend="numba")
+    assert found.dtype == torch.float32
+    expected = gated_norm(*maps, norm, out_norm, backend="torch")
+    assert relative_error(found, expected) < 2e-6
+
+
+@needs_numba
+@pytest.mark.parametrize("case", feed_forward.CASES, ids=str)
+@torch.no_grad()
+def test_the_residual_convolution_in_half_precision(case: feed_forward.Case) -> None:
+    x, weight, bias = case.inputs(torch.bfloat16)
+    found = feed_forward.residual_depthwise(x, weight, bias, backend="numba")
+    assert found.dtype == torch.bfloat16
+    expected = feed_forward.residual_depthwise(x.double(), weight.double(), bias.double(), backend="reference")
+    assert not found.numel() or relative_error(found, expected) < 4e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        found = feed_forward.residual_depthwise(x.float(), weight.float(), bias.float(), backend="numba")
+    assert found.dtype == torch.float32
+    assert not found.numel() or relative_error(found, expected) < 2e-6
+
+
+def test_the_residual_convolution_says_what_it_cannot_run() -> None:
+    x, weight, bias = CASE.inputs()
+    with torch.no_grad():
+        assert "one pass too" in str(feed_forward.explain_residual(x, weight, bias)[1].reason)
+        five = feed_forward.explain_residual(x.bfloat16(), torch.zeros(16, 1, 5, 5), bias)[1].reason
+    assert five == "the kernel must be 3 x 3, got 5 x 5"
+    with pytest.raises(ValueError, match=r"must be .* got \(2, 16, 5, 9\), \(15, 1, 3, 3\)"):
+        feed_forward.residual_depthwise(x, weight[:15], bias)
+
+
 @every_call
 def test_references_read_like_the_paper(name: str, operator: Any, inputs: Any) -> None:
     """Position by position, in the plainest words."""
@@ -198,11 +247,11 @@ CASE, MAP = feed_forward.CASES[1], readout.CASES[1]
 @pytest.mark.parametrize(
     ("operator", "arguments", "message"),
     [
-        (gelu_depthwise, CASE.inputs(torch.float64), "all tensors must be float32 on the cpu, got torch.float64"),
+        (gelu_depthwise, CASE.inputs(torch.float64), "must be float32 or bfloat16 on the cpu, got torch.float64"),
         (gelu_depthwise, feed_forward.Case(1, 6, 2, 2).inputs(), "the width must be a multiple of 8, got 6"),
         (read_out, readout.Case(1, 2, 12, 2, 2).read_out_inputs(), "the width must be a multiple of 8, got 12"),
         (read_out, (MAP.read_out_inputs()[0][:1], torch.zeros(1, 1), *[None] * 4), "two equal halves"),
-        (gated_norm, MAP.gated_norm_inputs(torch.bfloat16), "got torch.bfloat16 on cpu"),
+        (gated_norm, MAP.gated_norm_inputs(torch.float16), "got torch.float16 on cpu"),
         (gated_norm, readout.Case(1, 2, 2, 2, 2).gated_norm_inputs(), "a multiple of 8, got 4"),
     ],
 )
@@ -245,7 +294,7 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     channels = maps[0].shape[1]
 
     def objection(out_norm: Any) -> str | None:
-        return readout.explain_gated_norm(*maps[:4], out_norm)[0].reason
+        return readout.explain_gated_norm(*maps[:4], out_norm)[1].reason
 
     assert objection(maps[4]) is None
     assert objection(nn.BatchNorm2d(channels)) == (
@@ -277,7 +326,7 @@ with torch.no_grad():
     for name, (explain, operator, inputs) in operators.items():
         changed = list(inputs)
         changed[1] = two(changed[1])
-        assert explain(*changed)[0].reason == "it takes plain tensors, and one is a TwoTensor", name
+        assert explain(*changed)[1].reason == "it takes plain tensors, and one is a TwoTensor", name
         assert torch.allclose(operator(*changed).a, operator(*inputs), rtol=1e-4, atol=1e-5), name
     scan = selective_scan.CASES[2].inputs()
     found = a2mamba.ops.selective_scan_state(*scan[:2], two(scan[2]), *scan[3:])
@@ -322,7 +371,7 @@ def test_a_wrong_kernel_is_switched_off(
     try:
         with pytest.warns(RuntimeWarning, match=f"{name}/numba: the Numba kernels are switched off"):
             reason = self_test.passed(f"{name}/numba", torch.device("cpu"))
-        assert reason == "their output differs from the reference by 1.0e-02 of its norm"
+        assert reason == "their output differs from the reference by 1.0e-02 of its norm (inputs torch.float32)"
     finally:
         self_test.forget()
     assert os.listdir(tmp_path / "a2mamba") == ["self_test.json"]

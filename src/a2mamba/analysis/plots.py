@@ -7,22 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from a2mamba.catalog import FACTS
+from a2mamba.catalog import FACTS, published_top1
 from a2mamba.files import replace_file
 
 if TYPE_CHECKING:
     from a2mamba.analysis.throughput import Row
-
-# Of the models that the paper's Tables II and VIII list beside ours, by timm's names.
-PUBLISHED = {
-    "convnext_tiny": 82.1,
-    "convnext_small": 83.1,
-    "convnext_base": 83.8,
-    "swin_tiny_patch4_window7_224": 81.3,
-    "swin_small_patch4_window7_224": 83.0,
-    "pvt_v2_b0": 70.5,
-    "pvt_v2_b1": 78.7,
-}
 
 
 def accuracy_against_speed(rows: Sequence[Row], path: Path) -> None:
@@ -38,10 +27,9 @@ def accuracy_against_speed(rows: Sequence[Row], path: Path) -> None:
         raise ImportError('plots need matplotlib: pip install "a2mamba[demo]"') from error
     points = []
     for row in rows:
-        facts = FACTS.get(row.model)
-        accuracy = PUBLISHED.get(row.model) if facts is None else facts.top1
+        accuracy = published_top1(row.model)
         if accuracy is not None:
-            points.append((row, accuracy, facts is not None))
+            points.append((row, accuracy, row.model in FACTS))
     if not points:
         raise ValueError("none of these models has a published accuracy that we know; write .json or .csv instead")
     figure = Figure(figsize=(7, 4.5), layout="constrained")

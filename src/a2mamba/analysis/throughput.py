@@ -25,6 +25,7 @@ from torch import nn
 
 from a2mamba.analysis.flops import parameters
 from a2mamba.backbone import Pyramid, fuse_for_inference
+from a2mamba.catalog import published_top1
 
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -70,6 +71,8 @@ class Row:
     peak_memory_mb: float | None
     """beyond the weights: of the device's allocator, or of a fresh process on CPUs; None if not measured"""
     parameters: int
+    published_top1: float | None = None
+    """percent on ImageNet-1K, as published; None if we know of none"""
 
 
 class Runner:
@@ -190,6 +193,7 @@ def _row(name: str, runner: Runner, seconds: list[float], peak: float | None) ->
         rounds=len(seconds),
         peak_memory_mb=peak,
         parameters=runner.parameters,
+        published_top1=published_top1(name),
     )
 
 
@@ -266,6 +270,7 @@ def environment(device: str) -> dict[str, Any]:
     on_gpu = torch.device(device).type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
+        "instruction_sets": None if on_gpu else " ".join(instruction_sets()),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -275,13 +280,35 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+INSTRUCTION_SETS = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+"""Those that decide how fast a network runs, by Linux's names, of x86 and of aarch64."""
+
+
 def processor() -> str:
-    """Return the processor's name, where the system tells it."""
+    """Return the processor's name, where the system tells it; with family and model, for virtual machines hide more."""
+    about = _about_processor()
+    name = about.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {about[key]}" for key in ("cpu family", "model") if key in about]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def instruction_sets() -> list[str]:
+    """Return which of :data:`INSTRUCTION_SETS` the processor has; none where the system does not tell."""
+    about = _about_processor()
+    known = (about.get("flags") or about.get("Features") or "").split()
+    return [name for name in INSTRUCTION_SETS if name in known]
+
+
+def _about_processor() -> dict[str, str]:
+    """Return what Linux says about the first core."""
     try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Backbones, their variants and their weights. Importing this registers the models with timm."""
 
 from a2mamba.backbone.a2mamba import A2Mamba
+from a2mamba.backbone.ablations import Ablation
 from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
+from a2mamba.backbone.graphed import GraphedModel, cuda_graph
 from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions, RunOptions
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError, register
@@ -13,9 +15,11 @@ from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_
 
 __all__ = [
     "A2Mamba",
+    "Ablation",
     "BackboneOptions",
     "CheckpointError",
     "ClassifierOptions",
+    "GraphedModel",
     "Layout",
     "LoadReport",
     "ModelOptions",
@@ -26,6 +30,7 @@ __all__ = [
     "WeightsUnavailableError",
     "check_name",
     "create_model",
+    "cuda_graph",
     "from_released",
     "fuse_for_inference",
     "is_fused",

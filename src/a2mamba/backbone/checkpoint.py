@@ -207,7 +207,7 @@ def _read(path: Path, sha256: str | None) -> tuple[Mapping[str, Any], bool]:
         content, verified = read_torch_file(path, allowed=[argparse.Namespace])
     except (OSError, ValueError, SafetensorError) as error:
         text = str(error).split("\n", 1)[0]
-        raise CheckpointError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
+        raise CheckpointError(text if text.startswith(str(path)) else f"{path} is damaged: {text}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, found {type(content).__name__}")
     return content, verified or sha256 is not None

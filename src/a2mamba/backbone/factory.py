@@ -56,7 +56,7 @@ def _takes_model_options(
 
 def list_models() -> list[str]:
     """Return the names of all backbones, smallest first within a family."""
-    return list(REGISTERED)
+    return [name for name, variant in REGISTERED.items() if variant.listed]
 
 
 @_takes_model_options(_LogitsOptions, _MapsOptions)

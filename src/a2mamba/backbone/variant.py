@@ -66,3 +66,5 @@ class Variant:
     """(Hugging Face repository, file) of the released weights"""
     released_mixer: tuple[Rule, ...] | None = None
     """the mixer's weight table; none: files in a layout other than ours do not exist"""
+    listed: bool = True
+    """whether ``list_models()`` names it; ablations are made by name alone"""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from a2mamba.analysis.throughput import Row
 
 
+PEERS = ("convnext_tiny", "repvit_m1_5", "hgnetv2_b4", "efficientvim_m4", "cpubone_b1_bfrobust")
+"""What one would run on a CPU instead, where timm has it."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
@@ -25,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Example: a2mamba bench --models convnext_tiny a2mamba_tiny a2mamba_nano --sizes 224 --batch 8 --threads 2"
     )
     parser.add_argument("--models", nargs="+", default=["convnext_tiny", "a2mamba_tiny"], help="ours, and timm's")
+    parser.add_argument("--peers", action="store_true", help=f"measure too: {', '.join(PEERS)}")
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="image sides (default 224)")
     parser.add_argument("--batch", type=int, default=8, help="images in a batch (default 8)")
     parser.add_argument("--mode", choices=("inference", "training"), default="inference")
@@ -50,7 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise ValueError(f"--{name} must be at least 1, got {number}")
-    for name in arguments.models:
+    models = list(arguments.models)
+    if arguments.peers:
+        models += [name for name in PEERS if name not in models and timm.is_model(name)]
+    for name in models:
         if not timm.is_model(name):
             nearest = difflib.get_close_matches(name, timm.list_models(), n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else "neither ours nor timm's"
@@ -78,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             compile=arguments.compile,
             fused=arguments.fused,
         )
-        rows += compare(arguments.models, setting, rounds=arguments.rounds, memory=arguments.memory, progress=say)
+        rows += compare(models, setting, rounds=arguments.rounds, memory=arguments.memory, progress=say)
     settings = environment(device)
     result = {"environment": settings, "rows": [asdict(row) for row in rows]}
     if arguments.out is not None:
@@ -86,10 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(result)
         return 0
+    print(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
     for size in arguments.sizes:
         same = [row for row in rows if row.size == size]
         print_table(
-            ("model", "images/s", f"x {same[0].model}", "ms a batch", "quartiles", "peak MiB"),
+            ("model", "images/s", f"x {same[0].model}", "ms a batch", "quartiles", "peak MiB", "top-1, %"),
             [
                 (
                     f"{row.model} (fused)" if row.fused else row.model,
@@ -98,12 +107,12 @@ def run(arguments: argparse.Namespace) -> int:
                     f"{row.milliseconds:.1f}",
                     "{:.1f} - {:.1f}".format(*row.milliseconds_quartiles),
                     "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+                    "" if row.published_top1 is None else f"{row.published_top1:.1f}",
                 )
                 for row in same
             ],
             title=f"{arguments.mode} at {size}, batch {arguments.batch}, {arguments.dtype}",
         )
-    say(", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +82,14 @@ def _operators(device: str) -> list[dict[str, Any]]:
         return [row for operator, choices, call in _calls(device) for row in _compare(operator, device, choices, call)]
 
 
-def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[[str], Tensor]]]:
-    """Yield every operator's name, what its backends say to small inputs, and a call with a backend."""
+def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[..., Tensor]]]:
+    """Yield every operator's name, what its backends say to small inputs, and a call that takes a backend."""
     import torch
 
     from a2mamba import ops
-    from a2mamba.ops import feed_forward, neighborhood, readout, selective_scan
+    from a2mamba.ops import depthwise, feed_forward, neighborhood, readout, rotary, selective_scan
+    from a2mamba.ops.channel_norm import CASES as NORM_CASES
+    from a2mamba.ops.channel_norm import explain_backends as explain_norm
 
     # Wide enough for every backend.
     attention, scan = neighborhood.CASES[4], selective_scan.CASES[2]
@@ -96,34 +99,41 @@ def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[[str], Ten
     yield (
         "neighborhood_attention",
         neighborhood.explain_backends(q, k, v, bias),
-        lambda backend: ops.neighborhood_attention(q, k, v, bias, backend=backend, **options),
+        partial(ops.neighborhood_attention, q, k, v, bias, **options),
     )
     yield (
         "selective_scan_state",
         selective_scan.explain_backends(u),
-        lambda backend: ops.selective_scan_state(u, delta, A, B, delta_bias, backend=backend),
+        partial(ops.selective_scan_state, u, delta, A, B, delta_bias),
     )
     states = readout.CASES[1].read_out_inputs(torch.float32, device)
-    yield "read_out", readout.explain_read_out(*states), lambda backend: ops.read_out(*states, backend=backend)
+    yield "read_out", readout.explain_read_out(*states), partial(ops.read_out, *states)
     maps = readout.CASES[1].gated_norm_inputs(torch.float32, device)
-    yield "gated_norm", readout.explain_gated_norm(*maps), lambda backend: ops.gated_norm(*maps, backend=backend)
-    x, weight, x_bias = feed_forward.CASES[1].inputs(torch.float32, device)
+    yield "gated_norm", readout.explain_gated_norm(*maps), partial(ops.gated_norm, *maps)
+    wide = feed_forward.CASES[1].inputs(torch.float32, device)
+    yield "gelu_depthwise", feed_forward.explain_backends(*wide), partial(ops.gelu_depthwise, *wide)
+    yield "residual_depthwise", feed_forward.explain_residual(*wide), partial(feed_forward.residual_depthwise, *wide)
+    narrow = depthwise.CASES[0].inputs(torch.float32, device)
+    yield "depthwise_conv", depthwise.explain_backends(*narrow), partial(ops.depthwise_conv, *narrow)
+    x, weight, x_bias, eps, dtype = NORM_CASES[0].inputs(torch.float32, device)
     yield (
-        "gelu_depthwise",
-        feed_forward.explain_backends(x, weight, x_bias),
-        lambda backend: ops.gelu_depthwise(x, weight, x_bias, backend=backend),
+        "channel_norm",
+        explain_norm(x, weight, x_bias, eps, dtype),
+        partial(ops.channel_norm, x, weight, x_bias, eps),
     )
+    heads = rotary.CASES[0].inputs(torch.float32, device)
+    yield "rotate", rotary.explain_backends(*heads), partial(ops.rotate, *heads)
 
 
 def _compare(
-    operator: str, device: str, choices: list[Choice], call: Callable[[str], Tensor]
+    operator: str, device: str, choices: list[Choice], call: Callable[..., Tensor]
 ) -> Iterator[dict[str, Any]]:
-    expected = call("reference")
+    expected = call(backend=choices[-1].backend)
     first = next(choice.backend for choice in choices if choice.reason is None)
     for choice in choices:
         verdict = "not run"
         if choice.reason is None:
-            error = float((call(choice.backend) - expected).abs().max() / expected.abs().max())
+            error = float((call(backend=choice.backend) - expected).abs().max() / expected.abs().max())
             verdict = "passed" if error < 1e-3 else f"FAILED: relative error {error:.1e}"
         yield {
             "operator": operator,

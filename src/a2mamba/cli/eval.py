@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="detection: write the detections in COCO's result format"
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="append the result to a file that `a2mamba paper --results` reads"
     )
     parser.add_argument("--per-class", action="store_true", help="segmentation, detection: a table of all classes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -89,6 +93,20 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"detections are in {path}")
     if arguments.save_images is not None:
         say(f"images are in {evaluation.write_images(model, arguments.save_images)}")
+    if arguments.record is not None:
+        from a2mamba.paper import network_name, record_result
+
+        record_result(
+            arguments.record,
+            recipe=str(named if trained is None else trained.recipe),
+            model=network_name(config.model),
+            metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+            images=evaluation.images,
+            image_size=getattr(config.data, "image_size", None),
+            multi_scale=arguments.ms,
+            checkpoint=str(arguments.checkpoint),
+        )
+        say(f"recorded in {arguments.record}")
     table = evaluation.class_table() if arguments.per_class else []
     if arguments.json:
         result = {"checkpoint": str(arguments.checkpoint), "images": evaluation.images, **metrics}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,13 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.out = arguments.out or Path("runs") / f"fit-{arguments.dir.resolve().name}"
     if arguments.resume != "never":
         refuse_longer_schedule(choice, config.schedule.total_epochs, arguments)
-    if not arguments.dry_run:
-        for line in choice.lines():
+    lines = [*choice.lines(), *notes]
+    if not arguments.dry_run and os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        for line in lines:
             say(line)
         check_validation(choice.found, show_progress)
-        lines = list(notes)
-    else:
-        lines = [*choice.lines(), *notes]
+        lines = []
     return perform(config, arguments, recipe=choice.recipe, notes=lines)
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "classify, segment or find objects in images",
     "export": "a network as a file for ONNX Runtime, OpenVINO or torch.export",
     "bench": "speed and memory of models, timm's beside ours in one run",
+    "paper": "the tables of the paper, our numbers beside them",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
 }
 """Each is a module of this package with ``add_arguments(parser)`` and ``run(arguments) -> exit status``."""

@@ -132,7 +132,7 @@ def _nearest(root: Path) -> tuple[str, str, str]:
         return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
     inside = [entry for entry in folders if _is_known(entry)]
     if inside:
-        return "a data set in a folder below", "nothing, but the path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
+        return f"a data set in {inside[0]}", "its path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
     if endings & _ARCHIVES:
         archive = next(entry for entry in files if entry.suffix.lower() in _ARCHIVES)
         if archive.suffix == ".tar":

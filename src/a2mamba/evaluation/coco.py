@@ -164,8 +164,7 @@ class CocoMetric:
         """
         if self._detections and not self._truth.count(self._detections):
             _log.warning("none of the %d evaluated images has an object: AP is not defined", len(self._detections))
-            for iou_type in self.iou_types:
-                yield f"{_PREFIXES[iou_type]}_ap", math.nan
+            yield from ((f"{_PREFIXES[kind]}_ap", math.nan) for kind in self.iou_types)
             return
         for iou_type, curves in self._evaluated().items():
             prefix = _PREFIXES[iou_type]
@@ -177,22 +176,22 @@ class CocoMetric:
             yield f"{prefix}_ar", average_recall
 
     def per_class(self, iou_type: IouType = "bbox") -> list[ClassPrecision]:
-        """Average precision of each category, in increasing order of ids.
+        """Average precision of each category, in the order of labels.
 
         Raises:
             ValueError: as `results`, or this iou type is not measured.
         """
         curves = self._curves_of(iou_type)
         counts = self._truth.count(self._detections)
-        # The library has its categories in increasing order of ids.
+        ids = sorted(self.category_ids)  # the order of the library
         return [
             ClassPrecision(
                 category_id,
-                self._truth.categories[category_id],
+                name,
                 counts.get(category_id, 0),
-                *_precisions(curves.precision[:, :, place : place + 1]).values(),
+                *_precisions(curves.precision[:, :, ids.index(category_id), None]).values(),
             )
-            for place, category_id in enumerate(sorted(self._truth.categories))
+            for category_id, name in self._truth.categories.items()
         ]
 
     def table(self, iou_type: IouType = "bbox") -> str:
@@ -416,7 +415,7 @@ class CocoMetric:
     def _evaluate(self, iou_type: str) -> _Curves:
         library = coco_library()
         truth = library.COCO(print_function=_silent)
-        truth.dataset = self._truth.selected(self._detections)
+        truth.dataset = self._truth.selected(self._detections, masks=iou_type == "segm")
         truth.createIndex()
         results = self._result_list(iou_type)
         if results:
@@ -433,7 +432,7 @@ class CocoMetric:
 
     def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
         kept = self._detections[image_id]
-        objects = self._truth.objects(image_id)
+        objects = self._truth.objects(image_id, masks=False)
         plain = [entry for entry in objects if not entry["iscrowd"]]
         crowds = [entry for entry in objects if entry["iscrowd"]]
         overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
@@ -479,7 +478,7 @@ class _Truth:
         for row in self._masks.can_be_damaged(annotations.segmentation_rows):
             annotations.mask(row)
 
-    def objects(self, image_id: int) -> list[dict[str, Any]]:
+    def objects(self, image_id: int, *, masks: bool) -> list[dict[str, Any]]:
         """An image's objects, crowds among them. Ids begin at 1: to the library an object of id 0 is never found."""
         found = self._annotations
         rows = found.rows(self._numbers[image_id])
@@ -494,12 +493,13 @@ class _Truth:
                 strict=True,
             )
         ]
-        if self._masks is not None:
+        if masks:
+            assert self._masks is not None
             for entry, place in zip(objects, found.segmentation_rows[rows].tolist(), strict=True):
                 entry["segmentation"] = self._masks.run_lengths(place)
         return objects
 
-    def selected(self, image_ids: Iterable[int]) -> dict[str, Any]:
+    def selected(self, image_ids: Iterable[int], *, masks: bool) -> dict[str, Any]:
         """The data set of these images for the library."""
         chosen = sorted(image_ids)
         return {
@@ -507,7 +507,7 @@ class _Truth:
                 {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
                 for image_id in chosen
             ],
-            "annotations": [entry for image_id in chosen for entry in self.objects(image_id)],
+            "annotations": [entry for image_id in chosen for entry in self.objects(image_id, masks=masks)],
             "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
         }
 

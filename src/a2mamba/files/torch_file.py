@@ -54,12 +54,12 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = 
             if damaged is not None:
                 raise ValueError(f"{path} is damaged: the checksum of {damaged!r} is wrong")
         elif not legacy:
-            raise ValueError(f"{path} is truncated, or not a checkpoint")
+            raise ValueError(f"{path} is damaged, or not a checkpoint")
         with warnings.catch_warnings(), torch.serialization.safe_globals([*allowed]):
             warnings.simplefilter("ignore")  # of pickle protocols, just before the error
             return TorchFile(torch.load(path, map_location="cpu", weights_only=True), is_zip)
     except zipfile.BadZipFile:
-        raise ValueError(f"{path} is truncated, or not a checkpoint") from None
+        raise ValueError(f"{path} is damaged, or not a checkpoint") from None
     except pickle.UnpicklingError as error:
         # torch's text is three lines long and recommends to run the code.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -69,7 +69,9 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = 
         ) from None
     except _DAMAGE as error:
         text = " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
-        raise ValueError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from None
+        raise ValueError(
+            text if text.startswith(str(path)) else f"{path} is damaged, or not a checkpoint: {text}"
+        ) from None
 
 
 def check_sha256(path: Path, expected: str) -> None:

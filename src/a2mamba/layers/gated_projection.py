@@ -17,6 +17,5 @@ def gated_projection(
     The released models leave autocast behind the addition: the product, the norm and the projection run in the dtype
     of the weights, which is float32 unless the whole model was cast.
     """
-    dtype = proj.weight.dtype
     with without_autocast(mixed):
-        return proj(gated_norm(mixed.to(dtype), lepe.to(dtype), gate.to(dtype), norm, proj_norm))
+        return proj(gated_norm(mixed, lepe, gate, norm, proj_norm).to(proj.weight.dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from a2mamba.layers.rope import apply_rope
+from a2mamba.ops import rotate
 
 
 def to_heads(x: Tensor, heads: int) -> Tensor:
@@ -31,7 +31,7 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
     """
     channels = qkv.shape[1] // 3
     queries_keys = qkv[:, : 2 * channels].permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
-    rotated = apply_rope(queries_keys, rope).permute(3, 0, 4, 1, 2, 5)
+    rotated = rotate(queries_keys, rope).permute(3, 0, 4, 1, 2, 5)
     return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
 
 

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import cfunc
 from numba.core import cgutils, extending, types
+from numba.core import config as numba_config
 
 from a2mamba.ops.dispatch import LANES
 
@@ -113,6 +115,82 @@ def load_splat(b: Builder, address: Value) -> Value:
     return b.shuffle_vector(first, _UNDEFINED, ir.Constant(_INTS, [0] * LANES))
 
 
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has not."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_HALVES = ir.VectorType(ir.IntType(16), LANES)
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def _ints(value: int) -> Value:
+    return ir.Constant(_INTS, [value] * LANES)
+
+
+def load_half(b: Builder, address: Value) -> Value:
+    """Return the eight bfloat16 at any address, as floats."""
+    bits = b.zext(b.load(_pointer(b, address, _HALVES), align=2), _INTS)
+    return b.bitcast(b.shl(bits, _ints(16)), VECTOR)
+
+
+def store_half(b: Builder, value: Value, address: Value) -> None:
+    """Write eight floats as bfloat16, rounded to the nearest and of two to the even one, to any address."""
+    bits = b.bitcast(value, _INTS)
+    odd = b.and_(b.lshr(bits, _ints(16)), _ints(1))
+    rounded = b.lshr(b.add(bits, b.add(odd, _ints(0x7FFF))), _ints(16))
+    b.store(b.trunc(rounded, _HALVES), _pointer(b, address, _HALVES), align=2)
+
+
+def load_half_splat(b: Builder, address: Value) -> Value:
+    """Return the bfloat16 at an address as a float, eight times."""
+    half = ir.IntType(16)
+    bits = b.zext(b.load(_pointer(b, address, half), align=2), ir.IntType(32))
+    number = b.bitcast(b.shl(bits, ir.Constant(ir.IntType(32), 16)), FLOAT)
+    first = b.insert_element(_UNDEFINED, number, ir.Constant(ir.IntType(32), 0))
+    return b.shuffle_vector(first, _UNDEFINED, _ints(0))
+
+
+def has_pair_products() -> bool:
+    """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
+    settings: Any = numba_config  # read from the environment: its names are not in the module's text
+    if settings.CPU_NAME or settings.CPU_FEATURES:
+        return False
+    features = get_host_cpu_features()
+    return bool(features.get("avx512bf16") and features.get("avx512vl"))
+
+
+def pair_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """Return z + x.low * y.low + x.high * y.high of vectors of pairs of bfloat16; see :func:`has_pair_products`."""
+    name = "llvm.x86.avx512bf16.dpbf16ps.256"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(VECTOR, [VECTOR, _PAIRS, _PAIRS]), name)
+    return b.call(function, [z, b.bitcast(x, _PAIRS), b.bitcast(y, _PAIRS)])
+
+
+def pair(b: Builder, low: Value, high: Value) -> Value:
+    """Return the pairs of two vectors of floats, rounded to bfloat16."""
+    low, high = (b.add(b.bitcast(each, _INTS), _ints(0x8000)) for each in (low, high))
+    return b.bitcast(b.or_(b.lshr(low, _ints(16)), b.and_(high, _ints(0xFFFF0000))), VECTOR)
+
+
+def reader(half: bool) -> tuple[Callable[[Builder, Value], Value], int]:
+    """Return how to load a vector of bfloat16 (``half``) or float32 as floats, and its bytes."""
+    return (load_half, BYTES // 2) if half else (load, BYTES)
+
+
+def writer(half: bool) -> tuple[Callable[[Builder, Value, Value], None], int]:
+    """Return how to store a vector of floats as bfloat16 (``half``) or float32, and its bytes."""
+    return (store_half, BYTES // 2) if half else (store, BYTES)
+
+
 def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     """Return x * y + z, in one instruction where the processor has it."""
     name = f"llvm.fmuladd.v{LANES}f32"
@@ -137,6 +215,16 @@ def lane_sum(b: Builder, x: Value) -> Value:
         lanes = [(lane + step) % LANES for lane in range(LANES)]
         x = b.fadd(x, b.shuffle_vector(x, _UNDEFINED, ir.Constant(_INTS, lanes)))
     return x
+
+
+def pick_lanes(b: Builder, x: Value, lanes: Sequence[int]) -> Value:
+    """Return the vector whose i-th lane is lane ``lanes[i]`` of ``x``."""
+    return b.shuffle_vector(x, _UNDEFINED, ir.Constant(_INTS, list(lanes)))
+
+
+def sign_lanes(b: Builder, x: Value) -> Value:
+    """Return ``x`` with the sign of every even lane turned."""
+    return b.fmul(x, ir.Constant(VECTOR, [-1.0, 1.0] * (LANES // 2)))
 
 
 def polynomial(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:
@@ -275,29 +363,75 @@ def _transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
-@intrinsic
-def transpose(  # type: ignore[no-untyped-def]
-    typing, source, source_step, source_count, target, target_step, target_count, spare, factor
-):
-    """Transpose a block of 8 x 8 floats, multiplying each of its rows by the vector at ``factor``.
+def _transposition(store_column: Callable[[Builder, Value, Value], None]) -> Callable[..., Any]:
+    """Return an intrinsic that transposes a block of 8 x 8 floats, multiplying its rows by the vector at ``factor``.
 
     Only the first ``source_count`` rows are read, the last of them again in place of the others; only the first
     ``target_count`` rows are written, the others to the 32 bytes at ``spare``.
     """
-    signature, wrap = procedure(8)
 
-    def emit(b, source, source_step, source_count, target, target_step, target_count, spare, factor):  # type: ignore[no-untyped-def]
-        scale = load(b, factor)
-        last = b.sub(source_count, integer(1))
-        rows = []
-        for i in range(LANES):
-            row = b.select(b.icmp_signed("<", integer(i), last), integer(i), last)
-            rows.append(b.fmul(load(b, b.add(source, b.mul(row, source_step))), scale))
-        for i, column in enumerate(_transposed(b, rows)):
-            address = b.add(target, b.mul(integer(i), target_step))
-            store(b, column, b.select(b.icmp_signed("<", integer(i), target_count), address, spare))
+    @intrinsic
+    def transpose(  # type: ignore[no-untyped-def]
+        typing, source, source_step, source_count, target, target_step, target_count, spare, factor
+    ):
+        signature, wrap = procedure(8)
 
-    return signature, wrap(emit)
+        def emit(b, source, source_step, source_count, target, target_step, target_count, spare, factor):  # type: ignore[no-untyped-def]
+            scale = load(b, factor)
+            last = b.sub(source_count, integer(1))
+            rows = []
+            for i in range(LANES):
+                row = b.select(b.icmp_signed("<", integer(i), last), integer(i), last)
+                rows.append(b.fmul(load(b, b.add(source, b.mul(row, source_step))), scale))
+            for i, column in enumerate(_transposed(b, rows)):
+                address = b.add(target, b.mul(integer(i), target_step))
+                store_column(b, column, b.select(b.icmp_signed("<", integer(i), target_count), address, spare))
+
+        return signature, wrap(emit)
+
+    return transpose
+
+
+transpose, transpose_to_half = _transposition(store), _transposition(store_half)
+
+
+def _cells(of_positions: bool) -> Callable[..., Any]:
+    """Return an intrinsic that writes a block of 8 x 8 pairs of bfloat16: (position, channel) -> (channel, position).
+
+    A pair is two neighboring channels, or (``of_positions``) one channel of a position and of the one ``shift`` behind.
+    The positions are those from ``first`` on, ``source`` being the address of position 0; outside of range(count) is
+    what stands at ``zeros``, 32 bytes.
+    """
+
+    @intrinsic
+    def write_cells(typing, source, source_step, first, count, shift, target, target_step, zeros):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(8)
+
+        def emit(b, source, source_step, first, count, shift, target, target_step, zeros):  # type: ignore[no-untyped-def]
+            def read_at(position: Value, kind: Any) -> Value:
+                # As numbers without a sign those below zero are large.
+                inside = b.icmp_unsigned("<", position, count)
+                address = b.select(inside, b.add(source, b.mul(position, source_step)), zeros)
+                return b.load(_pointer(b, address, kind), align=2)
+
+            rows = []
+            for i in range(LANES):
+                position = b.add(first, integer(i))
+                if of_positions:
+                    low, high = (b.zext(read_at(each, _HALVES), _INTS) for each in (position, b.add(position, shift)))
+                    cells = b.or_(low, b.shl(high, _ints(16)))
+                else:
+                    cells = read_at(position, _INTS)
+                rows.append(b.bitcast(cells, VECTOR))
+            for i, column in enumerate(_transposed(b, rows)):
+                store(b, column, b.add(target, b.mul(integer(i), target_step)))
+
+        return signature, wrap(emit)
+
+    return write_cells
+
+
+write_channel_pairs, write_position_pairs = _cells(False), _cells(True)
 
 
 @intrinsic

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from a2mamba.data import SegmentationData
+from a2mamba.data import SEGMENTATION_DATASETS, SegmentationData
 from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig
 from a2mamba.segmentation import TEST_MODES, TestMode
 from a2mamba.tasks import SegmentationRun, SegmenterConfig
@@ -15,35 +15,13 @@ from a2mamba.tasks import SegmentationRun, SegmenterConfig
 Dataset = Literal["ade20k", "cityscapes", "coco_stuff"]
 
 
-@dataclass(frozen=True)
-class _Protocol:
-    """What the SegFormer protocol fixes for a data set."""
-
-    crop: int
-    resize: tuple[int, int]
-    batch: int
-    interval: int
-    test: TestMode
-
-
-_SEGFORMER: dict[Dataset, _Protocol] = {
-    "ade20k": _Protocol(512, (2048, 512), 16, 8000, TEST_MODES["ade20k"]),
-    "cityscapes": _Protocol(1024, (2048, 1024), 8, 4000, TEST_MODES["cityscapes"]),
-    "coco_stuff": _Protocol(512, (2048, 512), 16, 8000, TEST_MODES["coco_stuff"]),
-}
-_FOLDERS: dict[Dataset, str] = {
-    "ade20k": "data/ADEChallengeData2016",
-    "cityscapes": "data/cityscapes",
-    "coco_stuff": "data/coco_stuff164k",
-}
-
-
 def _segformer_protocol(model: SegmenterConfig, dataset: Dataset) -> SegmentationRun:
-    protocol = _SEGFORMER[dataset]
+    published = SEGMENTATION_DATASETS[dataset]
+    protocol = published.protocol
     return SegmentationRun(
         model=model,
         data=SegmentationData(
-            root=_FOLDERS[dataset],
+            root=published.folder,
             layout=dataset,
             crop_size=(protocol.crop, protocol.crop),
             resize=protocol.resize,
@@ -51,7 +29,7 @@ def _segformer_protocol(model: SegmenterConfig, dataset: Dataset) -> Segmentatio
         ),
         optimizer=OptimizerConfig(lr=6e-5, weight_decay=0.01, clip_grad_norm=None),
         schedule=PolynomialScheduleConfig(iterations=160_000, interval=protocol.interval),
-        test=protocol.test,
+        test=TEST_MODES[protocol.test_mode],
         decoder_lr_scale=10.0,
         precision="float32",
     )

@@ -1,7 +1,7 @@
 """Semantic segmentation: SegMAN-V2, SegMAN and UperNet, their loss, and their test modes."""
 
 from a2mamba.backbone import fuse_for_inference
-from a2mamba.segmentation.factory import SegmenterOptions, create_segmenter, list_segmenters, upernet
+from a2mamba.segmentation.factory import SegmenterOptions, check_segmenter, create_segmenter, list_segmenters, upernet
 from a2mamba.segmentation.inference import TEST_MODES, TestMode, predict
 from a2mamba.segmentation.losses import IGNORE_INDEX, pixel_cross_entropy
 from a2mamba.segmentation.segman import SegMANConfig
@@ -19,6 +19,7 @@ __all__ = [
     "Segmenter",
     "SegmenterOptions",
     "TestMode",
+    "check_segmenter",
     "create_segmenter",
     "fuse_segmenter",
     "list_segmenters",

@@ -20,6 +20,9 @@ from a2mamba.segmentation.segman_v2 import SegMANV2Decoder
 from a2mamba.segmentation.segmenter import Segmenter
 from a2mamba.segmentation.uper_net import FCNHead, UperHead
 
+UNLISTED: dict[str, str] = dict.fromkeys(segman_v2.ROADMAP, "a2mamba_tiny")
+"""The same for networks that are made by name alone: steps of the paper's Table XIII."""
+
 UPER_WIDTHS = {"upernet_a2mamba_test": 32}
 """Widths of UperNet's decoder other than 512."""
 
@@ -27,6 +30,14 @@ UPER_WIDTHS = {"upernet_a2mamba_test": 32}
 def list_segmenters() -> list[str]:
     """Return the names of all segmentation networks, smallest first within a family."""
     return list(SEGMENTERS)
+
+
+def check_segmenter(name: str) -> None:
+    """Raise ValueError if no segmentation network has this name, naming the nearest."""
+    if name not in SEGMENTERS | UNLISTED:
+        nearest = difflib.get_close_matches(name, SEGMENTERS | UNLISTED, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(SEGMENTERS)}"
+        raise ValueError(f"unknown segmentation network {name!r}; {hint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,8 @@ class SegmenterOptions(BackboneOptions):
     """weights of the backbone alone, for training"""
     pretrained_backbone: bool = False
     """download the released weights of the backbone"""
+    backbone: str | None = None
+    """another backbone than the network's own"""
     width: int | None = None
     """channels of the decoder, for a narrower or wider one than the system has; its other sizes follow in proportion.
     SegMAN-V2 needs a multiple of 32"""
@@ -72,12 +85,9 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
         WeightsUnavailableError: if ``pretrained_backbone`` weights cannot be downloaded.
         CheckpointError: if a checkpoint does not fit.
     """
-    if name not in SEGMENTERS:
-        nearest = difflib.get_close_matches(name, SEGMENTERS, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(SEGMENTERS)}"
-        raise ValueError(f"unknown segmentation network {name!r}; {hint}")
+    check_segmenter(name)
     backbone = create_model(
-        SEGMENTERS[name],
+        options.backbone or (SEGMENTERS | UNLISTED)[name],
         features_only=True,
         pretrained=options.pretrained_backbone,
         checkpoint=options.backbone_checkpoint,
@@ -85,7 +95,7 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
     )
     classes, width = options.num_classes, options.width
     with torch.device(options.device) if options.device is not None else nullcontext():
-        if name in segman_v2.VARIANTS:
+        if name in segman_v2.VARIANTS or name in segman_v2.ROADMAP:
             model = _segman_v2(name, backbone, classes, width)
         elif name in segman.VARIANTS:
             model = _segman(name, backbone, classes, width)
@@ -136,13 +146,14 @@ def _segman(name: str, backbone: nn.Module, num_classes: int, width: int | None)
 
 
 def _segman_v2(name: str, backbone: nn.Module, num_classes: int, width: int | None) -> Segmenter:
-    config = segman_v2.VARIANTS[name]
+    config = (segman_v2.VARIANTS | segman_v2.ROADMAP)[name]
     if width is not None:
+        low_level = config.low_level_width
         config = replace(
             config,
             width=width,
             projection_width=_in_proportion(config.projection_width, width, config.width),
-            low_level_width=_in_proportion(config.low_level_width, width, config.width),
+            low_level_width=None if low_level is None else _in_proportion(low_level, width, config.width),
         )
     return Segmenter(backbone, partial(SegMANV2Decoder, num_classes=num_classes, config=config))
 

@@ -10,7 +10,7 @@ choices, global MASS, MM-Refine, decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.backbone.pyramid import Block, init_all
-from a2mamba.layers import A2SSM, GlobalAttention, gated_projection, rope_table
+from a2mamba.layers import A2SSM, SS2D, GlobalAttention, gated_projection, rope_table
 from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
+from a2mamba.layers.rep_conv import RepConv
 from a2mamba.segmentation.conv import (
     Classifier,
     ConvNormReLU,
@@ -29,7 +30,6 @@ from a2mamba.segmentation.conv import (
     pixel_unshuffle,
     resize_to,
 )
-from a2mamba.segmentation.rep_conv import RepConv
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class SegMANV2Config:
     """C, channels of F, of every branch of MM-Refine and of F_h"""
     projection_width: int
     """P, channels that stages 2 to 4 are projected to"""
-    low_level_width: int
-    """L, the paper's C_l: channels that stage 1 is projected to"""
+    low_level_width: int | None
+    """L, the paper's C_l: channels that stage 1 is projected to; None: no stage 1, and logits at stride 8"""
     mlp_ratio: float
     """of the feed-forward network after the mixer, whose channels are 3 C"""
     head_dim: int = 32
@@ -60,8 +60,10 @@ class SegMANV2Config:
     """whether the global attention map aggregates the hidden states too, or they are read as they are"""
     refine_width: int | None = None
     """channels to which the output of MM-Refine is reduced before it is up-sampled; None keeps 3 C"""
-    shortcut_kernel: int = 5
-    """of the re-parameterized convolution; Table XIII compares 3, 5 and 7"""
+    mixer: Literal["mass", "scan"] = "mass"
+    """of MM-Refine: the global MASS, or the scan in four directions that SegMAN's decoder has (Table XIII)"""
+    shortcut_kernel: int | None = 5
+    """of the re-parameterized convolution; Table XIII compares 3, 5 and 7, and None for no shortcut"""
     shortcut_branches: tuple[tuple[int, int], ...] = ((3, 1), (3, 2))
     """(kernel size, dilation) of its further branches"""
     shortcut_depthwise: bool = True
@@ -146,6 +148,22 @@ class GlobalMASS(nn.Module):
         return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)
 
 
+class GlobalScan(nn.Module):
+    """SS2D as the mixer of a block: what MM-Refine has in Table XIII before MASS.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ssm = SS2D(channels)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape; the rotations are not read."""
+        return self.ssm(x).to(x.dtype)
+
+
 class MMRefine(nn.Module):
     """Context of three scales at stride 32, mixed by one block and up-sampled; F at stride 8 in and out.
 
@@ -168,13 +186,15 @@ class MMRefine(nn.Module):
         self.conv1 = ConvNormReLU(width, width, 3, stride=2)
         self.conv2 = ConvNormReLU(width, width, 3, stride=2)
         self.conv_fold = ConvNormReLU(4 * width, width)
-        mixer = GlobalMASS(
-            mixed,
-            mixed // config.head_dim,
-            rotary=config.rotary,
-            pair_bias_tokens=config.pair_bias_tokens,
-            state_attention=config.state_attention,
-        )
+        mixer: nn.Module = GlobalScan(mixed)
+        if config.mixer == "mass":
+            mixer = GlobalMASS(
+                mixed,
+                mixed // config.head_dim,
+                rotary=config.rotary,
+                pair_bias_tokens=config.pair_bias_tokens,
+                state_attention=config.state_attention,
+            )
         self.block = Block(mixed, mixer, int(config.mlp_ratio * mixed), drop_path=0.0, scaling="none", scale_init=1.0)
         init_all(self.block)
         self.reduce = None if config.refine_width is None else ConvNormReLU(mixed, config.refine_width)
@@ -207,8 +227,6 @@ class SegMANV2Decoder(nn.Module):
         config: widths and choices.
     """
 
-    stride = 4
-
     def __init__(self, channels: Sequence[int], *, num_classes: int, config: SegMANV2Config) -> None:
         super().__init__()
         first, *deeper = channels
@@ -221,23 +239,33 @@ class SegMANV2Decoder(nn.Module):
         self.image_pool = PooledConv(width, width) if config.pool_conv else None
         self.identity = ConvNormReLU(width, width) if config.identity_conv else nn.Identity()
         self.refine = MMRefine(config)
-        self.shortcut = RepConv(
-            width, config.shortcut_kernel, config.shortcut_branches, groups=None if config.shortcut_depthwise else 1
-        )
-        inputs = (2 if config.shortcut_merge == "add" else 3) * width + self.refine.out_channels
+        self.shortcut: RepConv | None = None
+        if config.shortcut_kernel is not None:
+            groups = None if config.shortcut_depthwise else 1
+            self.shortcut = RepConv(width, config.shortcut_kernel, config.shortcut_branches, groups=groups)
+        concatenated = self.shortcut is not None and config.shortcut_merge == "concatenate"
+        inputs = (3 if concatenated else 2) * width + self.refine.out_channels
         self.linear = ConvNormReLU(inputs, width) if config.linear_norm else nn.Conv2d(inputs, width, 1)
-        self.low_level = ConvNormReLU(first, config.low_level_width)
-        self.merge = ConvNormReLU(width + config.low_level_width, width)
+        self.stride = 8 if config.low_level_width is None else 4
+        self.low_level: ConvNormReLU | None = None
+        if config.low_level_width is not None:
+            self.low_level = ConvNormReLU(first, config.low_level_width)
+            self.merge = ConvNormReLU(width + config.low_level_width, width)
         self.classifier = Classifier(width, num_classes, drop_rate=config.drop_rate)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Maps of strides 4, 8, 16, 32 -> logits (B, classes, H / 4, W / 4)."""
+        """Maps of strides 4, 8, 16, 32 -> logits (B, classes, H / 4, W / 4); at stride 8 without low-level features."""
         first, *deeper = features
         stages = [resize_to(project(x), deeper[0]) for project, x in zip(self.projections, deeper, strict=True)]
         fused = self.fuse(torch.cat(stages, dim=1))
-        identity, shortcut = self.identity(fused), self.shortcut(fused)
-        parts = [identity + shortcut] if self.shortcut_merge == "add" else [identity, shortcut]
+        parts = [self.identity(fused)]
+        if self.shortcut is not None:
+            parts.append(self.shortcut(fused))
+        if self.shortcut_merge == "add":
+            parts = [torch.stack(parts).sum(0)]
         joined = self.linear(torch.cat([self._image_context(fused), *parts, self.refine(fused)], dim=1))
+        if self.low_level is None:
+            return self.classifier(joined)
         low_level = self.low_level(first)
         merged = self.merge(torch.cat((resize_to(joined, low_level), low_level), dim=1))
         return self.classifier(merged)
@@ -257,4 +285,15 @@ VARIANTS: dict[str, SegMANV2Config] = {
     "segman_v2_large": SegMANV2Config(width=256, projection_width=512, low_level_width=128, mlp_ratio=4),
     # For tests: every kind of part, on the backbone for tests.
     "segman_v2_test": SegMANV2Config(width=32, projection_width=16, low_level_width=8, mlp_ratio=1),
+}
+
+_TINY = VARIANTS["segman_v2_tiny"]
+_SCAN = replace(_TINY, mixer="scan", shortcut_kernel=None, low_level_width=None)
+# Table XIII, from progressive downsampling on; its first row is SegMAN's decoder, its last one segman_v2_tiny.
+ROADMAP: dict[str, SegMANV2Config] = {
+    "roadmap_progressive": _SCAN,
+    "roadmap_local_3": replace(_SCAN, shortcut_kernel=3, shortcut_branches=()),
+    "roadmap_local_5": replace(_SCAN, shortcut_kernel=5),
+    "roadmap_local_7": replace(_SCAN, shortcut_kernel=7, shortcut_branches=((5, 1), (3, 1), (3, 2), (3, 3))),
+    "roadmap_mass": replace(_TINY, low_level_width=None),
 }

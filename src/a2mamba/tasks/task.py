@@ -239,13 +239,13 @@ class Task(ABC, Generic[RunT, ModelT]):
         """
         raise ValueError(f"networks for {self.name} cannot be exported yet; export a classifier or a segmenter")
 
-    @abstractmethod
     def channels(self, run: RunT) -> int:
         """Return the number of channels that images are read with: 1, 3 or 4."""
+        return 3
 
-    @abstractmethod
     def palette(self, run: RunT, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the color of each class, red, green and blue; empty where classes are not told by colors."""
+        return ()
 
     @abstractmethod
     def predict(

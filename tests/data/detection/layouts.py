@@ -70,12 +70,17 @@ def outline(mask: np.ndarray) -> list[float]:
 def coco_content(scenes: list[Scene], *, boxes_only: bool = False) -> dict[str, Any]:
     """COCO's JSON of one split."""
     names = sorted({thing.name for scene in scenes for thing in scene.things})
-    images, entries = [], []
+    images: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes, start=1):
         images.append({"id": number, "file_name": scene.file.name, "height": scene.height, "width": scene.width})
         for thing in scene.things:
             x0, y0, x1, y1 = thing.box
-            entry = {"id": len(entries) + 1, "image_id": number, "category_id": names.index(thing.name) + 1}
+            entry: dict[str, Any] = {
+                "id": len(entries) + 1,
+                "image_id": number,
+                "category_id": names.index(thing.name) + 1,
+            }
             entry |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
             entry["segmentation"] = [] if boxes_only else [thing.ring]
             entries.append(entry)
@@ -111,9 +116,9 @@ def yolo_lines(scene: Scene, names: list[str], *, polygons: bool) -> str:
     lines = []
     for thing in scene.things:
         x0, y0, x1, y1 = thing.box
-        numbers = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+        box = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
         sides = (scene.width, scene.height)
-        numbers = [value / sides[place % 2] for place, value in enumerate(thing.ring if polygons else numbers)]
+        numbers = [value / sides[place % 2] for place, value in enumerate(thing.ring if polygons else box)]
         lines.append(" ".join([str(names.index(thing.name)), *(f"{number:.6f}" for number in numbers)]))
     return "\n".join(lines) + "\n"
 

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from a2mamba.data import DetectionData, check_dataset, read_annotations, read_detection_split, train_detection_loader
+from a2mamba.data import (
+    DetectionData,
+    check_dataset,
+    check_validation,
+    read_annotations,
+    read_detection_split,
+    train_detection_loader,
+)
 from a2mamba.data.detection import find_detection
 from a2mamba.data.layouts import recognize
 from data.helpers import error_line, write_image
@@ -49,7 +56,8 @@ def test_any_arrangement_of_folders(tmp_path: Path, images: str, file: str) -> N
     assert source is not None
     assert (source.layout, list(source.splits), source.masks) == ("coco", ["train", "val"], True)
     data_of = placed(recognize(tmp_path))
-    for split in ("train", "val"):
+    splits: list[Literal["train", "val"]] = ["train", "val"]
+    for split in splits:
         found = read_detection_split(data_of, split)
         assert found.folder is not None
         assert all((found.folder / name).is_file() for name in found.file_names)
@@ -186,3 +194,21 @@ def test_other_json_files_beside_instances_are_no_splits(tmp_path: Path) -> None
     source = find_detection(tmp_path)
     assert source is not None
     assert list(source.splits) == ["train2017"]
+
+
+def test_the_evaluation_split_is_looked_at_first(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", content(1))
+    write_coco(tmp_path, "val", content(101), seed=9)
+    check_validation(recognize(tmp_path))
+    write_image(tmp_path / "val" / "000102.png", size=(WIDTH, HEIGHT))
+    (tmp_path / "val" / "000103.png").write_bytes(b"x")
+    error_line(
+        lambda: check_validation(recognize(tmp_path)),
+        "2 of 3 images to evaluate on cannot be used",
+        "000102.png (is 40 pixels wide and 60 high",
+        "000103.png (",
+    )
+    empty = content(101)
+    empty["annotations"] = []
+    write_coco(tmp_path, "val", empty, seed=9)
+    error_line(lambda: check_validation(recognize(tmp_path)), "instances_val.json has no object to evaluate on")

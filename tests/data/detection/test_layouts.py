@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from a2mamba import recipes
 from a2mamba.data import (
     DetectionAnnotations,
     DetectionData,
     check_dataset,
     eval_detection_loader,
     read_detection_split,
+    recognize,
     train_detection_loader,
 )
 from a2mamba.data.detection import find_detection, with_detection_source
 from a2mamba.evaluation import CocoMetric
+from a2mamba.evaluation.coco import IouType
+from a2mamba.tasks import TASKS
 
 from .layouts import LAYOUTS, Scenes, demo_scenes
 
@@ -90,7 +95,7 @@ def detections(truth: DetectionAnnotations) -> dict[str, dict[str, Tensor]]:
 
 
 def results(truth: DetectionAnnotations, found: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    kinds = ("bbox",) if truth.segmentations is None else ("bbox", "segm")
+    kinds: list[IouType] = ["bbox"] if truth.segmentations is None else ["bbox", "segm"]
     metric = CocoMetric(truth, iou_types=kinds)
     names = [Path(name).name for name in truth.file_names]
     metric.update(truth.image_ids.tolist(), [found[name] for name in names])
@@ -119,3 +124,23 @@ def test_the_metric_is_the_same_through_each(
     assert 20 < expected["box_ap"] < 95
     for name in ("box_ap", "box_ap50", "box_ap75", *(("mask_ap", "mask_ap50") if layout.masks else ())):
         assert measured[name] == pytest.approx(expected[name], abs=0.5), name
+
+
+QUICK = ("voc",)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
+def test_one_epoch_is_trained_and_evaluated(name: str, scenes: Scenes, tmp_path: Path) -> None:
+    LAYOUTS[name].write(tmp_path / "set", scenes)
+    run = recipes.make_run("mask_rcnn_nano_1x")
+    run = TASKS["detection"].debug(replace(run, data=recognize(tmp_path / "set").place(run.data)))
+    assert run.data.masks == LAYOUTS[name].masks
+    schedule = replace(run.schedule, epochs=1, milestones=())
+    run = replace(run, schedule=schedule, data=replace(run.data, min_sizes=(64,), max_size=96, crop_resize_sizes=(64,)))
+    trainer = recipes.train(run, tmp_path / "run", recipe="mask_rcnn_nano_1x", device="cpu", quiet=True)
+    (row,) = trainer.history
+    assert 0 < row["loss"] < 100
+    assert ("mask_ap" in row) == LAYOUTS[name].masks
+    assert 0 <= row["box_ap"] < 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +256,7 @@ def test_a_list_that_names_absent_files_is_no_split(made: Callable[[str], Path])
 # ------------------------------------------------------------------------------------------------------------- LabelMe
 
 
-def shape(kind: str, points: list[list[float]], **more: Any) -> dict[str, Any]:
+def shape(kind: str, points: Sequence[Sequence[float]], **more: Any) -> dict[str, Any]:
     return {"label": "cat", "shape_type": kind, "points": points, **more}
 
 
@@ -292,7 +292,7 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     [
         ("x", ["shape 1 is str"]),
         ({"label": None, "points": [[1, 1]]}, ["shape 1 has the label None"]),
-        (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),  # type: ignore[list-item]
+        (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),
         (shape("polygon", [[1, 2], [3, float("nan")]]), ["not pairs of finite numbers"]),
         (shape("rectangle", [[1, 2]]), ["is a rectangle of 1 points"]),
         (shape("blob", [[1, 2], [3, 4]]), ["is a blob of 2 points, which is not known here"]),

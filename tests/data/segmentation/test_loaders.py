@@ -16,12 +16,14 @@ from a2mamba.data import (
     CITYSCAPES_CLASSES,
     COCO_STUFF_CLASSES,
     LabelFileError,
+    SeededDataset,
     SegmentationBatch,
     SegmentationData,
     SegmentationImage,
     UndecodableImageError,
     class_shares,
     eval_segmentation_loader,
+    normalize_crops,
     seeded,
     segmentation_classes,
     segmentation_folder,
@@ -280,10 +282,10 @@ def test_training_batches(demo: Path) -> None:
     assert len(loader) == len(batches) == 24 // 5
     for batch in batches:
         assert isinstance(batch, SegmentationBatch)
-        assert (batch.images.shape, batch.images.dtype) == ((5, 3, 48, 64), torch.float32)
-        assert (batch.targets.shape, batch.targets.dtype) == ((5, 48, 64), torch.int64)
+        assert (batch.images.shape, batch.images.dtype) == ((5, 3, 48, 64), torch.uint8)
+        assert (batch.targets.shape, batch.targets.dtype) == ((5, 48, 64), torch.uint8)
         assert ((batch.targets < 11) | (batch.targets == 255)).all()
-        assert batch.images.abs().max() < 3
+        assert normalize_crops(batch, mean=data.mean, std=data.std).abs().max() < 3
     paths = [path for batch in batches for path in batch.paths]
     assert len(set(paths)) == 20
     again = list(train_segmentation_loader(data, seed=3))
@@ -339,6 +341,27 @@ def test_labels_stay_with_their_pixels() -> None:
         assert changed[:, ~valid].abs().sum() == 0
         padded += bool((~valid).any())
     assert 0 < padded < 20
+
+
+def test_batches_travel_as_bytes_and_arrive_as_before(demo: Path) -> None:
+    """Normalized on the device, they are the same floats as if each had been normalized and padded by itself."""
+    data = settings(demo / "ADEChallengeData2016", crop_size=(64, 64), resize=(91, 73), batch_size=4)
+    loader = train_segmentation_loader(data, seed=1)
+    dataset = segmentation_folder(data, "training", transform=segmentation_train_transform(data))
+    one_by_one = SeededDataset(dataset, 1)
+    partial_crops = 0
+    keys = iter(loader.epoch_sampler)
+    for batch in loader:
+        expected = [one_by_one[next(keys)] for _ in range(4)]
+        assert batch.paths == [sample.path for sample in expected]
+        images = normalize_crops(batch, mean=data.mean, std=data.std)
+        assert torch.equal(images, torch.stack([sample.image for sample in expected]))
+        assert torch.equal(batch.targets.long(), torch.stack([sample.target for sample in expected]))
+        last = normalize_crops(batch, mean=data.mean, std=data.std, channels_last=True)
+        assert torch.equal(last, images)
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        partial_crops += batch.sizes is not None
+    assert partial_crops, "some crops were padded"
 
 
 def test_each_switch_acts() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ _BLOCK = 256
 _NEAR_BITS = 2  # bits of 64 in which the hashes of near-duplicates may differ
 _NEAR_LEVELS = 4.0  # of 255: mean difference of their thumbnails
 _MOST_CANDIDATES = 20_000  # pairs whose thumbnails are compared
+_LARGEST_GROUP = 2000  # hashes with an equal part that are compared with each other
 _THUMBNAIL = (32, 32)
 
 T = TypeVar("T")
@@ -71,17 +73,25 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(pixels[:, 1:] > pixels[:, :-1]).tobytes(), "big")
 
 
+class _Place(NamedTuple):
+    split: str
+    file: str
+    digest: bytes
+
+
 class Seen:
     """Where each image was seen: finds those that are in more than one split."""
 
     def __init__(self) -> None:
         self._digests: dict[bytes, list[tuple[str, str]]] = {}
-        self._looks: dict[int, list[tuple[str, str]]] = {}
+        self._looks: dict[int, dict[tuple[str, bytes], _Place]] = {}
 
     def add(self, split: str, file: str, facts: ImageFacts) -> None:
         """Note one image that was decoded."""
         self._digests.setdefault(facts.digest, []).append((split, file))
-        self._looks.setdefault(facts.looks, []).append((split, file))
+        # Of identical files in a split one stands for all.
+        places = self._looks.setdefault(facts.looks, {})
+        places.setdefault((split, facts.digest), _Place(split, file, facts.digest))
 
     def duplicates(self) -> list[list[str]]:
         """Groups of files with identical bytes that lie in more than one split."""
@@ -91,41 +101,45 @@ class Seen:
 
     def near_duplicates(self) -> list[tuple[str, str]]:
         """Pairs of files from two splits that show the same in another size, format or quality."""
-        identical = {frozenset(pair) for group in self.duplicates() for pair in _pairs(group)}
-        found: list[tuple[str, str]] = []
-        tried = 0
-        for (split, file), (other_split, other) in self._alike():
-            if split == other_split or frozenset((file, other)) in identical:
-                continue
-            tried += 1
-            if tried > _MOST_CANDIDATES:  # many flat images, whose hashes say little
-                break
-            if np.abs(_thumbnail(file) - _thumbnail(other)).mean() <= _NEAR_LEVELS:
-                found.append((file, other))
-        return found
+        return [
+            (one.file, two.file)
+            for one, two in islice(self._alike(), _MOST_CANDIDATES)  # many flat images have hashes that say little
+            if np.abs(_thumbnail(one.file) - _thumbnail(two.file)).mean() <= _NEAR_LEVELS
+        ]
 
-    def _alike(self) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-        """Pairs of images whose hashes differ in at most `_NEAR_BITS` bits.
+    def _alike(self) -> Iterator[tuple[_Place, _Place]]:
+        """Pairs of different images of two splits whose hashes differ in at most `_NEAR_BITS` bits."""
+        for first, second in self._alike_hashes():
+            by_split: dict[str, list[_Place]] = {}
+            for place in self._looks[second].values():
+                by_split.setdefault(place.split, []).append(place)
+            for one in self._looks[first].values():
+                for split, others in by_split.items():
+                    # Of one hash with itself, every pair comes twice.
+                    if split != one.split and (first != second or split > one.split):
+                        yield from ((one, two) for two in others if two.digest != one.digest)
 
-        Of so many bits and one part more, one part at least is equal: images are compared within such groups alone.
+    def _alike_hashes(self) -> Iterator[tuple[int, int]]:
+        """Pairs of hashes, each with itself first.
+
+        If so many bits differ, then of one part more one at least is equal: hashes are compared in such groups alone.
         """
+        yield from ((looks, looks) for looks in self._looks)
         parts = _NEAR_BITS + 1
         width = -(-64 // parts)
         done: set[tuple[int, int]] = set()
-        for places in self._looks.values():
-            yield from _pairs(places)
         for part in range(parts):
             groups: dict[int, list[int]] = {}
             for looks in self._looks:
                 groups.setdefault((looks >> (part * width)) & ((1 << width) - 1), []).append(looks)
             for group in groups.values():
-                for first, second in _pairs(group):
+                if len(group) > _LARGEST_GROUP:  # flat images
+                    continue
+                for first, second in combinations(group, 2):
                     key = (min(first, second), max(first, second))
                     if (first ^ second).bit_count() <= _NEAR_BITS and key not in done:
                         done.add(key)
-                        for one in self._looks[first]:
-                            for two in self._looks[second]:
-                                yield one, two
+                        yield first, second
 
     def problems(self) -> Iterator[str]:
         """One line for identical images in two splits, and one for alike ones."""
@@ -137,12 +151,6 @@ class Seen:
         if near:
             pairs = some(f"{one} ~ {two}" for one, two in near)
             yield f"{len(near)} images look like one of another split (near-duplicates): {pairs}"
-
-
-def _pairs(items: Sequence[T]) -> Iterator[tuple[T, T]]:
-    for place, first in enumerate(items):
-        for second in items[place + 1 :]:
-            yield first, second
 
 
 def _thumbnail(file: str) -> np.ndarray:

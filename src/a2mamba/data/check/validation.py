@@ -10,6 +10,9 @@ from a2mamba.data.check.images import inspect_all, inspect_image
 from a2mamba.data.check.report import Progress
 from a2mamba.data.check.segmentation import inspect_pair
 from a2mamba.data.classification.loaders import ClassificationData, eval_dataset
+from a2mamba.data.detection.dataset import CocoDataset
+from a2mamba.data.detection.loading import DetectionData, read_detection_split
+from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
@@ -35,9 +38,7 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
         images = eval_dataset(found.place(ClassificationData(root=str(found.root))))
         files = [images.path(index) for index in _spread(range(len(images)))]
         count = len(files)
-        for file, facts in zip(files, inspect_all(inspect_image, files, "evaluation", progress), strict=True):
-            if facts.reason is not None:
-                reasons[file] = facts.reason
+        reasons = _undecodable(files, progress)
     elif found.task == "segmentation":
         data = found.place(SegmentationData(root=str(found.root)))
         pairs = _spread(eval_segmentation_dataset(data).pairs)
@@ -48,11 +49,36 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
                 reasons[result.undecodable[0]] = result.undecodable[1]
             elif result.unfit is not None:
                 reasons[pair.label] = result.unfit
+    else:
+        objects = read_detection_split(found.place(DetectionData(root=str(found.root))), "val", masks=False)
+        if not objects.used.any():
+            raise ValueError(f"{objects.file} has no object to evaluate on; choose another split, or label some images")
+        assert objects.folder is not None
+        samples = CocoDataset(objects.folder, objects)
+        indices = _spread(range(len(samples)))
+        count = len(indices)
+        for error in inspect_all(partial(_unfit, samples), indices, "evaluation", progress):
+            if error is not None:
+                reasons[error.path] = error.reason
     if reasons:
         shown = some((f"{file} ({reason})" for file, reason in reasons.items()), 3)
         raise ValueError(
             f"{len(reasons)} of {count} images to evaluate on cannot be used: {shown}; replace or remove them"
         )
+
+
+def _undecodable(files: list[str], progress: Progress | None) -> dict[str, str]:
+    facts = zip(files, inspect_all(inspect_image, files, "evaluation", progress), strict=True)
+    return {file: fact.reason for file, fact in facts if fact.reason is not None}
+
+
+def _unfit(dataset: CocoDataset, index: int) -> UndecodableImageError | None:
+    """Why an image cannot be decoded, or does not fit its objects."""
+    try:
+        dataset[index]
+    except UndecodableImageError as error:
+        return error
+    return None
 
 
 def _spread(items: Sequence[T]) -> list[T]:

@@ -64,7 +64,10 @@ def choose_numbers(
         largest = max(counted, default=-1)
         count = count or (largest if counted_from_one else largest + 1)
         if count < 1:
-            raise ValueError(f"no label in {where} is of a class; write {CLASS_NAMES_FILE} or set num_classes")
+            held = some(map(str, values))
+            raise ValueError(
+                f"no label in {where} is of a class: they hold {held}; write {CLASS_NAMES_FILE} or set num_classes"
+            )
         first = 1 if counted_from_one else 0
         table = LabelMap(
             "ADE20K" if counted_from_one else "class index",

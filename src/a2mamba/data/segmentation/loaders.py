@@ -44,7 +44,7 @@ from a2mamba.data.segmentation.transforms import (
 
 
 class SegmentationSample(NamedTuple):
-    """One training crop: image float32 (3, H, W), normalized; target int64 (H, W); the image's file."""
+    """One image or training crop: image uint8 (3, H, W), target int64 (H, W); the image's file."""
 
     image: Tensor
     target: Tensor
@@ -60,11 +60,37 @@ class SegmentationImage(NamedTuple):
 
 
 class SegmentationBatch(NamedTuple):
-    """images float32 (B, 3, H, W), normalized; targets int64 (B, H, W), class indices and 255; paths, B file names."""
+    """images uint8 (B, 3, H, W); targets uint8 (B, H, W), class indices and 255; paths, B file names.
+
+    sizes int64 (B, 2): height and width of each crop, which lies in the upper left corner and is padded to (H, W);
+    None: all of them are whole. Normalization follows on the device, see `normalize_crops`: a quarter of the bytes of
+    images, and an eighth of those of targets, has to travel there.
+    """
 
     images: Tensor
     targets: Tensor
     paths: list[str]
+    sizes: Tensor | None = None
+
+
+def normalize_crops(
+    batch: SegmentationBatch, *, mean: tuple[float, ...], std: tuple[float, ...], channels_last: bool = False
+) -> Tensor:
+    """The images of a batch, normalized, float32 (B, 3, H, W); the padding is 0, the mean color.
+
+    Args:
+        batch: on any device.
+        mean: of each channel, for values in [0, 1].
+        std: as above.
+        channels_last: memory format of the result.
+    """
+    images = normalize(batch.images, mean=mean, std=std)
+    if batch.sizes is not None:
+        height, width = images.shape[-2:]
+        rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+        inside = (rows[:, None] < batch.sizes[:, 0, None, None]) & (columns < batch.sizes[:, 1, None, None])
+        images = images.masked_fill_(~inside[:, None], 0.0)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 class SegmentationFolder(Dataset[SegmentationSample]):
@@ -244,8 +270,7 @@ def train_segmentation_loader(
     Raises:
         ValueError: as `segmentation_folder`, or fewer images than one batch.
     """
-    transform = segmentation_train_transform(data)
-    dataset = segmentation_folder(data, train_split(data), classes=classes, transform=transform)
+    dataset = segmentation_folder(data, train_split(data), classes=classes, transform=partial(_crop, data=data))
     refuse_unlearnable(data.root, find_convention(data))
     dataset.pairs = part(dataset.pairs, data.holdout, held_out=False)
     if samples_per_epoch is None:
@@ -265,7 +290,7 @@ def train_segmentation_loader(
         SeededDataset(dataset, seed),
         sampler,
         batch_size=size,
-        collate=collate_crops,
+        collate=partial(collate_crops, size=data.crop_size),
         drop_last=True,
         workers=data.workers,
         pin_memory=pin_memory,
@@ -314,18 +339,30 @@ def eval_segmentation_dataset(data: SegmentationData, *, classes: Sequence[str] 
     return dataset
 
 
-def collate_crops(samples: Sequence[SegmentationSample]) -> SegmentationBatch:
-    """Stack samples of one size."""
+def collate_crops(samples: Sequence[SegmentationSample], *, size: tuple[int, int]) -> SegmentationBatch:
+    """Pad crops to one size, and stack them."""
     images, targets, paths = zip(*samples, strict=True)
-    return SegmentationBatch(torch.stack(images), torch.stack(targets), list(paths))
+    padded = [pad(image, target.to(torch.uint8), size=size) for image, target in zip(images, targets, strict=True)]
+    sizes = torch.tensor([target.shape for target in targets])
+    whole = bool((sizes == torch.tensor(size)).all())
+    return SegmentationBatch(
+        torch.stack([image for image, _ in padded]),
+        torch.stack([target for _, target in padded]),
+        list(paths),
+        None if whole else sizes,
+    )
 
 
-def _train_transform(image: Tensor, labels: Tensor, data: SegmentationData) -> tuple[Tensor, Tensor]:
+def _crop(image: Tensor, labels: Tensor, data: SegmentationData) -> tuple[Tensor, Tensor]:
+    """The training pipeline up to its uint8 crop, whose sides are at most those of `data.crop_size`."""
     image, labels = random_box_resize(image, labels, box=data.resize, ratio=data.ratio)
     image, labels = random_crop(image, labels, size=data.crop_size, category_limit=data.category_limit)
     image, labels = random_flip(image, labels, probability=data.hflip)
-    if data.photometric:
-        image = photometric_distortion(image)
+    return (photometric_distortion(image) if data.photometric else image), labels
+
+
+def _train_transform(image: Tensor, labels: Tensor, data: SegmentationData) -> tuple[Tensor, Tensor]:
+    image, labels = _crop(image, labels, data)
     return pad(normalize(image, mean=data.mean, std=data.std), labels, size=data.crop_size)
 
 

@@ -154,11 +154,11 @@ def normalize(image: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...])
 def pad(image: Tensor, labels: Tensor, *, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Fill up to at least `size`, on the right and at the bottom.
 
-    The image, which is normalized, with 0: the mean color; labels with `IGNORE_LABEL`.
+    The image with 0, which is the mean color where it is normalized; labels with `IGNORE_LABEL`.
     """
     missing = [max(0, wanted - side) for wanted, side in zip(size, labels.shape, strict=True)]
     edges = (0, missing[1], 0, missing[0])
-    return functional.pad(image, edges, value=0.0), functional.pad(labels, edges, value=IGNORE_LABEL)
+    return functional.pad(image, edges, value=0), functional.pad(labels, edges, value=IGNORE_LABEL)
 
 
 def _coin() -> bool:

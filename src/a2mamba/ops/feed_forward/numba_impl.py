@@ -15,6 +15,15 @@ from a2mamba.ops.feed_forward.torch_impl import with_residual
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, C, H, W), channels innermost; arguments as in ``reference.gelu_depthwise``."""
+    return _run(x, weight, bias, with_gelu=True)
+
+
+def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return (B, C, H, W), channels innermost; arguments as in ``reference.residual_depthwise``."""
+    return _run(x, weight, bias, with_gelu=False)
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     from a2mamba.ops.feed_forward import numba_kernels
 
     batch, channels, height, columns = x.shape
@@ -24,13 +33,15 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x = x.permute(0, 2, 3, 1)
     if x.stride(-1) != 1:
         x = x.contiguous()
+    weight, bias = weight.to(torch.float32), bias.to(torch.float32)
     taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
-    rings = x.new_empty(workers, 3 * (columns + 2) * channels)
+    rings = taps.new_empty(workers, 3 * (columns + 2) * channels)
     numbers = [batch * chunks, chunks, height, columns, channels]
     numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
     for each in (x, out):
-        numbers += [each.data_ptr(), *(4 * stride for stride in each.stride()[:3])]
+        numbers += [each.data_ptr(), *(each.element_size() * stride for stride in each.stride()[:3])]
+    numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2)

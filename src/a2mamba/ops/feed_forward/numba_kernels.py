@@ -1,7 +1,7 @@
-"""GELU and the depthwise convolution after it on CPUs, in one pass over memory, eight channels at a time.
+"""A residual depthwise convolution on CPUs, GELU before it, in one pass over memory, eight channels at a time.
 
-A thread computes GELU of a row of the map when the convolution first needs it, into a ring of three rows of its own:
-what lies between the two never leaves the cache.
+A thread reads a row of the map, and computes GELU of it, when the convolution first needs it, into a ring of three rows
+of its own: what lies between the two never leaves the cache.
 
 :data:`KERNEL` is the address of the compiled function; ``numba_impl.py`` says what its argument holds.
 """
@@ -27,37 +27,46 @@ from a2mamba.ops.numba_vectors import (
     kernel,
     load,
     procedure,
+    reader,
     store,
     take_number,
+    writer,
 )
 
 TOGETHER = 4
 """Neighboring positions that share what is loaded of the weights and of each other's neighbors."""
 
 
-@intrinsic
-def _gelu_row(typing, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
-    """Write GELU of ``positions`` positions of ``vectors`` vectors."""
-    signature, wrap = procedure(6)
+def _activation(with_gelu: bool, half: bool) -> Callable[..., Any]:
+    """Return an intrinsic that writes ``positions`` positions of ``vectors`` vectors, or GELU of them, as float32."""
+    read, size = reader(half)
 
-    def emit(b, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
-        outer = Loop(b, positions, [source, target])
-        inner = Loop(b, vectors, outer.values)
-        x, to = inner.values
-        store(b, gelu(b, load(b, x)), to)
-        inner.close([ahead(b, x, BYTES), ahead(b, to, BYTES)])
-        source, target = outer.values
-        outer.close([b.add(source, source_step), b.add(target, target_step)])
+    @intrinsic
+    def activate(typing, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(6)
 
-    return signature, wrap(emit)
+        def emit(b, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
+            outer = Loop(b, positions, [source, target])
+            inner = Loop(b, vectors, outer.values)
+            x, to = inner.values
+            value = read(b, x)
+            store(b, gelu(b, value) if with_gelu else value, to)
+            inner.close([ahead(b, x, size), ahead(b, to, BYTES)])
+            source, target = outer.values
+            outer.close([b.add(source, source_step), b.add(target, target_step)])
+
+        return signature, wrap(emit)
+
+    return activate
 
 
-def _convolve(count: int) -> Callable[..., Any]:
+def _convolve(count: int, half: bool) -> Callable[..., Any]:
     """Return an intrinsic that writes ``count`` neighboring positions of a 3 x 3 depthwise convolution.
 
     ``above``, ``here``, ``below``: the position left of the first, in three rows of positions ``step`` bytes apart.
-    ``weights``: nine times all channels, then the bias, ``step`` bytes apart too.
+    ``weights``: nine times all channels, then the bias, ``step`` bytes apart too. ``half``: writes bfloat16.
     """
+    write, size = writer(half)
 
     @intrinsic
     def convolve(typing, above, here, below, step, weights, out, out_step, vectors):  # type: ignore[no-untyped-def]
@@ -75,15 +84,50 @@ def _convolve(count: int) -> Callable[..., Any]:
                         if 0 <= column - j < count:
                             sums[column - j] = fma(b, tap, value, sums[column - j])
             for i, total in enumerate(sums):
-                store(b, total, b.add(to, b.mul(out_step, integer(i))))
-            loop.close([ahead(b, address, BYTES) for address in (*rows, weight, to)])
+                write(b, total, b.add(to, b.mul(out_step, integer(i))))
+            loop.close([*(ahead(b, address, BYTES) for address in (*rows, weight)), ahead(b, to, size)])
 
         return signature, wrap(emit)
 
     return convolve
 
 
-_convolve_one, _convolve_four = _convolve(1), _convolve(TOGETHER)
+_gelu_row, _gelu_row_half = (_activation(True, half) for half in (False, True))
+_row, _row_half = (_activation(False, half) for half in (False, True))
+_convolve_one, _convolve_one_half = (_convolve(1, half) for half in (False, True))
+_convolve_four, _convolve_four_half = (_convolve(TOGETHER, half) for half in (False, True))
+
+
+@njit(error_model="numpy")
+def _read_row(with_gelu, half, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
+    if with_gelu:
+        if half:
+            _gelu_row_half(source, source_step, target, target_step, positions, vectors)
+        else:
+            _gelu_row(source, source_step, target, target_step, positions, vectors)
+    elif half:
+        _row_half(source, source_step, target, target_step, positions, vectors)
+    else:
+        _row(source, source_step, target, target_step, positions, vectors)
+
+
+@njit(error_model="numpy")
+def _write_row(half, above, here, below, step, weights, out, out_step, columns, vectors):  # type: ignore[no-untyped-def]
+    i = 0
+    while i < columns:
+        at, to = step * i, out + out_step * i
+        if columns - i >= TOGETHER:
+            if half:
+                _convolve_four_half(above + at, here + at, below + at, step, weights, to, out_step, vectors)
+            else:
+                _convolve_four(above + at, here + at, below + at, step, weights, to, out_step, vectors)
+            i += TOGETHER
+        else:
+            if half:
+                _convolve_one_half(above + at, here + at, below + at, step, weights, to, out_step, vectors)
+            else:
+                _convolve_one(above + at, here + at, below + at, step, weights, to, out_step, vectors)
+            i += 1
 
 
 @njit(error_model="numpy")
@@ -93,6 +137,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     weights, rings, ring_size = p[8], p[9], p[10]
     x, x_batch, x_row, x_step = p[11], p[12], p[13], p[14]
     out, out_batch, out_row, out_step = p[15], p[16], p[17], p[18]
+    with_gelu, half = p[19], p[20]
     mine = rings + ring_size * take_number(counters + 8)
     step, vectors = 4 * channels, channels // LANES
     line = step * (columns + 2)
@@ -108,21 +153,14 @@ def _work(p):  # type: ignore[no-untyped-def]
                 fill(row, (columns + 2) * vectors)
             else:
                 fill(row, vectors)
-                _gelu_row(x + image * x_batch + y * x_row, x_step, row + step, step, columns, vectors)
+                source = x + image * x_batch + y * x_row
+                _read_row(with_gelu, half, source, x_step, row + step, step, columns, vectors)
                 fill(row + step * (columns + 1), vectors)
             if y <= first:
                 continue
             above, here = mine + line * ((y + 1) % 3), mine + line * ((y + 2) % 3)
             to = out + image * out_batch + (y - 1) * out_row
-            i = 0
-            while i < columns:
-                at = step * i
-                if columns - i >= TOGETHER:
-                    _convolve_four(above + at, here + at, row + at, step, weights, to + out_step * i, out_step, vectors)
-                    i += TOGETHER
-                else:
-                    _convolve_one(above + at, here + at, row + at, step, weights, to + out_step * i, out_step, vectors)
-                    i += 1
+            _write_row(half, above, here, row, step, weights, to, out_step, columns, vectors)
 
 
 def _compile(version: int) -> Any:

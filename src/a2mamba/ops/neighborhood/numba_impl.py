@@ -120,11 +120,8 @@ def apply(
         again: whether another application will follow. The map is then stored if it is small: reading what the cache
             still holds is faster than computing it once more, and reading it from memory is not.
     """
-    out = _empty(v)
-    if not out.numel():
-        return out.to(v.dtype), True
-    from a2mamba.ops.neighborhood import numba_kernels
-
+    if not v.numel():
+        return _empty(v).to(v.dtype), True
     batch, heads, height, _, v_width = v.shape
     q_width = q.shape[-1]
     images, threads = batch * heads, numba_threads.threads()
@@ -132,19 +129,41 @@ def apply(
     chunks = numba_threads.chunks_per_image(images, height)
     whole = chunks == 1
     workers = min(threads, images * chunks)
-    call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+    in_pairs = _multiplies_pairs(q, k, v)
+    call = _Call(q, k, v, bias, kernel_size, dilation, scale, dtype=torch.bfloat16 if in_pairs else torch.float32)
+    out = _empty(v, call.dtype)
     # Of every tile of two rows, weights and what they are to be divided by.
     slots = len(call.plan.strips) * len(call.plan.tiles) * 2 * (call.weights + LANES)
     stored = isinstance(memory, Tensor)
     if memory is None:
-        memory = out.new_empty(images, slots) if again and images * slots <= STORED else True
+        memory = call.new_empty(images, slots) if again and images * slots <= STORED else True
     where = memory.data_ptr() if isinstance(memory, Tensor) else 0
-    packed = out.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
-    scratch = out.new_empty(workers, LANES * (3 + 2 * q_width + 2 * v_width) + 2 * call.weights)
+    packed = call.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
+    scratch = call.new_empty(workers, LANES * (4 + 2 * q_width + 2 * v_width) + 2 * call.weights)
+    kernel = _kernel(in_pairs)
     for phase in (0,) if whole else (1, 2):
         others = phase, chunks, where, 4 * slots, int(stored)
-        call.run(numba_kernels.KERNEL, workers, images * chunks, packed, scratch, (out,), others)
+        call.run(kernel, workers, images * chunks, packed, scratch, (out,), others)
     return out.to(v.dtype), memory
+
+
+def _multiplies_pairs(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the kernel that multiplies pairs of bfloat16 runs: it reads queries and keys in blocks of eight pairs."""
+    if not q.dtype == k.dtype == v.dtype == torch.bfloat16 or q.shape[-1] < 2 * LANES:
+        return False
+    from a2mamba.ops.numba_vectors import has_pair_products
+
+    return has_pair_products()
+
+
+def _kernel(in_pairs: bool) -> int:
+    if in_pairs:
+        from a2mamba.ops.neighborhood import numba_kernels_bfloat16
+
+        return numba_kernels_bfloat16.KERNEL
+    from a2mamba.ops.neighborhood import numba_kernels
+
+    return numba_kernels.KERNEL
 
 
 def backward(
@@ -197,9 +216,11 @@ class _Call:
         kernel_size: tuple[int, int],
         dilation: tuple[int, int],
         scale: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         _, heads, height, width, v_width = v.shape
-        self.inputs = _rows(q), _rows(k), _rows(v)
+        self.dtype = dtype
+        self.inputs = tuple(_rows(x, dtype) for x in (q, k, v))
         if bias is None:
             self.bias = v.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
         else:
@@ -214,6 +235,10 @@ class _Call:
             *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
             *(plan.masks.data_ptr(), plan.masks.shape[1], self.factors.data_ptr(), self.bias.data_ptr()),
         ]
+
+    def new_empty(self, *size: int) -> Tensor:
+        """Return memory for float32 numbers."""
+        return self.bias.new_empty(*size)
 
     def run(
         self,
@@ -233,7 +258,8 @@ class _Call:
         ]
         for x in (*self.inputs, *maps):
             batch_step, head_step, row_step, column_step, _ = x.stride()
-            numbers += [x.data_ptr(), 4 * batch_step, 4 * head_step, 4 * row_step, 4 * column_step]
+            size = x.element_size()
+            numbers += [x.data_ptr(), *(size * step for step in (batch_step, head_step, row_step, column_step))]
         numbers += others
         numba_threads.run(kernel, workers, numbers)
 
@@ -244,14 +270,14 @@ def _factors(scale: float) -> Tensor:
     return torch.tensor([1.0] * LANES + [scale] * LANES, dtype=torch.float32, device="cpu")
 
 
-def _empty(like: Tensor) -> Tensor:
-    """Return an empty float32 map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
+def _empty(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return an empty map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
     batch, heads, height, width, channels = like.shape
-    return like.new_empty(batch, height, width, heads, channels, dtype=torch.float32).permute(0, 3, 1, 2, 4)
+    return like.new_empty(batch, height, width, heads, channels, dtype=dtype).permute(0, 3, 1, 2, 4)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, the channels of a position side by side; without a copy where it is so already."""
-    if x.dtype != torch.float32:
-        x = x.to(torch.float32)
+def _rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
+    if x.dtype != dtype:
+        x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()

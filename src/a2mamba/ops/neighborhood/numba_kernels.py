@@ -50,29 +50,28 @@ UNROLLED = 4
 """Vectors of scores that the softmax handles at once; scores are padded to a multiple."""
 
 
-def _scores(rows: int, offsets: int) -> Callable[..., Any]:
+Product = Any
+"""``fma``, or another that adds products of two vectors to a third."""
+
+
+def _scores(product: Product, rows: int, offsets: int) -> Callable[..., Any]:
     """Return an intrinsic for the scores of ``rows`` rows of queries (1 or 2) at so many consecutive offsets.
 
-    score[r][o] = bias_r[o] + mask[o] + sum over c of q[r][c] * k[c][o]. All sums are registers, and a vector of
+    score[r][o] = bias_r[o] + mask[o] + scale * sum over c of q[r][c] * k[c][o]. All sums are registers, and a vector of
     keys is loaded once for both rows.
     """
 
     @intrinsic
     def block(  # type: ignore[no-untyped-def]
-        typing, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b
+        typing, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b
     ):
-        signature, wrap = procedure(12)
+        signature, wrap = procedure(13)
 
         def emit(  # type: ignore[no-untyped-def]
-            b, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b
+            b, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b
         ):
             biases, outs = (bias_a, bias_b)[:rows], (out_a, out_b)[:rows]
-            sums = [
-                b.fadd(load_splat(b, ahead(b, bias, 4 * o)), load(b, ahead(b, mask, BYTES * o)))
-                for bias in biases
-                for o in range(offsets)
-            ]
-            loop = Loop(b, width, [q, k, *sums])
+            loop = Loop(b, width, [q, k, *[constant(0.0)] * (rows * offsets)])
             q, k, *sums = loop.values
             queries = [load(b, q), *([load(b, b.add(q, q_row))] if rows == 2 else [])]
             address = k
@@ -80,18 +79,20 @@ def _scores(rows: int, offsets: int) -> Callable[..., Any]:
                 key = load(b, address)
                 address = b.add(address, k_offset)
                 for r in range(rows):
-                    sums[r * offsets + o] = fma(b, queries[r], key, sums[r * offsets + o])
+                    sums[r * offsets + o] = product(b, queries[r], key, sums[r * offsets + o])
             _, _, *sums = loop.close([b.add(q, q_channel), b.add(k, k_channel), *sums])
+            factor = load(b, scale)
             for r in range(rows):
                 for o in range(offsets):
-                    store(b, sums[r * offsets + o], ahead(b, outs[r], BYTES * o))
+                    added = b.fadd(load_splat(b, ahead(b, biases[r], 4 * o)), load(b, ahead(b, mask, BYTES * o)))
+                    store(b, fma(b, sums[r * offsets + o], factor, added), ahead(b, outs[r], BYTES * o))
 
         return signature, wrap(emit)
 
     return block
 
 
-def _values(rows: int, channels: int) -> Callable[..., Any]:
+def _values(product: Product, rows: int, channels: int) -> Callable[..., Any]:
     """Return an intrinsic that adds the weighted values of ``channels`` channels to ``rows`` rows of outputs.
 
     out[r][c] += sum over ``lines`` lines j and offsets o of weight_r[j][o] * v[j][c][o].
@@ -122,7 +123,7 @@ def _values(rows: int, channels: int) -> Callable[..., Any]:
                 value = load(b, address)
                 address = b.add(address, v_channel)
                 for r in range(rows):
-                    sums[r * channels + c] = fma(b, factors[r], value, sums[r * channels + c])
+                    sums[r * channels + c] = product(b, factors[r], value, sums[r * channels + c])
             sums = inner.close([b.add(v, v_offset), *(b.add(w, w_offset) for w in weights), *sums])[1 + rows :]
             v, weights = outer.values[0], outer.values[1 : 1 + rows]
             sums = outer.close([b.add(v, v_line), *(b.add(w, w_line) for w in weights), *sums])[1 + rows :]
@@ -165,57 +166,8 @@ def _exclude(typing, scores):  # type: ignore[no-untyped-def]
     return signature, wrap(lambda b, scores: store(b, constant(float("-inf")), scores))
 
 
-_one_1, _one_2, _one_3, _one_4, _one_5, _one_6 = (_scores(1, offsets) for offsets in range(1, 7))
-_two_1, _two_2, _two_3, _two_4, _two_5, _two_6 = (_scores(2, offsets) for offsets in range(1, 7))
-_value_one_4, _value_one_8 = (_values(1, channels) for channels in (4, 8))
-_value_two_4, _value_two_8 = (_values(2, channels) for channels in (4, 8))
-
 # Six offsets of two rows are twelve sums, which leaves registers for their operands where there are sixteen.
 _LARGEST = 6
-
-
-@njit(error_model="numpy")
-def _score_row(  # type: ignore[no-untyped-def]
-    rows, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b, count
-):
-    """Compute the scores of one row of keys at ``count`` offsets, in blocks of nearly one size."""
-    # Numba resolves what is called while it compiles: it has no tables of intrinsics to choose from by number.
-    blocks = (count + _LARGEST - 1) // _LARGEST
-    size = count // blocks
-    larger = count - size * blocks
-    for i in range(blocks):
-        n = size + 1 if i < larger else size
-        if rows == 2:
-            if n == 6:
-                _two_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-            elif n == 5:
-                _two_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-            elif n == 4:
-                _two_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-            elif n == 3:
-                _two_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-            elif n == 2:
-                _two_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-            else:
-                _two_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        elif n == 6:
-            _one_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        elif n == 5:
-            _one_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        elif n == 4:
-            _one_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        elif n == 3:
-            _one_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        elif n == 2:
-            _one_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        else:
-            _one_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, out_a, out_b)
-        k += n * k_offset
-        bias_a += 4 * n
-        bias_b += 4 * n
-        mask += BYTES * n
-        out_a += BYTES * n
-        out_b += BYTES * n
 
 
 @njit(error_model="numpy")
@@ -232,22 +184,6 @@ def strip_part(part, window, shift, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def score_tile(  # type: ignore[no-untyped-def]
-    window, shift, rows, q, q_row, q_channel, width, k, k_row, k_channel, offset, bias, bias_row, mask, out, size, count
-):
-    """Write scores of the rows of queries of a strip, ``window`` x ``count`` vectors each, ``size`` bytes apart."""
-    line = BYTES * count
-    between = size - line * shift
-    for part in range(3):
-        first, lines, n, r = strip_part(part, window, shift, rows)
-        for j in range(first, first + lines):
-            bias_b, out_b = bias + bias_row * (j - 1), out + line * j + between
-            bias_a, out_a = bias + bias_row * (j - r), out + line * j + between * r
-            a, b = q + q_row * r, k + k_row * j
-            _score_row(n, a, q_row, q_channel, width, b, k_channel, offset, bias_a, bias_b, mask, out_a, out_b, count)
-
-
-@njit(error_model="numpy")
 def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-def]
     """Turn scores of :func:`score_tile` into weights, which still lack the factor written to ``inverse``."""
     vectors = count * window
@@ -257,51 +193,188 @@ def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-de
     _softmax(weights, groups, inverse)
 
 
-@njit(error_model="numpy")
-def add_values(  # type: ignore[no-untyped-def]
-    rows, out, out_row, out_channel, width, v, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
-):
-    """Add the weighted values of ``lines`` rows of keys to one or two rows of outputs, all ``width`` channels."""
-    c = 0
-    while width - c >= 8:
-        a, x = out + out_channel * c, v + v_channel * c
-        if rows == 2:
-            _value_two_8(
-                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
-            )
-        else:
-            _value_one_8(
-                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
-            )
-        c += 8
-    if c < width:
-        a, x = out + out_channel * c, v + v_channel * c
-        if rows == 2:
-            _value_two_4(
-                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
-            )
-        else:
-            _value_one_4(
-                a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
-            )
+def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Return ``score_tile``, ``add_values`` and ``value_tile`` whose multiply-adds are ``product``."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        # What differs must have another name: of two functions of one name, one compiled and one read from Numba's
+        # cache on disk, a process may call either for the other.
+        function.__qualname__ += f"_{product.__name__}"
+        return njit(error_model="numpy")(function)
+
+    one_1, one_2, one_3, one_4, one_5, one_6 = (_scores(product, 1, offsets) for offsets in range(1, 7))
+    two_1, two_2, two_3, two_4, two_5, two_6 = (_scores(product, 2, offsets) for offsets in range(1, 7))
+    value_one_4, value_one_8 = (_values(product, 1, channels) for channels in (4, 8))
+    value_two_4, value_two_8 = (_values(product, 2, channels) for channels in (4, 8))
+
+    @compiled
+    def score_row(  # type: ignore[no-untyped-def]
+        rows, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b, count
+    ):
+        """Compute the scores of one row of keys at ``count`` offsets, in blocks of nearly one size."""
+        # Numba resolves what is called while it compiles: it has no tables of intrinsics to choose from by number.
+        blocks = (count + _LARGEST - 1) // _LARGEST
+        size = count // blocks
+        larger = count - size * blocks
+        for i in range(blocks):
+            n = size + 1 if i < larger else size
+            if rows == 2:
+                if n == 6:
+                    two_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+                elif n == 5:
+                    two_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+                elif n == 4:
+                    two_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+                elif n == 3:
+                    two_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+                elif n == 2:
+                    two_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+                else:
+                    two_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            elif n == 6:
+                one_6(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            elif n == 5:
+                one_5(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            elif n == 4:
+                one_4(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            elif n == 3:
+                one_3(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            elif n == 2:
+                one_2(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            else:
+                one_1(q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b)
+            k += n * k_offset
+            bias_a += 4 * n
+            bias_b += 4 * n
+            mask += BYTES * n
+            out_a += BYTES * n
+            out_b += BYTES * n
+
+    @compiled
+    def score_tile(  # type: ignore[no-untyped-def]
+        window,
+        shift,
+        rows,
+        q,
+        q_row,
+        q_channel,
+        width,
+        k,
+        k_row,
+        k_channel,
+        offset,
+        bias,
+        bias_row,
+        mask,
+        scale,
+        out,
+        size,
+        count,
+    ):
+        """Write scores of the rows of queries of a strip, ``window`` x ``count`` vectors each, ``size`` bytes apart."""
+        line = BYTES * count
+        between = size - line * shift
+        for part in range(3):
+            first, lines, n, r = strip_part(part, window, shift, rows)
+            for j in range(first, first + lines):
+                bias_b, out_b = bias + bias_row * (j - 1), out + line * j + between
+                bias_a, out_a = bias + bias_row * (j - r), out + line * j + between * r
+                a, b = q + q_row * r, k + k_row * j
+                score_row(
+                    n,
+                    a,
+                    q_row,
+                    q_channel,
+                    width,
+                    b,
+                    k_channel,
+                    offset,
+                    bias_a,
+                    bias_b,
+                    mask,
+                    scale,
+                    out_a,
+                    out_b,
+                    count,
+                )
+
+    @compiled
+    def add_values(  # type: ignore[no-untyped-def]
+        rows,
+        out,
+        out_row,
+        out_channel,
+        width,
+        v,
+        v_line,
+        v_channel,
+        v_offset,
+        w_a,
+        w_b,
+        w_line,
+        w_offset,
+        lines,
+        offsets,
+    ):
+        """Add the weighted values of ``lines`` rows of keys to one or two rows of outputs, all ``width`` channels."""
+        c = 0
+        while width - c >= 8:
+            a, x = out + out_channel * c, v + v_channel * c
+            if rows == 2:
+                value_two_8(
+                    a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+                )
+            else:
+                value_one_8(
+                    a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+                )
+            c += 8
+        if c < width:
+            a, x = out + out_channel * c, v + v_channel * c
+            if rows == 2:
+                value_two_4(
+                    a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+                )
+            else:
+                value_one_4(
+                    a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
+                )
+
+    @compiled
+    def value_tile(  # type: ignore[no-untyped-def]
+        window, shift, rows, out, width, v, v_row, v_channel, v_offset, weights, size, w_line, w_offset, count
+    ):
+        """Write, for the rows of queries of a strip, the weighted sums of values as (width, 8)."""
+        out_row = BYTES * width
+        between = size - w_line * shift
+        fill(out, 2 * width)
+        for part in range(3):
+            first, lines, n, r = strip_part(part, window, shift, rows)
+            if lines > 0:
+                w_b, v_a = weights + w_line * first + between, v + v_row * first
+                w_a, a = weights + w_line * first + between * r, out + out_row * r
+                add_values(
+                    n,
+                    a,
+                    out_row,
+                    BYTES,
+                    width,
+                    v_a,
+                    v_row,
+                    v_channel,
+                    v_offset,
+                    w_a,
+                    w_b,
+                    w_line,
+                    w_offset,
+                    lines,
+                    count,
+                )
+
+    return score_tile, add_values, value_tile
 
 
-@njit(error_model="numpy")
-def value_tile(  # type: ignore[no-untyped-def]
-    window, shift, rows, out, width, v, v_row, v_channel, v_offset, weights, size, w_line, w_offset, count
-):
-    """Write, for the rows of queries of a strip, the weighted sums of values as (width, 8)."""
-    out_row = BYTES * width
-    between = size - w_line * shift
-    fill(out, 2 * width)
-    for part in range(3):
-        first, lines, n, r = strip_part(part, window, shift, rows)
-        if lines > 0:
-            w_b, v_a = weights + w_line * first + between, v + v_row * first
-            w_a, a = weights + w_line * first + between * r, out + out_row * r
-            add_values(
-                n, a, out_row, BYTES, width, v_a, v_row, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, count
-            )
+score_tile, add_values, value_tile = tile_functions(fma)
 
 
 @njit(error_model="numpy")
@@ -324,11 +397,11 @@ def pack(source, row_step, column_step, columns, width, target, target_columns, 
 
 
 @njit(error_model="numpy")
-def _load_queries(source, column_step, count, width, target, spare, scale):  # type: ignore[no-untyped-def]
+def _load_queries(source, column_step, count, width, target, spare, ones):  # type: ignore[no-untyped-def]
     """Write the scaled queries of a tile as (width, 8)."""
     for block in range(0, width, LANES):
         c = min(block, width - LANES)
-        transpose(source + 4 * c, column_step, count, target + BYTES * c, BYTES, LANES, spare, scale)
+        transpose(source + 4 * c, column_step, count, target + BYTES * c, BYTES, LANES, spare, ones)
 
 
 @njit(error_model="numpy")
@@ -409,13 +482,13 @@ def _work(p):  # type: ignore[no-untyped-def]
                 if not known:
                     for r in range(rows):
                         a = q_image + (y_b if r else y_a) * q_row + x * q_column
-                        _load_queries(a, q_column, valid, q_width, queries + r * q_second, spare, scale)
+                        _load_queries(a, q_column, valid, q_width, queries + r * q_second, spare, ones)
                     a = k_packed + channel * q_width * first_key + at
                     mask = masks + BYTES * mask_offsets * t
                     first_bias = bias_head + 4 * ((dy + kernel_h - 1) * span + dx + kernel_w - 1)
                     score_tile(
                         window_h, shift, rows, queries, q_second, BYTES, q_width, a, k_step, channel, offset,
-                        first_bias, 4 * span, mask, weights, weights_size, count
+                        first_bias, 4 * span, mask, scale, weights, weights_size, count
                     )  # fmt: skip
                     for r in range(rows):
                         softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)

@@ -210,11 +210,11 @@ def _work(p):  # type: ignore[no-untyped-def]
                 k_tile, v_tile = k_packed + q_line * first_key + at, v_packed + v_line * first_key + at
                 score_tile(
                     window_h, shift, rows, queries + here, q_line, channel, q_width, k_tile, q_line * step_h, channel,
-                    offset, bias_head + 4 * entry, 4 * span, mask, weights, weights_size, count
+                    offset, bias_head + 4 * entry, 4 * span, mask, ones, weights, weights_size, count
                 )  # fmt: skip
                 score_tile(
                     window_h, shift, rows, outputs + here, v_line, channel, v_width, v_tile, v_line * step_h, channel,
-                    offset, zeros, 0, zeros, grads, weights_size, count
+                    offset, zeros, 0, zeros, ones, grads, weights_size, count
                 )  # fmt: skip
                 vectors = window_h * count
                 in_row = channel * (dx + kernel_w - 1) + here

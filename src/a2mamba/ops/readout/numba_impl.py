@@ -24,17 +24,16 @@ def read_out(
     from a2mamba.ops.readout import numba_kernels
 
     heads, width = states[0].shape[1], states[0].shape[4]
-    out = _empty(u)
-    halves = [_rows(half.permute(0, 2, 3, 1, 4)) for half in states]
-    weight, bias, skip = weight.contiguous(), bias.contiguous(), skip.contiguous()
-    readout = readout.contiguous()
+    out = _empty(u, torch.float32)
+    dtype = torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in (*states, u)) else torch.float32
+    halves = [_rows(half.permute(0, 2, 3, 1, 4), dtype) for half in states]
+    weight, bias, skip, readout = (x.to(torch.float32).contiguous() for x in (weight, bias, skip, readout))
     numbers = [
-        *(heads, 4 * width, weight.data_ptr(), bias.data_ptr(), skip.data_ptr()),
+        *(heads, width, weight.data_ptr(), bias.data_ptr(), skip.data_ptr()),
         *(number for half in halves for number in (half.data_ptr(), _step(half))),
     ]
-    u = _rows(u.permute(0, 2, 3, 1))
-    rows = _rows(out)
-    numbers += [u.data_ptr(), _step(u), readout.data_ptr(), 4, rows.data_ptr(), _step(rows)]
+    u, rows = _rows(u.permute(0, 2, 3, 1), dtype), _rows(out, out.dtype)
+    numbers += [u.data_ptr(), _step(u), readout.data_ptr(), 4, rows.data_ptr(), _step(rows), u.element_size()]
     _run(numba_kernels.READ_OUT, out, numbers)
     return out.permute(0, 3, 1, 2)
 
@@ -43,34 +42,45 @@ def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_n
     """Return the gated norm; arguments as in ``reference.gated_norm``."""
     from a2mamba.ops.readout import numba_kernels
 
-    out = _empty(x)
-    channels = x.shape[1]
-    affine = torch.cat((norm.weight, norm.bias, out_norm.weight, out_norm.bias))
+    out = _empty(x, out_norm.weight.dtype)
+    channels, half = x.shape[1], torch.bfloat16
+    # All float32; what convolutions made under autocast in bfloat16; or that and the output.
+    kind = 2 if out.dtype == half else int(added.dtype == gate.dtype == half)
+    map_dtype = half if kind else torch.float32
+    affine = torch.cat([p.to(torch.float32) for p in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)])
     constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
-    maps = [_rows(each.permute(0, 2, 3, 1)) for each in (x, added, gate)]
+    between = affine.new_empty(_workers(out), numba_kernels.TOGETHER * channels)
+    dtypes = (torch.float32, map_dtype, map_dtype)
+    maps = [_rows(each.permute(0, 2, 3, 1), dtype) for each, dtype in zip((x, added, gate), dtypes, strict=True)]
     numbers = [channels, affine.data_ptr(), constants.data_ptr()]
-    for each in (*maps, _rows(out)):
+    for each in (*maps, _rows(out, out.dtype)):
         numbers += [each.data_ptr(), _step(each)]
+    numbers += [kind, between.data_ptr(), 4 * between.stride(0)]
     _run(numba_kernels.GATED_NORM, out, numbers)
     return out.permute(0, 3, 1, 2)
 
 
-def _empty(like: Tensor) -> Tensor:
+def _empty(like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an empty (B, H, W, C) for a map (B, C, H, W)."""
     batch, channels, height, width = like.shape
-    return like.new_empty(batch, height, width, channels)
+    return like.new_empty(batch, height, width, channels, dtype=dtype)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Return (B, H, W, ...) as (B * H * W, channels), channels side by side; a view where they are so already."""
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (B, H, W, ...) as (B * H * W, channels) in ``dtype``, channels side by side; a view where it is so."""
     # Not by its strides: those of axes with one entry may be anything.
-    x = x.flatten(0, 2).flatten(1)
+    x = x.to(dtype).flatten(0, 2).flatten(1)
     return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _step(x: Tensor) -> int:
     """Return the bytes between neighboring positions."""
-    return 4 * x.stride(0)
+    return x.element_size() * x.stride(0)
+
+
+def _workers(out: Tensor) -> int:
+    positions = out.shape[0] * out.shape[1] * out.shape[2]
+    return min(numba_threads.threads(), -(-positions // RUN))
 
 
 def _run(kernel: int, out: Tensor, numbers: list[int]) -> None:
@@ -78,4 +88,4 @@ def _run(kernel: int, out: Tensor, numbers: list[int]) -> None:
     if not out.numel():
         return
     items = -(-positions // RUN)
-    numba_threads.run(kernel, min(numba_threads.threads(), items), [items, positions, RUN, *numbers])
+    numba_threads.run(kernel, _workers(out), [items, positions, RUN, *numbers])

@@ -26,48 +26,90 @@ from a2mamba.ops.numba_vectors import (
     load,
     load_splat,
     procedure,
+    reader,
     square_root,
     store,
     take_number,
+    writer,
 )
 
 
-@intrinsic
-def _mix(typing, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
-    """Write eight channels of (bias + sum over heads h of weight[h] * state_h) * readout + u * skip.
+def _mixing(in_half: bool) -> Callable[..., Any]:
+    """Return an intrinsic for eight channels of (bias + sum over heads h of weight[h] * state_h) * readout + u * skip.
 
     The states of heads are ``head_step`` bytes apart: ``half`` of them from ``first`` on, as many from ``second``.
+    ``in_half``: states and u are bfloat16.
     """
-    signature, wrap = procedure(10)
+    read, _ = reader(in_half)
 
-    def emit(b, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
-        total = load_splat(b, bias)
-        for states in (first, second):
-            loop = Loop(b, half, [states, weight, total])
-            at, weight, total = loop.values
-            total = fma(b, load_splat(b, weight), load(b, at), total)
-            _, weight, total = loop.close([b.add(at, head_step), ahead(b, weight, 4), total])
-        store(b, fma(b, total, load_splat(b, readout), b.fmul(load(b, u), load(b, skip))), out)
+    @intrinsic
+    def mix(typing, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(10)
 
-    return signature, wrap(emit)
+        def emit(b, first, second, head_step, half, weight, bias, readout, u, skip, out):  # type: ignore[no-untyped-def]
+            total = load_splat(b, bias)
+            for states in (first, second):
+                loop = Loop(b, half, [states, weight, total])
+                at, weight, total = loop.values
+                total = fma(b, load_splat(b, weight), read(b, at), total)
+                _, weight, total = loop.close([b.add(at, head_step), ahead(b, weight, 4), total])
+            store(b, fma(b, total, load_splat(b, readout), b.fmul(read(b, u), load(b, skip))), out)
+
+        return signature, wrap(emit)
+
+    return mix
 
 
-def _gate_rows(rows: int) -> Callable[..., Any]:
+_mix, _mix_half = _mixing(False), _mixing(True)
+
+
+def _gate_rows(rows: int, maps_half: bool, out_half: bool) -> Callable[..., Any]:
     """Return an intrinsic that writes norm((norm(x) + added) * gate) of ``rows`` neighboring positions.
 
     Its arguments: four maps, each with the bytes between positions; how many vectors a position has; ``affine``, weight
-    and bias of the first norm, then of the second, ``affine_step`` bytes apart; ``numbers``, one over the channels and
-    what is added to variances. Several positions at once, because every step of a norm waits for the one before.
+    and bias of the first norm, then of the second, ``size`` bytes apart; ``numbers``, one over the channels and
+    what is added to variances; ``between``, memory for as many positions, ``size`` bytes each. Several positions
+    at once, because every step of a norm waits for the one before.
+
+    The flags say what is bfloat16: ``added`` and ``gate``, and the output.
     """
+    read_map, map_bytes = reader(maps_half)
+    write_out, out_bytes = writer(out_half)
 
     @intrinsic
     def gate_rows(  # type: ignore[no-untyped-def]
-        typing, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, affine_step, numbers
+        typing,
+        x,
+        x_step,
+        added,
+        added_step,
+        gate,
+        gate_step,
+        out,
+        out_step,
+        vectors,
+        affine,
+        size,
+        numbers,
+        between,
     ):
-        signature, wrap = procedure(12)
+        signature, wrap = procedure(13)
 
         def emit(  # type: ignore[no-untyped-def]
-            b, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, affine_step, numbers
+            b,
+            x,
+            x_step,
+            added,
+            added_step,
+            gate,
+            gate_step,
+            out,
+            out_step,
+            vectors,
+            affine,
+            size,
+            numbers,
+            between,
         ):
             share, eps = load_splat(b, numbers), load_splat(b, ahead(b, numbers, 4))
 
@@ -93,42 +135,72 @@ def _gate_rows(rows: int) -> Callable[..., Any]:
             _, *totals = loop.close([ahead(b, at, BYTES), *totals])
             means, factors = moments(x, x_step, totals)
 
-            loop = Loop(b, vectors, [x, added, gate, out, affine, *[constant(0.0)] * rows])
+            loop = Loop(b, vectors, [x, added, gate, between, affine, *[constant(0.0)] * rows])
             *addresses, weight = loop.values[:5]
             totals = loop.values[5:]
-            scale, shift = load(b, weight), load(b, b.add(weight, affine_step))
-            places = zip(*map(starts, addresses, (x_step, added_step, gate_step, out_step)), strict=True)
+            scale, shift = load(b, weight), load(b, b.add(weight, size))
+            places = zip(*map(starts, addresses, (x_step, added_step, gate_step, size)), strict=True)
             for row, (at, add, gates, to) in enumerate(places):
                 value = fma(b, b.fmul(b.fsub(load(b, at), means[row]), factors[row]), scale, shift)
-                value = b.fmul(b.fadd(value, load(b, add)), load(b, gates))
+                value = b.fmul(b.fadd(value, read_map(b, add)), read_map(b, gates))
                 store(b, value, to)
                 totals[row] = b.fadd(totals[row], value)
-            following = [ahead(b, address, BYTES) for address in (*addresses, weight)]
+            sizes = (BYTES, map_bytes, map_bytes, BYTES, BYTES)
+            following = [ahead(b, at, size) for at, size in zip((*addresses, weight), sizes, strict=True)]
             totals = loop.close([*following, *totals])[5:]
-            means, factors = moments(out, out_step, totals)
+            means, factors = moments(between, size, totals)
 
-            loop = Loop(b, vectors, [out, b.add(affine, b.add(affine_step, affine_step))])
-            at, weight = loop.values
-            scale, shift = load(b, weight), load(b, b.add(weight, affine_step))
-            for row, to in enumerate(starts(at, out_step)):
-                value = b.fmul(b.fsub(load(b, to), means[row]), factors[row])
-                store(b, fma(b, value, scale, shift), to)
-            loop.close([ahead(b, at, BYTES), ahead(b, weight, BYTES)])
+            loop = Loop(b, vectors, [between, out, b.add(affine, b.add(size, size))])
+            at, to, weight = loop.values
+            scale, shift = load(b, weight), load(b, b.add(weight, size))
+            for row, (place, end) in enumerate(zip(starts(at, size), starts(to, out_step), strict=True)):
+                value = b.fmul(b.fsub(load(b, place), means[row]), factors[row])
+                write_out(b, fma(b, value, scale, shift), end)
+            loop.close([ahead(b, at, BYTES), ahead(b, to, out_bytes), ahead(b, weight, BYTES)])
 
         return signature, wrap(emit)
 
     return gate_rows
 
 
-_gate_one, _gate_four = _gate_rows(1), _gate_rows(4)
+TOGETHER = 4
+"""Positions that are normalized at once."""
+
+_gate_one, _gate_four = (_gate_rows(rows, False, False) for rows in (1, TOGETHER))
+_gate_one_mixed, _gate_four_mixed = (_gate_rows(rows, True, False) for rows in (1, TOGETHER))
+_gate_one_half, _gate_four_half = (_gate_rows(rows, True, True) for rows in (1, TOGETHER))
+
+
+@njit(error_model="numpy")
+def _gate(  # type: ignore[no-untyped-def]
+    kind, together, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, numbers, between
+):
+    """Do one position or four, of the maps' dtypes by ``kind``: see ``numba_impl.gated_norm``."""
+    size = BYTES * vectors
+    a, b, c, d = x_step, added_step, gate_step, out_step
+    if kind == 0:
+        if together:
+            _gate_four(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+        else:
+            _gate_one(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+    elif kind == 1:
+        if together:
+            _gate_four_mixed(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+        else:
+            _gate_one_mixed(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+    elif together:
+        _gate_four_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+    else:
+        _gate_one_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
 
 
 @njit(error_model="numpy")
 def _read_out(p):  # type: ignore[no-untyped-def]
     counters, items, positions, run = p[2], p[3], p[4], p[5]
-    half, head_bytes, weights, biases, skip = p[6], p[7], p[8], p[9], p[10]
+    half, width, weights, biases, skip = p[6], p[7], p[8], p[9], p[10]
     first, first_step, second, second_step = p[11], p[12], p[13], p[14]
     u, u_step, readout, readout_step, out, out_step = p[15], p[16], p[17], p[18], p[19], p[20]
+    number = p[21]  # bytes of one of the states and of u
     while True:
         item = take_number(counters)
         if item >= items:
@@ -136,13 +208,15 @@ def _read_out(p):  # type: ignore[no-untyped-def]
         for i in range(item * run, min(positions, (item + 1) * run)):
             for head in range(2 * half):
                 weight = weights + 8 * half * head
-                for at in range(0, head_bytes, BYTES):
-                    c = head * head_bytes + at
-                    _mix(
-                        first + i * first_step + at, second + i * second_step + at, head_bytes, half,
-                        weight, biases + 4 * head, readout + i * readout_step,
-                        u + i * u_step + c, skip + c, out + i * out_step + c
-                    )  # fmt: skip
+                for channel in range(0, width, LANES):
+                    at, c = number * channel, head * width + channel
+                    at_first, at_second = first + i * first_step + at, second + i * second_step + at
+                    bias, at_readout, at_u = biases + 4 * head, readout + i * readout_step, u + i * u_step + number * c
+                    at_skip, at_out = skip + 4 * c, out + i * out_step + 4 * c
+                    if number == 2:
+                        _mix_half(at_first, at_second, 2 * width, half, weight, bias, at_readout, at_u, at_skip, at_out)
+                    else:
+                        _mix(at_first, at_second, 4 * width, half, weight, bias, at_readout, at_u, at_skip, at_out)
 
 
 @njit(error_model="numpy")
@@ -151,6 +225,8 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
     channels, affine, numbers = p[6], p[7], p[8]
     x, x_step, added, added_step = p[9], p[10], p[11], p[12]
     gate, gate_step, out, out_step = p[13], p[14], p[15], p[16]
+    kind, scratch, scratch_size = p[17], p[18], p[19]
+    between = scratch + scratch_size * take_number(counters + 8)
     while True:
         item = take_number(counters)
         if item >= items:
@@ -159,18 +235,12 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
         while i < last:
             at_x, at_added = x + i * x_step, added + i * added_step
             at_gate, at_out = gate + i * gate_step, out + i * out_step
-            if last - i >= 4:
-                _gate_four(
-                    at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
-                    channels // LANES, affine, 4 * channels, numbers
-                )  # fmt: skip
-                i += 4
-            else:
-                _gate_one(
-                    at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
-                    channels // LANES, affine, 4 * channels, numbers
-                )  # fmt: skip
-                i += 1
+            together = last - i >= TOGETHER
+            _gate(
+                kind, together, at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
+                channels // LANES, affine, numbers, between
+            )  # fmt: skip
+            i += TOGETHER if together else 1
 
 
 def _compile(version: int) -> tuple[Any, Any]:

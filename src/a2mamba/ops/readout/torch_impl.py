@@ -31,4 +31,5 @@ def read_out(
 
 def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
     """Return the gated norm; arguments as in ``reference.gated_norm``. The norms are called, with their hooks."""
-    return out_norm((norm(x) + added) * gate)
+    dtype = norm.weight.dtype
+    return out_norm((norm(x.to(dtype)) + added.to(dtype)) * gate.to(dtype))

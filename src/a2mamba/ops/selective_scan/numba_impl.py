@@ -36,7 +36,8 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
         return out.transpose(1, 2)
     from a2mamba.ops.selective_scan import numba_kernels
 
-    u, delta = _tokens(u), _tokens(delta)
+    dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
+    u, delta = _tokens(u, dtype), _tokens(delta, dtype)
     A, B = A.detach().to(torch.float32).contiguous(), B.detach().to(torch.float32).contiguous()
     bias = out.new_zeros(channels) if delta_bias is None else delta_bias.detach().to(torch.float32).contiguous()
     groups = B.shape[1]
@@ -53,18 +54,18 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
             *_addresses(u),
             *_addresses(delta),
             *_addresses(out),
-            *(B.data_ptr(), A.data_ptr(), bias.data_ptr(), states.data_ptr(), 4 * item_channels),
+            *(B.data_ptr(), A.data_ptr(), bias.data_ptr(), states.data_ptr(), 4 * item_channels, u.element_size()),
         ],
     )
     return out.transpose(1, 2)
 
 
-def _tokens(x: Tensor) -> Tensor:
-    """Return (B, C, L) as (B, L, C) in float32, channels side by side; without a copy where they are so already."""
-    x = x.detach().to(torch.float32).transpose(1, 2)
+def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
+    x = x.detach().to(dtype).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _addresses(x: Tensor) -> list[int]:
     """Return address and steps in bytes of (B, L, ...)."""
-    return [x.data_ptr(), 4 * x.stride(0), 4 * x.stride(1)]
+    return [x.data_ptr(), x.element_size() * x.stride(0), x.element_size() * x.stride(1)]

@@ -27,6 +27,7 @@ from a2mamba.ops.numba_vectors import (
     load,
     load_splat,
     procedure,
+    reader,
     softplus,
     store,
     take_number,
@@ -36,8 +37,9 @@ RUN = 32
 """Tokens that a vector of channels advances before the next vector's turn."""
 
 
-def _advance(with_softplus: bool) -> Any:
-    """Return an intrinsic that advances the states of eight channels by ``count`` tokens."""
+def _advance(with_softplus: bool, half: bool) -> Any:
+    """Return an intrinsic that advances the states of eight channels by ``count`` tokens; inputs may be bfloat16."""
+    read, _ = reader(half)
 
     @intrinsic
     def advance(typing, u, u_step, delta, delta_step, projection, out, out_step, A, bias, state, count):  # type: ignore[no-untyped-def]
@@ -47,10 +49,10 @@ def _advance(with_softplus: bool) -> Any:
             rate, shift = load(b, A), load(b, bias)
             loop = Loop(b, count, [u, delta, projection, out, load(b, state)])
             u, delta, projection, out, h = loop.values
-            step = b.fadd(load(b, delta), shift)
+            step = b.fadd(read(b, delta), shift)
             if with_softplus:
                 step = softplus(b, step)
-            x = b.fmul(b.fmul(step, load(b, u)), load_splat(b, projection))
+            x = b.fmul(b.fmul(step, read(b, u)), load_splat(b, projection))
             h = fma(b, exp(b, b.fmul(step, rate), positive=True), h, x)
             store(b, h, out)
             following = [b.add(u, u_step), b.add(delta, delta_step), ahead(b, projection, 4), b.add(out, out_step), h]
@@ -61,7 +63,8 @@ def _advance(with_softplus: bool) -> Any:
     return advance
 
 
-_advance_softplus, _advance_plain = _advance(True), _advance(False)
+_advance_softplus, _advance_plain = _advance(True, half=False), _advance(False, half=False)
+_advance_softplus_half, _advance_plain_half = _advance(True, half=True), _advance(False, half=True)
 
 
 @njit(error_model="numpy")
@@ -73,6 +76,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     delta, delta_batch, delta_step = p[12], p[13], p[14]
     out, out_batch, out_step = p[15], p[16], p[17]
     projection, A, bias, states, states_size = p[18], p[19], p[20], p[21], p[22]
+    number = p[23]  # bytes of one of u and of delta
 
     mine = states + states_size * take_number(counters + 8)
     spans = (group_channels + item_channels - 1) // item_channels
@@ -92,18 +96,24 @@ def _work(p):  # type: ignore[no-untyped-def]
             for vector in range(vectors):
                 # The last vector of a group that eight does not divide repeats channels of the one before.
                 c = group * group_channels + min(first + vector * LANES, group_channels - LANES)
-                at_u = u + batch * u_batch + t * u_step + 4 * c
-                at_delta = delta + batch * delta_batch + t * delta_step + 4 * c
+                at_u = u + batch * u_batch + t * u_step + number * c
+                at_delta = delta + batch * delta_batch + t * delta_step + number * c
                 at_out = out + batch * out_batch + t * out_step + 4 * c
                 h = mine + BYTES * vector
-                if with_softplus:
-                    _advance_softplus(
-                        at_u, u_step, at_delta, delta_step, b, at_out, out_step, A + 4 * c, bias + 4 * c, h, count
-                    )
+                rate, shift = A + 4 * c, bias + 4 * c
+                if number == 2:
+                    if with_softplus:
+                        _advance_softplus_half(
+                            at_u, u_step, at_delta, delta_step, b, at_out, out_step, rate, shift, h, count
+                        )
+                    else:
+                        _advance_plain_half(
+                            at_u, u_step, at_delta, delta_step, b, at_out, out_step, rate, shift, h, count
+                        )
+                elif with_softplus:
+                    _advance_softplus(at_u, u_step, at_delta, delta_step, b, at_out, out_step, rate, shift, h, count)
                 else:
-                    _advance_plain(
-                        at_u, u_step, at_delta, delta_step, b, at_out, out_step, A + 4 * c, bias + 4 * c, h, count
-                    )
+                    _advance_plain(at_u, u_step, at_delta, delta_step, b, at_out, out_step, rate, shift, h, count)
 
 
 def _compile(version: int) -> Any:

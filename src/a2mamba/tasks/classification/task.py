@@ -202,10 +202,6 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
         """Return the run's channels."""
         return run.data.in_chans
 
-    def palette(self, run: ClassificationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
-        """Return nothing: classes have no colors here."""
-        return ()
-
     def predict(
         self,
         run: ClassificationRun,

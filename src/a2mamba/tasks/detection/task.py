@@ -12,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from a2mamba.backbone import load_checkpoint
 from a2mamba.data import (
+    Category,
     DetectionAnnotations,
     DetectionBatch,
     DetectionData,
@@ -168,15 +169,9 @@ class DetectionTask(Task[DetectionRun, Detector]):
     def evaluation(
         self, run: DetectionRun, classes: Sequence[str], *, device: torch.device | str
     ) -> DetectionEvaluation:
-        """Return the evaluation split, its categories compared with the classes."""
-        held_out = read_detection_split(run.data, "val")
-        names = [category.name for category in held_out.categories]
-        if list(classes) != names:
-            raise ValueError(
-                f"the model was trained on the classes {', '.join(classes[:5])}...; {held_out.file} has "
-                f"{', '.join(names[:5])}...; both need the same categories"
-            )
-        return self._evaluation(run, held_out, device)
+        """Return the evaluation split, its categories matched with the classes by name."""
+        expected = [Category(number, name) for number, name in enumerate(classes, start=1)]
+        return self._evaluation(run, read_detection_split(run.data, "val", categories=expected), device)
 
     def _evaluation(
         self, run: DetectionRun, annotations: DetectionAnnotations, device: torch.device | str
@@ -193,10 +188,6 @@ class DetectionTask(Task[DetectionRun, Detector]):
     def transform(self, run: DetectionRun) -> Callable[[Image.Image], Tensor]:
         """Return the conversion to floats: an image -> (3, H, W) in [0, 1]; the detector normalizes and resizes."""
         return _floats
-
-    def channels(self, run: DetectionRun) -> int:
-        """Return 3."""
-        return 3
 
     def palette(self, run: DetectionRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the colors in which objects are drawn."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -15,12 +15,12 @@ class LabeledMaps(Protocol):
 
     @property
     def images(self) -> Tensor:
-        """Normalized images (B, 3, H, W), float32."""
+        """Images (B, 3, H, W), as ``prepare`` takes them."""
         ...
 
     @property
     def targets(self) -> Tensor:
-        """Class maps (B, H, W), int64; 255 is ignored."""
+        """Class maps (B, H, W), integers; 255 is ignored."""
         ...
 
     @property
@@ -34,6 +34,7 @@ class SegmentationLosses:
 
     Args:
         model: a segmenter; its heads' logits are taken at their own strides.
+        prepare: batch -> the network's images, float32 (B, 3, H, W); None: the batch's own.
         weights: factor of each head's loss; a head that is not named counts 1.
         average: see :func:`a2mamba.segmentation.pixel_cross_entropy`.
     """
@@ -42,18 +43,22 @@ class SegmentationLosses:
         self,
         model: nn.Module,
         *,
+        prepare: Callable[[Any], Tensor] | None = None,
         weights: Mapping[str, float] | None = None,
         average: Literal["all", "valid"] = "all",
     ) -> None:
         self.model = model
+        self.prepare = prepare
         self.weights = dict(weights or {})
         self.average: Literal["all", "valid"] = average
 
     def losses(self, batch: LabeledMaps, progress: object) -> dict[str, Tensor]:
         """Return {head: scalar}, each a mean over the batch's pixels times its weight; ``progress`` changes nothing."""
-        heads: dict[str, Tensor] = self.model(batch.images, all_heads=True, native_resolution=True)
+        images = batch.images if self.prepare is None else self.prepare(batch)
+        targets = batch.targets.long()
+        heads: dict[str, Tensor] = self.model(images, all_heads=True, native_resolution=True)
         return {
-            name: self.weights.get(name, 1.0) * pixel_cross_entropy(logits, batch.targets, average=self.average)
+            name: self.weights.get(name, 1.0) * pixel_cross_entropy(logits, targets, average=self.average)
             for name, logits in heads.items()
         }
 

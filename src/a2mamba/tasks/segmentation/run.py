@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from a2mamba.backbone import check_name
 from a2mamba.data import SegmentationData
 from a2mamba.engine import PolynomialScheduleConfig
-from a2mamba.segmentation import TestMode, create_segmenter, list_segmenters
+from a2mamba.segmentation import TestMode, check_segmenter
 from a2mamba.tasks.run import SystemConfig, TrainingRun
 
 
@@ -15,12 +16,15 @@ from a2mamba.tasks.run import SystemConfig, TrainingRun
 class SegmenterConfig(SystemConfig):
     """Which segmentation network, and what of it the run decides."""
 
+    backbone: str | None = None
+    """another backbone than the network's own"""
     width: int | None = None
     """channels of the decoder; none: those of the system"""
 
     def __post_init__(self) -> None:
-        if self.name not in list_segmenters():
-            create_segmenter(self.name, num_classes=1)  # says which name is nearest
+        check_segmenter(self.name)
+        if self.backbone is not None:
+            check_name(self.backbone)
 
 
 @dataclass(frozen=True, kw_only=True)

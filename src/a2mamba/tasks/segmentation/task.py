@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from a2mamba.data import (
+    SEGMENTATION_DATASETS,
     SegmentationBatch,
     SegmentationData,
     class_shares,
     eval_segmentation_loader,
     normalize,
+    normalize_crops,
     scan_segmentation,
     segmentation_classes,
     segmentation_palette,
@@ -33,8 +35,8 @@ from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
 from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
 
-_PUBLISHED = {"ade20k": (20_210, 150), "cityscapes": (2_975, 19), "coco_stuff": (118_287, 171), "folder": (1_000, 2)}
-"""Training images and classes of the data sets, for a dry run without them."""
+_FOLDER = 1_000, 2
+"""Images and classes of a folder of one's own, for a dry run without it."""
 
 
 class SegmentationTask(Task[SegmentationRun, Segmenter]):
@@ -74,6 +76,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 pretrained_backbone=run.model.pretrained_backbone,
                 img_size=run.data.crop_size,
                 **run.model.of_run(),
+                backbone=run.model.backbone,
                 width=run.model.width,
             )
 
@@ -90,7 +93,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             name, width = "segman_v2_test", None
         return replace(
             run,
-            model=replace(run.model.without_weights(), name=name, width=width, drop_path_rate=0.0),
+            model=replace(run.model.without_weights(), name=name, backbone=None, width=width, drop_path_rate=0.0),
             data=replace(run.data, crop_size=(64, 64), resize=(128, 64), workers=0, batch_size=4),
             schedule=replace(run.schedule, iterations=4, interval=2, warmup_iterations=1),
             test=replace(run.test, stride=run.test.crop, scales=(1.0,)),
@@ -104,14 +107,17 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             classes = segmentation_classes(run.data)
             samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
         except ValueError as error:
-            samples, count = _PUBLISHED[run.data.layout]
+            dataset = SEGMENTATION_DATASETS.get(run.data.layout)
+            samples, count = _FOLDER if dataset is None else (dataset.images[0], len(dataset.classes))
             classes = [str(i) for i in range(run.data.num_classes or count)]
             notes.append(f"{samples:,} images and {len(classes)} classes are assumed: {error}")
         return DataSize(classes, samples, run.schedule.interval, notes)
 
     def build_losses(self, run: SegmentationRun, model: Segmenter, classes: Sequence[str]) -> SegmentationLosses:
         """Return the cross-entropy of every head."""
-        return SegmentationLosses(model, weights={"auxiliary": run.auxiliary_weight}, average=run.average)
+        prepare = partial(normalize_crops, mean=run.data.mean, std=run.data.std, channels_last=run.channels_last)
+        weights = {"auxiliary": run.auxiliary_weight}
+        return SegmentationLosses(model, prepare=prepare, weights=weights, average=run.average)
 
     def build_optimizer(self, run: SegmentationRun, model: Segmenter) -> torch.optim.Optimizer:
         """Return the optimizer by the protocols' rules for parameters, by set and not by name.
@@ -125,8 +131,9 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def noise(self, run: SegmentationRun, classes: Sequence[str], size: int) -> SegmentationBatch:
         """Return random crops of the real size and classes."""
         height, width = run.data.crop_size
-        targets = torch.randint(0, len(classes), (size, height, width))
-        return SegmentationBatch(torch.randn(size, 3, height, width), targets, [f"noise {i}" for i in range(size)])
+        images = torch.randint(0, 256, (size, 3, height, width), dtype=torch.uint8)
+        targets = torch.randint(0, len(classes), (size, height, width), dtype=torch.uint8)
+        return SegmentationBatch(images, targets, [f"noise {i}" for i in range(size)])
 
     def samples_on_cpu(self, run: SegmentationRun) -> int:
         """Return two."""
@@ -182,10 +189,6 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def network_input(self, run: SegmentationRun) -> NetworkInput:
         """Return the size of training, and the run's normalization."""
         return NetworkInput(run.data.crop_size, run.data.mean, run.data.std)
-
-    def channels(self, run: SegmentationRun) -> int:
-        """Return 3."""
-        return 3
 
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""

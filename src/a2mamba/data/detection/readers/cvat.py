@@ -17,15 +17,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from a2mamba.data.detection.annotations import (
-    AnnotationBuilder,
-    Category,
-    DetectionAnnotations,
-    Problem,
-    match_categories,
-    refuse_in,
-)
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, locate
+from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
@@ -68,46 +62,23 @@ def read(
     images = list(root.iter("image"))
     if not images:
         raise ValueError(f"{file} lists no images; expected CVAT for images 1.1")
-    found = [Category(number, name) for number, name in enumerate(_names(root), start=1)]
-    known, labels = match_categories(found, found if categories is None else categories, problem=problem)
-    ids = {category.name: category.id for category in found}
-    if masks is None:
-        masks = any(shape.tag in ("polygon", "mask") for image in images for shape in image)
-    builder = AnnotationBuilder(file, known, masks=masks, problem=problem)
     located = locate([image.get("name", "") for image in images], places.images, below=places.images)
-    identity = 0
-    for place, (image, name) in enumerate(zip(images, located, strict=True), start=1):
+    records = []
+    for image, name in zip(images, located, strict=True):
         where = f"{file}: image {image.get('name')!r}"
         try:
             height, width = int(number_of(image, "height")), int(number_of(image, "width"))
         except ValueError as error:
             problem("no valid size", f"{where} {error}")
             continue
-        number = builder.add_image(place, name, height, width)
+        objects = []
         for shape in image:
-            if shape.tag == "tag":
-                continue
-            identity += 1
-            if shape.tag in _OTHER:
-                builder.skip(f"a {shape.tag}, which is no object", identity)
-                continue
-            label = labels.get(ids.get(shape.get("label", "").strip()))
             try:
-                box, area, segmentation = _shape(shape, height, width)
-            except ValueError as error:
+                objects += _objects(shape, f"{where}: a {shape.tag}", height, width)
+            except ValueError as error:  # noqa: PERF203 - each shape has its own message
                 problem("no valid shape", f"{where}: a {shape.tag} {error}")
-                continue
-            if label is not None:  # a name that does not fit was a problem above
-                builder.add_object(
-                    number,
-                    label,
-                    box,
-                    identity=identity,
-                    area=area,
-                    segmentation=segmentation,
-                    where=f"{where}: a {shape.tag}:",
-                )
-    return builder.build(folder=places.images)
+        records.append(ImageRecord(name, height, width, objects))
+    return build_records(places, records, _names(root), masks=masks, categories=categories, problem=problem)
 
 
 CVAT = Reader(
@@ -125,25 +96,31 @@ def _names(root: Element) -> list[str]:
     return list(dict.fromkeys((*declared, *drawn)))
 
 
-def _shape(shape: Element, height: int, width: int) -> tuple[Box, float, Any]:
-    """Box, area and segmentation of one shape; ValueError, a phrase, says what is wrong with it."""
+def _objects(shape: Element, where: str, height: int, width: int) -> list[NamedObject]:
+    """The object of one shape, none for a tag; ValueError, a phrase, says what is wrong with it."""
+    item = NamedObject(shape.get("label", "").strip(), (0, 0, 0, 0), 0, f"{where}:")
+    if shape.tag == "tag":
+        return []
+    if shape.tag in _OTHER:
+        return [item._replace(skip=f"a {shape.tag}, which is no object")]
     if shape.tag == "box":
         x0, y0, x1, y1 = (number_of(shape, name) for name in ("xtl", "ytl", "xbr", "ybr"))
         box = box_of_corners(x0, y0, x1, y1)
         if shape.get("rotation"):
             box = box_of_polygons([_rotated(box, number_of(shape, "rotation"))])
-        return box, box[2] * box[3], None
+        return [item._replace(box=box, area=box[2] * box[3])]
+    if shape.tag == "mask":
+        box, area, runs = _mask(shape, height, width)
+        return [item._replace(box=box, area=area, segmentation=runs)]
     if shape.tag == "polygon":
         ring = _points(shape.get("points", ""))
-        return box_of_polygons([ring]), area_of_polygons([ring]), [ring]
-    if shape.tag == "ellipse":
+    elif shape.tag == "ellipse":
         x, y, a, b = (number_of(shape, name) for name in ("cx", "cy", "rx", "ry"))
         angles = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         ring = np.stack((x + a * np.cos(angles), y + b * np.sin(angles)), axis=1).ravel().tolist()
-        return box_of_polygons([ring]), area_of_polygons([ring]), [ring]
-    if shape.tag == "mask":
-        return _mask(shape, height, width)
-    raise ValueError("is not known here")
+    else:
+        raise ValueError("is not known here")
+    return [item._replace(box=box_of_polygons([ring]), area=area_of_polygons([ring]), segmentation=[ring])]
 
 
 def _rotated(box: Box, degrees: float) -> list[float]:

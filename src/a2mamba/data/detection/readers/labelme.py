@@ -15,20 +15,14 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from a2mamba.data.detection.annotations import (
-    AnnotationBuilder,
-    Category,
-    DetectionAnnotations,
-    Problem,
-    match_categories,
-    refuse_in,
-)
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
-from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
+from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
+from a2mamba.data.detection.readers.shapes import area_of_polygons, box_of_polygons
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.text import read_text
 
@@ -62,33 +56,8 @@ def read(
         raise ValueError(f"{places.annotations} holds no JSON files; check the path")
     images = {Path(name).stem: name for name in images_below(places.images)}
     records = [record for file in files if (record := _record(file, places.images, images, problem)) is not None]
-    names = sorted({item.name for record in records for item in record.objects})
-    found = [Category(number, name) for number, name in enumerate(names, start=1)]
-    known, labels = match_categories(found, found if categories is None else categories, problem=problem)
-    ids = {category.name: category.id for category in found}
-    if masks is None:
-        masks = any(item.polygons for record in records for item in record.objects)
-    builder = AnnotationBuilder(places.annotations, known, masks=masks, problem=problem)
-    identity = 0
-    for place, record in enumerate(records, start=1):
-        image = builder.add_image(place, record.image, record.height, record.width)
-        for item in record.objects:
-            identity += 1
-            label = labels.get(ids[item.name])
-            if item.kind in _OTHER:
-                builder.skip(f"a {item.kind}, which is no object", identity)
-            elif label is not None:  # a name that does not fit was a problem above
-                area = area_of_polygons(item.polygons) if item.polygons else item.box[2] * item.box[3]
-                builder.add_object(
-                    image,
-                    label,
-                    item.box,
-                    identity=identity,
-                    area=area,
-                    segmentation=item.polygons,
-                    where=f"{record.file}: a {item.kind} named {item.name!r}:",
-                )
-    return builder.build(folder=places.images)
+    names = sorted({item.name for record in records for item in record.objects if not item.skip})
+    return build_records(places, records, names, masks=masks, categories=categories, problem=problem)
 
 
 LABELME = Reader(
@@ -99,26 +68,7 @@ LABELME = Reader(
 )
 
 
-class _Object(NamedTuple):
-    """One object; polygons: none where it is a rectangle."""
-
-    name: str
-    kind: str
-    box: Box
-    polygons: list[list[float]]
-
-
-class _Record(NamedTuple):
-    """What one JSON file says; image: its file name, relative to the image folder."""
-
-    file: Path
-    image: str
-    height: int
-    width: int
-    objects: list[_Object]
-
-
-def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> _Record | None:
+def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> ImageRecord | None:
     """Read one file; None after a problem that leaves nothing of it."""
     try:
         content = _content(file)
@@ -134,47 +84,51 @@ def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) 
     if type(height) is not int or type(width) is not int or height < 1 or width < 1:
         header = read_header(folder / image)
         height, width = header.upright if header is not None else (1, 1)
-    objects: list[_Object] = []
+    objects: list[NamedObject] = []
     grouped: dict[tuple[str, int], int] = {}
     for number, shape in enumerate(content["shapes"], start=1):
         try:
-            item = _object(shape)
+            item = _object(shape, str(file))
         except ValueError as error:
             problem("no valid shape", f"{file}: shape {number} {error}")
             continue
         group = shape.get("group_id")
-        place = grouped.get((item.name, group)) if type(group) is int and item.polygons else None
-        if place is not None:
-            polygons = [*objects[place].polygons, *item.polygons]
-            objects[place] = item._replace(polygons=polygons, box=box_of_polygons(polygons))
-            continue
-        if type(group) is int and item.polygons:
-            grouped[item.name, group] = len(objects)
+        if type(group) is int and item.segmentation:
+            place = grouped.setdefault((item.name, group), len(objects))
+            if place < len(objects):
+                polygons = [*objects[place].segmentation, *item.segmentation]
+                objects[place] = _outlined(item, polygons)
+                continue
         objects.append(item)
-    return _Record(file, image, height, width, objects)
+    return ImageRecord(image, height, width, objects)
 
 
-def _object(shape: Any) -> _Object:
+def _object(shape: Any, file: str) -> NamedObject:
     """One shape; ValueError, a phrase, says what is wrong with it."""
     if not isinstance(shape, dict):
         raise ValueError(f"is {type(shape).__name__}, expected an object")
     name, kind, points = shape.get("label"), shape.get("shape_type") or "polygon", shape.get("points")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"has the label {name!r}, expected a name")
-    name = name.strip()
+    item = NamedObject(name.strip(), (0, 0, 0, 0), 0, f"{file}: a {kind} named {name.strip()!r}:")
     if kind in _OTHER:
-        return _Object(name, kind, (0, 0, 0, 0), [])
+        return item._replace(skip=f"a {kind}, which is no object")
     flat = _flat(points)
     if kind == "polygon" and len(flat) >= 2:
         # Fewer than three points are told, and left out, where masks are drawn.
-        return _Object(name, kind, box_of_polygons([flat]), [flat])
+        return _outlined(item, [flat])
     if kind == "rectangle" and len(flat) in (4, 8):
-        return _Object(name, kind, box_of_polygons([flat]), [])
+        box = box_of_polygons([flat])
+        return item._replace(box=box, area=box[2] * box[3])
     if kind == "circle" and len(flat) == 4:
-        x, y, radius = flat[0], flat[1], math.dist(flat[:2], flat[2:])
-        ring = np.stack((x + radius * np.cos(_CIRCLE), y + radius * np.sin(_CIRCLE)), axis=1).ravel().tolist()
-        return _Object(name, kind, box_of_corners(x - radius, y - radius, x + radius, y + radius), [ring])
+        radius = math.dist(flat[:2], flat[2:])
+        ring = np.stack((flat[0] + radius * np.cos(_CIRCLE), flat[1] + radius * np.sin(_CIRCLE)), axis=1)
+        return _outlined(item, [ring.ravel().tolist()])
     raise ValueError(f"is a {kind} of {len(flat) // 2} points, which is not known here")
+
+
+def _outlined(item: NamedObject, polygons: list[list[float]]) -> NamedObject:
+    return item._replace(box=box_of_polygons(polygons), area=area_of_polygons(polygons), segmentation=polygons)
 
 
 def _flat(points: Any) -> list[float]:

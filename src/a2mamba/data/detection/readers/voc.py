@@ -14,19 +14,12 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from a2mamba.data.detection.annotations import (
-    AnnotationBuilder,
-    Category,
-    DetectionAnnotations,
-    Problem,
-    match_categories,
-    refuse_in,
-)
+from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
-from a2mamba.data.detection.readers.shapes import Box, box_of_corners
+from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
+from a2mamba.data.detection.readers.shapes import box_of_corners
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
 from a2mamba.data.text import read_lines
@@ -59,20 +52,7 @@ def read(
     images = {Path(name).stem: name for name in images_below(places.images)}
     records = [record for file in files if (record := _record(file, places.images, images, problem)) is not None]
     names = sorted({item.name for record in records for item in record.objects})
-    found = [Category(number, name) for number, name in enumerate(names, start=1)]
-    known, labels = match_categories(found, found if categories is None else categories, problem=problem)
-    ids = {category.name: category.id for category in found}
-    builder = AnnotationBuilder(places.annotations, known, masks=False, problem=problem)
-    identity = 0
-    for place, record in enumerate(records, start=1):
-        image = builder.add_image(place, record.image, record.height, record.width)
-        for item in record.objects:
-            identity += 1
-            label = labels.get(ids[item.name])
-            if label is not None:  # a name that does not fit was a problem above
-                area = item.box[2] * item.box[3]
-                builder.add_object(image, label, item.box, identity=identity, area=area, where=f"{record.file}:")
-    return builder.build(folder=places.images)
+    return build_records(places, records, names, masks=False, categories=categories, problem=problem)
 
 
 VOC = Reader(
@@ -83,22 +63,7 @@ VOC = Reader(
 )
 
 
-class _Object(NamedTuple):
-    name: str
-    box: Box
-
-
-class _Record(NamedTuple):
-    """What one XML file says; image: its file name, relative to the image folder."""
-
-    file: Path
-    image: str
-    height: int
-    width: int
-    objects: list[_Object]
-
-
-def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> _Record | None:
+def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> ImageRecord | None:
     """Read one file; None after a problem that leaves nothing of it."""
     try:
         root = parse_xml(file)
@@ -123,13 +88,13 @@ def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) 
     objects = []
     for number, item in enumerate(root.iter("object"), start=1):
         try:
-            objects.append(_object(item, from_one=published))
+            objects.append(_object(item, f"{file}:", from_one=published))
         except ValueError as error:  # noqa: PERF203 - each object has its own message
             problem("no valid object", f"{file}: object {number} {error}")
-    return _Record(file, image, height, width, objects)
+    return ImageRecord(image, height, width, objects)
 
 
-def _object(item: Element, *, from_one: bool) -> _Object:
+def _object(item: Element, where: str, *, from_one: bool) -> NamedObject:
     """One object; ValueError, a phrase, says what is missing."""
     name = (item.findtext("name") or "").strip()
     if not name:
@@ -139,7 +104,8 @@ def _object(item: Element, *, from_one: bool) -> _Object:
         raise ValueError("has no bndbox")
     x0, y0, x1, y1 = (number_of(box, field) for field in ("xmin", "ymin", "xmax", "ymax"))
     shift = 1 if from_one else 0
-    return _Object(name, box_of_corners(x0 - shift, y0 - shift, x1, y1))
+    x, y, w, h = box_of_corners(x0 - shift, y0 - shift, x1, y1)
+    return NamedObject(name, (x, y, w, h), w * h, where)
 
 
 # ------------------------------------------------------------------------------------------------------- finding files

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def read(
     image_names = _image_names(places)
     absent = set(missing_files(places.images, image_names))
     image_names = [name for name in image_names if name not in absent]
-    files = [_label_file(places, name) for name in image_names]
+    files = _label_files(places, image_names)
     if not any(file is not None for file in files):
         raise ValueError(
             f"none of the {len(files)} images in {places.images} has a text file; expected "
@@ -242,7 +243,7 @@ def _declared_splits(root: Path) -> dict[str, SplitPlaces]:
             continue
         if place.is_file():
             splits[name] = SplitPlaces(config.file.parent, place)
-        elif any(_has_label(SplitPlaces(place, config.file), image) for image in _some_images(place)):
+        elif _has_labels(SplitPlaces(place, config.file)):
             splits[name] = SplitPlaces(place, config.file)
     return splits
 
@@ -273,7 +274,7 @@ def _splits_by_folders(root: Path) -> dict[str, SplitPlaces]:
     for name, folder in candidates:
         if name not in splits and folder.is_dir() and not (name == "all" and splits):
             places = SplitPlaces(folder, _names_file(folder, root) or _labels_folder(folder))
-            if any(_has_label(places, image) for image in _some_images(folder)):
+            if _has_labels(places):
                 splits[name] = places
     return splits
 
@@ -314,37 +315,44 @@ def _labels_folder(images: Path) -> Path:
     return images
 
 
-def _label_file(places: SplitPlaces, name: str) -> Path | None:
-    image = places.images / name
-    folders = [_labels_folder(image.parent), image.parent]
-    if places.annotations.is_dir():
-        folders.insert(0, (places.annotations / name).parent)
-    for folder in folders:
-        file = folder / f"{image.stem}.txt"
-        if file.is_file():
-            return file
-    return None
+def _label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
+    """The text file of each image; each folder is listed once."""
+    listed: dict[str, list[tuple[Path, set[str]]]] = {}
+    files = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        if parent not in listed:
+            images = places.images / parent
+            folders = [_labels_folder(images), images]
+            if places.annotations.is_dir():
+                folders.insert(0, places.annotations / parent)
+            listed[parent] = [(folder, set(os.listdir(folder))) for folder in folders if folder.is_dir()]
+        text = f"{os.path.splitext(base)[0]}.txt"
+        files.append(next((folder / text for folder, found in listed[parent] if text in found), None))
+    return files
 
 
 def _expected_label(images: Path) -> str:
     return str(Path(*("labels" if part == "images" else part for part in images.parts)) / "<image>.txt")
 
 
-def _has_label(places: SplitPlaces, name: str) -> bool:
-    """Whether an image has a text file of YOLO's lines."""
-    file = _label_file(places, name)
-    if file is None or file.name in _NAME_FILES:
-        return False
-    try:
-        lines = [line.split() for line in read_lines(file)]
-        return bool(lines) and all(len(line) >= 5 and math.isfinite(sum(map(float, line))) for line in lines)
-    except ValueError:
-        return False
+def _has_labels(places: SplitPlaces) -> bool:
+    """Whether one of some images has a text file of YOLO's lines."""
+    for file in _label_files(places, _some_images(places.images)):
+        if file is None or file.name in _NAME_FILES:
+            continue
+        try:
+            lines = [line.split() for line in read_lines(file)]
+            if lines and all(len(line) >= 5 and math.isfinite(sum(map(float, line))) for line in lines):
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 def _some_lines(places: SplitPlaces) -> list[list[str]]:
-    files = filter(None, (_label_file(places, name) for name in _image_names(places)[:_SAMPLE]))
-    return [line.split() for file in files for line in read_lines(file)]
+    files = _label_files(places, _image_names(places)[:_SAMPLE])
+    return [line.split() for file in files if file is not None for line in read_lines(file)]
 
 
 def _names_file(images: Path, root: Path) -> Path | None:

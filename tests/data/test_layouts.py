@@ -1,0 +1,292 @@
+"""What a folder is recognized as; that every arrangement gives the same scenes; every message about the others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from a2mamba.data import (
+    ClassificationData,
+    SegmentationData,
+    UnfitDataError,
+    UnknownLayoutError,
+    check_dataset,
+    check_validation,
+    eval_loader,
+    eval_segmentation_loader,
+    layouts,
+    recognize,
+    segmentation_classes,
+    segmentation_folder,
+    train_loader,
+)
+
+from .folders import FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
+from .helpers import write_image
+
+GOLDEN = Path(__file__).parents[1] / "assets" / "messages_of_folders.json"
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_every_arrangement_of_masks_gives_the_same_scenes(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    SEGMENTATION[name](root)
+    found = recognize(root)
+    assert (found.task, found.layout, list(found.counts.values())) == ("segmentation", "folder", [TRAIN, VAL])
+    assert len(found.classes) == 3
+    data = found.place(SegmentationData(root="elsewhere", workers=0))
+    assert segmentation_classes(data) == found.classes
+    train, _ = found.counts
+    dataset = segmentation_folder(data, train)
+    assert [int(re.sub(r"\D", "", Path(path).stem)) for path in map(dataset.path, range(TRAIN))] == list(range(TRAIN))
+    for number in range(TRAIN):
+        assert np.array_equal(dataset[number].target.numpy(), labels(number))
+    for number, image in enumerate(eval_segmentation_loader(data, classes=found.classes), start=TRAIN):
+        assert np.array_equal(image.target.numpy(), labels(number))
+    check_validation(found)
+    assert check_dataset(root).problems == []
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_part_of_a_flat_folder_is_held_out(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    FLAT[name](root)
+    found = recognize(root)
+    assert (found.layout, list(found.counts.values()), found.holdout) == ("folder", [TRAIN + VAL], 0.2)
+    assert found.training_images == 7
+    data = found.place(SegmentationData(root="elsewhere", workers=0))
+    held_out = [image.path for image in eval_segmentation_loader(data)]
+    assert len(held_out) == 2
+    assert held_out == [image.path for image in eval_segmentation_loader(data)]
+    assert "20% of them held out" in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "val"),
+        ("train", "valid"),
+        ("training", "validation"),
+        ("Train", "Val"),
+        ("training_set", "test_set"),
+        ("TRAIN", "TEST"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+    ],
+)
+def test_class_folders_in_splits_of_any_name(train: str, val: str, tmp_path: Path) -> None:
+    class_folders(tmp_path, train, val)
+    found = recognize(tmp_path)
+    assert (found.task, found.layout, found.counts) == ("classification", "class_folders", {train: 10, val: 10})
+    data = found.place(ClassificationData(root="elsewhere", workers=0, batch_size=2))
+    assert len(train_loader(data, seed=0)) == 5
+    assert sum(len(batch.targets) for batch in eval_loader(data)) == 10
+
+
+def test_class_folders_without_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    found = recognize(tmp_path)
+    assert (found.counts, found.holdout, found.classes) == ({"": 10}, 0.2, ["cat", "dog"])
+
+
+def test_classes_may_be_called_like_kinds_of_files(tmp_path: Path) -> None:
+    for label, name in enumerate(("mask", "no_mask")):
+        for number in range(3):
+            write_image(tmp_path / name / f"{number}.png", seed=10 * label + number)
+    assert recognize(tmp_path).classes == ["mask", "no_mask"]
+
+
+@pytest.mark.parametrize(("folder", "named"), [("train_images", True), ("train", False), ("images/all", True)])
+def test_a_table_of_images(folder: str, named: bool, tmp_path: Path) -> None:
+    table(tmp_path, folder=folder, named=named)
+    if folder == "images/all":
+        text = (tmp_path / "train.csv").read_text().replace("\r\n", "\n")
+        (tmp_path / "train.csv").write_text(re.sub(r"(?m)^(\d)", r"images/all/\1", text))
+    found = recognize(tmp_path)
+    assert (found.task, found.layout, found.counts) == ("classification", "csv", {"train": 8})
+    assert found.classes == ["cat", "dog"]
+    data = found.place(ClassificationData(root="elsewhere", workers=0, batch_size=2, image_size=32))
+    held_out = next(iter(eval_loader(data)))
+    assert len(held_out.paths) == 2
+    for path, target in zip(held_out.paths, held_out.targets.tolist(), strict=True):
+        assert int(Path(path).stem) % 2 == target
+    assert not set(held_out.paths) & {path for batch in train_loader(data, seed=0) for path in batch.paths}
+    assert check_dataset(tmp_path).problems == []
+
+
+def test_two_tables(tmp_path: Path) -> None:
+    table(tmp_path)
+    for number in range(3):
+        write_image(tmp_path / "val" / f"v{number}.png", seed=80 + number)
+    (tmp_path / "val.csv").write_text("filename;class\nv0.png;cat\nv1.png;cat\nv2.png;cat\n")
+    found = recognize(tmp_path)
+    assert found.counts == {"train": 8, "val": 3}
+    data = found.place(ClassificationData(root="elsewhere", workers=0, batch_size=2))
+    (batch,) = eval_loader(data)
+    assert batch.targets.tolist() == [0, 0, 0]  # it lacks the dogs
+    assert check_dataset(tmp_path).problems == ["val: no images of 1 of 2 classes: dog"]
+
+
+def test_a_validation_split_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class_folders(tmp_path, "train", "val")
+    for file in (tmp_path / "val" / "cat").iterdir():
+        file.unlink()
+    found = recognize(tmp_path)
+    assert found.notes == ["val shows 1 of the 2 classes: not cat"]
+    data = found.place(ClassificationData(root="elsewhere", workers=0, batch_size=2))
+    (batch,) = eval_loader(data, classes=found.classes)
+    assert batch.targets.tolist() == [1] * 5
+    assert "no images of 1 of 2 classes (cat)" in caplog.text
+    check_validation(found)
+
+
+def test_published_sets_come_first(tmp_path: Path) -> None:
+    for number in range(4):
+        folder = "train" if number < 3 else "val"
+        city = tmp_path / "leftImg8bit" / folder / "bonn" / f"{number}_leftImg8bit.png"
+        write_scene(
+            city, tmp_path / "gtFine" / folder / "bonn" / f"{number}_gtFine_labelIds.png", number, values=(7, 8, 11)
+        )
+    found = recognize(tmp_path)
+    assert (found.layout, found.counts, len(found.classes)) == ("cityscapes", {"train": 3, "val": 1}, 19)
+
+
+def test_a_layout_can_be_given(tmp_path: Path) -> None:
+    SEGMENTATION["images/masks"](tmp_path)
+    assert recognize(tmp_path, "folder").layout == "folder"
+    with pytest.raises(ValueError, match="unknown layout 'foldr'; did you mean 'folder'"):
+        recognize(tmp_path, "foldr")
+    with pytest.raises(UnknownLayoutError, match="not in the layout csv"):
+        recognize(tmp_path, "csv")
+    assert list(layouts())[-1] == "class_folders"  # after everything that has annotations
+
+
+# ----------------------------------------------------------------------------- folders of which nothing can be learned
+
+
+def _images(root: Path, *places: str) -> None:
+    for number, place in enumerate(places):
+        write_image(root / place, seed=number)
+
+
+def _supervisely(root: Path) -> None:
+    _images(root, "ds/img/1.jpg", "ds/img/2.jpg")
+    (root / "ds" / "ann").mkdir()
+    (root / "ds" / "ann" / "1.jpg.json").write_text("{}")
+    (root / "meta.json").write_text("{}")
+
+
+def _masks(*values: int) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        for split in ("train", "val"):
+            for number in range(3):
+                image, mask = (root / kind / split / f"{number}.png" for kind in ("images", "masks"))
+                write_scene(image, mask, number, values=values)
+
+    return write
+
+
+def _absent(root: Path) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _file(root: Path) -> None:
+    _absent(root)
+    root.write_text("")
+
+
+def _empty(root: Path) -> None:
+    root.mkdir(parents=True)
+
+
+def _archive(root: Path) -> None:
+    _empty(root)
+    (root / "photos.zip").write_bytes(b"PK")
+
+
+def _colors(root: Path) -> None:
+    SEGMENTATION["colors"](root)
+    (root / "labelmap.txt").unlink()
+
+
+def _double_names(root: Path) -> None:
+    SEGMENTATION["images/masks"](root)
+    (root / "classes.txt").write_text("a\na\nb\n")
+
+
+def _unpaired(root: Path) -> None:
+    for number in range(3):
+        write_scene(root / "images" / f"{number}.png", root / "masks" / f"other{number}.png", number)
+
+
+def _table_without_images(root: Path) -> None:
+    table(root)
+    for file in (root / "train_images").iterdir():
+        file.unlink()
+    for file in (root / "test_images").iterdir():
+        file.unlink()
+
+
+def _table_of_one_class(root: Path) -> None:
+    table(root)
+    (root / "train.csv").write_text("image,label\n0.png,cat\n1.png,cat\n")
+
+
+def _table_without_columns(root: Path) -> None:
+    _images(root, "train_images/1.jpg")
+    (root / "train.csv").write_text("a,b\n1,2\n")
+
+
+WRONG: dict[str, Callable[[Path], None]] = {
+    "absent": _absent,
+    "a file": _file,
+    "empty": _empty,
+    "images alone": lambda root: _images(root, "1.jpg", "2.jpg", "3.png"),
+    "one class": lambda root: _images(root, "train/cat/1.jpg", "train/cat/2.jpg"),
+    "a validation split alone": lambda root: class_folders(root, "val"),
+    "splits without classes": lambda root: _images(root, "train/1.jpg", "val/2.jpg"),
+    "images of masks": lambda root: _images(root, "images/train/1.jpg", "images/val/2.jpg"),
+    "a folder too high": lambda root: class_folders(root / "my photos", "train", "val"),
+    "an archive": _archive,
+    "supervisely": _supervisely,
+    "kaggle without columns": _table_without_columns,
+    "kaggle without images": _table_without_images,
+    "kaggle of one class": _table_of_one_class,
+    "masks of zeros": _masks(0, 0, 0),
+    "masks of 255": _masks(255, 255, 255),
+    "masks of 1 and 255": _masks(1, 255, 1),
+    "colors without names": _colors,
+    "names given twice": _double_names,
+    "masks under other names": _unpaired,
+}
+
+
+def message(write: Callable[[Path], None], root: Path) -> list[str]:
+    write(root)
+    with pytest.raises((UnknownLayoutError, UnfitDataError)) as caught:
+        recognize(root)
+    return str(caught.value).replace(str(root), "DIR").splitlines()
+
+
+def test_messages_about_folders(tmp_path: Path) -> None:
+    """Each was read by a person as the one who made the folder; write the file anew where one is meant to change."""
+    found = {name: message(write, tmp_path / "set" / name.replace(" ", "_")) for name, write in WRONG.items()}
+    assert found == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_messages_are_short_and_check_says_the_same(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    lines = message(WRONG[name], root)
+    assert 1 <= len(lines) <= 5
+    try:
+        report = check_dataset(root)
+    except UnknownLayoutError as error:
+        said = str(error)
+    else:
+        (said,) = report.problems
+    assert said.replace(str(root), "DIR").splitlines() == lines

@@ -1,0 +1,68 @@
+"""The rotation of channel pairs: its backends against the reference, and what they say they cannot run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from a2mamba.ops import dispatch, rotary, rotate
+from support import relative_error
+
+needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
+every_case = pytest.mark.parametrize("case", rotary.CASES, ids=str)
+
+
+@every_case
+def test_the_reference_rotates_pairs(case: rotary.Case) -> None:
+    x, table = case.inputs(torch.float64)
+    found = rotate(x, table, backend="reference")
+    angle = torch.atan2(table[..., 1], table[..., 0])[:, :, None, None]
+    expected = torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.exp(1j * angle)
+    assert torch.allclose(found, torch.view_as_real(expected).flatten(-2))
+
+
+@every_case
+def test_torch_agrees_with_its_gradient(case: rotary.Case) -> None:
+    x, table = case.inputs(torch.float64)
+    results = []
+    for backend in ("torch", "reference"):
+        leaf = x.clone().requires_grad_()
+        found = rotate(leaf, table, backend=backend)
+        results.append((found.detach(), *torch.autograd.grad(found.pow(3).sum(), leaf)))
+    for ours, right in zip(*results, strict=True):
+        assert torch.allclose(ours, right)
+
+
+@needs_numba
+@every_case
+@torch.no_grad()
+def test_numba_agrees_in_bfloat16(case: rotary.Case) -> None:
+    x, table = case.inputs()
+    expected = rotate(x.double(), table.double(), backend="reference")
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found = rotate(x, table, backend="numba")
+            assert found.dtype == torch.bfloat16
+            assert found.shape == x.shape
+            assert relative_error(found, expected) < 4e-3
+    finally:
+        torch.set_num_threads(threads)
+    apart = x.transpose(1, -1).contiguous().transpose(1, -1)
+    assert torch.equal(rotate(apart, table, backend="numba"), found)
+
+
+@torch.no_grad()
+def test_what_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "HAS_NUMBA", True)
+    x, table = rotary.CASES[1].inputs()
+    for arguments, message in (
+        ((x.float(), table), "it is for bfloat16, got torch.float32"),
+        ((x, table.bfloat16()), "the table must be float32, got torch.bfloat16"),
+        (rotary.Case(1, 2, 2, 1, 12).inputs(), "a multiple of 8 wide, got 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rotate(*arguments, backend="numba")
+    with pytest.raises(ValueError, match=r"got \(2, 5, 9, 2, 2, 24\) and \(5, 8, 12, 2\)"):
+        rotate(x, table[:, 1:])
