@@ -118,7 +118,7 @@ def test_the_best_metric_of_a_run_is_said(trained: Trained, tmp_path: Path) -> N
     assert about["best"]["metric"] == "ema_top1"
     assert 0 <= about["best"]["value"] <= 100
     assert about["size"] == [32, 32]
-    assert about["classes"] == [str(i) for i in range(10)]
+    assert about["classes"] == [f"digit_{i}" for i in range(10)]
 
 
 def test_mistakes_are_one_line(written: Written, tmp_path: Path) -> None:
