@@ -123,10 +123,10 @@ def test_the_best_metric_of_a_run_is_said(trained: Trained, tmp_path: Path) -> N
     result = in_process("export", trained.best, "--out", tmp_path / "x.pt2", "--json")
     assert result.status == 0, result
     about = result.json
-    assert about["best"]["metric"] == "top1"
+    assert about["best"]["metric"] == "ema_top1"
     assert 0 <= about["best"]["value"] <= 100
     assert about["size"] == [32, 32]
-    assert about["classes"] == [str(i) for i in range(10)]
+    assert about["classes"] == [f"digit_{i}" for i in range(10)]
 
 
 def test_mistakes_are_one_line(written: Written, tmp_path: Path) -> None:

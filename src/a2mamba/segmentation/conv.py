@@ -57,8 +57,8 @@ class PooledConv(nn.Module):
         """
         norm = self.project.norm
         # Norms that take statistics over processes, torch's and the engine's, have a process group, None for all.
-        alone = self.grid == 1 and len(x) == 1 and not hasattr(norm, "process_group")
-        if alone and self.training and norm.training:
+        takes_statistics = self.training and norm.training and not hasattr(norm, "process_group")
+        if takes_statistics and self.grid == 1 and x.shape[0] == 1:  # the batch last: an export leaves it open
             raise ValueError(
                 "a batch of one image in training: the norm after image pooling needs at least two; "
                 "use a larger batch, or SyncBatchNorm over several processes"
