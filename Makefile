@@ -44,7 +44,7 @@ check: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(RUN)/a2mamba bench --models convnext_tiny swin_tiny_patch4_window7_224 a2mamba_tiny a2mamba_nano --threads 2
 
-# On a GPU: checks, operators and models; writes docs/benchmarks/gpu.json and gpu.md.
+# On a GPU: checks, operators and models; writes results/gpu.json and results/gpu.md.
 bench-gpu: $(VENV)/.installed
 	$(RUN)/python benchmarks/gpu.py
 

@@ -27,7 +27,11 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from a2mamba.ops.channel_norm import triton_impl as channel_norm
+from a2mamba.ops.depthwise import triton_impl as depthwise
 from a2mamba.ops.neighborhood import triton_impl as neighborhood
+from a2mamba.ops.readout import triton_impl as readout
+from a2mamba.ops.rotary import triton_impl as rotary
 from a2mamba.ops.selective_scan import triton_impl as selective_scan
 
 TARGETS = {
@@ -120,6 +124,57 @@ class Scan:
         yield from selective_scan.backward_launches(u, u, states, states, *arguments)
 
 
+@dataclass(frozen=True)
+class Maps:
+    """What else is done to the maps of one stage: (batch, heads * width, size, size)."""
+
+    batch: int
+    size: int
+    heads: int
+    width: int
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"maps {self.batch}x{self.size}x{self.size} {self.heads}x{self.width} {NAMES[self.dtype]}"
+
+    def launches(self) -> Iterator[neighborhood.Launch]:
+        """Yield every launch: norms, rotations, convolutions, readout."""
+        channels = self.heads * self.width
+        wide = torch.empty((self.batch, self.size, self.size, 3 * channels), dtype=self.dtype, device="meta")
+        wide = wide.permute(0, 3, 1, 2)
+        x, pair = wide[:, :channels], wide[:, : 2 * channels]
+        out = channel_norm.empty_map(x, self.dtype)
+        exact = channel_norm.empty_map(x, torch.float32)
+        vector = exact.new_empty(channels)
+        rows = exact.new_empty(self.batch * self.size**2)
+        yield channel_norm.forward_launch(out, rows, rows, exact, vector, vector, 1e-6, keep=False)
+        yield channel_norm.forward_launch(exact, rows, rows, out, vector, vector, 1e-6, keep=True)
+        yield channel_norm.backward_launch(exact, out, exact, vector, rows, rows)
+        table = exact.new_empty(self.size, self.size, self.width // 2, 2)
+        yield rotary.forward_launch(channel_norm.empty_map(pair, self.dtype), pair, table)
+        yield depthwise.forward_launch(exact, exact, vector.new_empty(9, channels), vector, residual=True)
+        yield depthwise.forward_launch(out, x, vector.new_empty(25, channels), vector, residual=False)
+        half = channel_norm.empty_map(x[:, : channels // 2], self.dtype)
+        position = out.new_empty(self.batch, self.size, self.size, 8)[..., 0]
+        mix = vector.new_empty(self.heads, self.heads), vector.new_empty(self.heads)
+        yield readout.read_out_launch(exact, half, half, *mix, position, out, vector)
+        yield readout.gated_norm_launch(exact, exact, out, out, (vector, vector), (vector, vector), 1e-6)
+
+
+def map_cases() -> list[Maps]:
+    """Return stages 1, 2 and 3 of tiny at 224, stage 3 of large and the widest stage of all."""
+    cases = []
+    for dtype in (torch.bfloat16, torch.float32):
+        cases += [
+            Maps(128, 56, 2, 24, dtype),
+            Maps(128, 28, 4, 24, dtype),
+            Maps(128, 14, 8, 32, dtype),
+            Maps(128, 14, 16, 28, dtype),
+            Maps(128, 7, 24, 28, dtype),
+        ]
+    return cases
+
+
 def scan_cases() -> list[Scan]:
     """Return lengths and channels of stages 1 to 3 at 224 and 1024."""
     bf16, fp32 = torch.bfloat16, torch.float32
@@ -153,7 +208,7 @@ def attention_cases() -> list[Attention]:
     return cases
 
 
-def compile_launch(launch: neighborhood.Launch, case: str, name: str) -> Usage:
+def compile_launch(launch: neighborhood.Launch, case: Attention | Scan | Maps, name: str) -> Usage:
     """Compile one launch for the target of this name and read what it takes."""
     kernel, _, arguments = launch
     target = TARGETS[name]
@@ -172,10 +227,13 @@ def compile_launch(launch: neighborhood.Launch, case: str, name: str) -> Usage:
         registers, spills = read_ptx(compiled.asm["ptx"])
     else:
         registers, spills = read_amdgcn(compiled.asm["amdgcn"])
+    # The module says which operator a kernel is of, where its name does not.
     label = kernel.__name__.removesuffix("_kernel")
-    for flag in ("AGAIN", "DETERMINISTIC", "AGGREGATE", "REVERSE"):
+    if isinstance(case, Maps):
+        label = f"{kernel.fn.__module__.split('.')[-2]} {label}"
+    for flag in ("AGAIN", "DETERMINISTIC", "AGGREGATE", "REVERSE", "KEEP", "RESIDUAL"):
         label += f" {flag.lower()}" if arguments.get(flag) else ""
-    return Usage(label, case, name, options["num_warps"], registers, spills, compiled.metadata.shared)
+    return Usage(label, str(case), name, options["num_warps"], registers, spills, compiled.metadata.shared)
 
 
 def specialise(kernel: Any, arguments: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
@@ -233,7 +291,7 @@ def report(cases: list[Any], targets: list[str]) -> Iterator[Usage]:
     for case in cases:
         for launch in case.launches():
             for target in targets:
-                yield compile_launch(launch, str(case), target)
+                yield compile_launch(launch, case, target)
 
 
 def main() -> None:
@@ -244,9 +302,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only cases whose description contains this")
     arguments = parser.parse_args()
 
-    cases: list[Any] = [*attention_cases(), *scan_cases()]
+    cases: list[Any] = [*attention_cases(), *scan_cases(), *map_cases()]
     if arguments.quick:
-        cases = [attention_cases()[1], scan_cases()[1]]
+        cases = [attention_cases()[1], scan_cases()[1], map_cases()[0]]
     cases = [case for case in cases if arguments.only in str(case)]
     rows = []
     header = f"{'kernel':<34}{'case':<34}{'target':<8}{'warps':>6}{'registers':>10}{'spills':>8}{'shared':>8}"

@@ -115,8 +115,8 @@ def test_the_residual_convolution_in_half_precision(case: feed_forward.Case) -> 
 def test_the_residual_convolution_says_what_it_cannot_run() -> None:
     x, weight, bias = CASE.inputs()
     with torch.no_grad():
-        assert "one pass too" in str(feed_forward.explain_residual(x, weight, bias)[0].reason)
-        five = feed_forward.explain_residual(x.bfloat16(), torch.zeros(16, 1, 5, 5), bias)[0].reason
+        assert "one pass too" in str(feed_forward.explain_residual(x, weight, bias)[1].reason)
+        five = feed_forward.explain_residual(x.bfloat16(), torch.zeros(16, 1, 5, 5), bias)[1].reason
     assert five == "the kernel must be 3 x 3, got 5 x 5"
     with pytest.raises(ValueError, match=r"must be .* got \(2, 16, 5, 9\), \(15, 1, 3, 3\)"):
         feed_forward.residual_depthwise(x, weight[:15], bias)
@@ -294,7 +294,7 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     channels = maps[0].shape[1]
 
     def objection(out_norm: Any) -> str | None:
-        return readout.explain_gated_norm(*maps[:4], out_norm)[0].reason
+        return readout.explain_gated_norm(*maps[:4], out_norm)[1].reason
 
     assert objection(maps[4]) is None
     assert objection(nn.BatchNorm2d(channels)) == (
@@ -326,7 +326,7 @@ with torch.no_grad():
     for name, (explain, operator, inputs) in operators.items():
         changed = list(inputs)
         changed[1] = two(changed[1])
-        assert explain(*changed)[0].reason == "it takes plain tensors, and one is a TwoTensor", name
+        assert explain(*changed)[1].reason == "it takes plain tensors, and one is a TwoTensor", name
         assert torch.allclose(operator(*changed).a, operator(*inputs), rtol=1e-4, atol=1e-5), name
     scan = selective_scan.CASES[2].inputs()
     found = a2mamba.ops.selective_scan_state(*scan[:2], two(scan[2]), *scan[3:])

@@ -19,6 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "triton_aot.py"
 KERNELS = {
     *("forward", "forward again", "backward_q", "backward_kv", "backward_bias", "backward_bias deterministic"),
     *("forward aggregate", "carry", "carry reverse", "backward", "backward aggregate"),
+    *("channel_norm forward", "channel_norm forward keep", "channel_norm backward", "rotary forward"),
+    *("depthwise forward", "depthwise forward residual", "readout read_out", "readout gated_norm"),
 }
 
 

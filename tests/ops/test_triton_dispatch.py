@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 import a2mamba
@@ -73,3 +76,57 @@ def test_without_a_gpu_triton_says_so() -> None:
         assert [verdict.backend for verdict in verdicts] == ["triton", "numba", "torch", "reference"]
         assert verdicts[0].reason == "its kernels need a GPU, and the tensors are on cpu"
         assert verdicts[2].reason is None
+
+
+OPERATORS = ("channel_norm", "depthwise", "feed_forward", "neighborhood", "readout", "rotary", "selective_scan")
+LAYERS = ("channel_norm", "pointwise")
+
+
+def inference_with_triton(name: str, folder: str, autocast: bool) -> tuple[float, float, set[str]]:
+    """Return the errors of the plain backends and of all that layers do on GPUs, and the operators that ran there."""
+    torch.manual_seed(0)
+    model = a2mamba.create_model(name, num_classes=5, img_size=32).eval()
+    images = torch.randn(1, 3, 32, 40)
+    ran: set[str] = set()
+
+    def counted(operator: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            ran.add(operator)
+            return run(*arguments, **options)
+
+        return call
+
+    with ExitStack() as stack, torch.inference_mode():
+        stack.enter_context(mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}))
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            plain = model(images)
+        for operator in OPERATORS:
+            module = import_module(f"a2mamba.ops.{operator}.operator")
+            stack.enter_context(mock.patch.object(module, "triton_missing", return_value=None))
+            if operator == "feed_forward":  # runs what depthwise does
+                continue
+            implementation = import_module(f"a2mamba.ops.{operator}.triton_impl")
+            for entry in ("run", "rotate", "run_with_lse", "read_out", "gated_norm"):
+                if hasattr(implementation, entry):
+                    inner = getattr(implementation, entry)
+                    stack.enter_context(mock.patch.object(implementation, entry, counted(f"{operator} {entry}", inner)))
+        for layer in LAYERS:
+            module = import_module(f"a2mamba.layers.{layer}")
+            stack.enter_context(mock.patch.object(module, "on_gpu", return_value=True))
+        # The verdicts of the self-tests come first, and their calls do not count.
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model(images)
+            ran.clear()
+            found = model(images)
+    return relative_error(plain, expected), relative_error(found, expected), ran
+
+
+@pytest.mark.parametrize("name", ["a2mamba_test", "segman_encoder_tiny"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_inference_as_on_a_gpu(name: str, autocast: bool, tmp_path: Path, interpreted: Callable[..., Any]) -> None:
+    plain, found, ran = interpreted(inference_with_triton, name, str(tmp_path), autocast)
+    of_mass = {"readout read_out", "readout gated_norm", "neighborhood run_with_lse"} if "a2mamba" in name else set()
+    assert ran >= {"channel_norm run", "depthwise run", "rotary rotate", "selective_scan run"} | of_mass
+    # Triton's interpreter cuts numbers off where it makes bfloat16 of them: twice the error, and all to one side.
+    assert found < 6 * plain + 1e-5

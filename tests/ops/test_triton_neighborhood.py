@@ -177,6 +177,50 @@ def test_bias_gradient_summed_over_tiles_and_images(interpreted: Callable[..., A
     judge(interpreted(run_many_images), 2e-5)
 
 
+def run_moved() -> dict[str, float]:
+    """Return the errors where a hook hands back what the forward saved in another layout, as offloading does."""
+    from a2mamba.ops.neighborhood import triton_impl
+
+    tensors, settings = make(Case(size=(6, 7), window=(3, 3), heads=2))
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in tensors.values()]
+        attend: Callable[..., Tensor] = triton_impl.run if dtype == torch.float32 else reference.neighborhood_attention
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x.contiguous(), lambda x: x):
+            out = attend(*leaves, *settings)
+        results.append(differentiate(out, leaves))
+    return {name: error(*pair) for name, *pair in zip(("out", *tensors), *results, strict=True)}
+
+
+def test_saved_tensors_may_come_back_in_another_layout(interpreted: Callable[..., Any]) -> None:
+    judge(interpreted(run_moved), 2e-5)
+
+
+def run_far_heads() -> float:
+    """Return the error where the heads of one image lie further apart than int32 counts.
+
+    The memory is never touched but where the heads are, so it need not be there.
+    """
+    from a2mamba.ops.neighborhood import triton_impl
+
+    heads, size, window, dilation = 3, (4, 5), (3, 3), (1, 1)
+    apart = 2**30 + 64
+    memory = torch.empty(2 * apart + 4096, dtype=torch.float16)
+    near = torch.randn(1, heads, *size, 3 * 8, generator=torch.Generator().manual_seed(0)).half()
+    far = memory.as_strided(near.shape, (0, apart, size[1] * 24, 24, 1))
+    far.copy_(near)
+    results = []
+    for whole in (far, near):
+        q, k, v = whole.split(8, dim=-1)
+        assert triton_impl.why_not(q, k, v, None, window, dilation, 1.0) is None
+        results.append(triton_impl.run(q, k, v, None, window, dilation, 1.0))
+    return error(*results)
+
+
+def test_heads_further_apart_than_int32_counts(interpreted: Callable[..., Any]) -> None:
+    assert interpreted(run_far_heads) == 0
+
+
 def run_operator_checks() -> None:
     from a2mamba.ops.neighborhood import triton_impl
 

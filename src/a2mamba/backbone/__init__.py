@@ -5,6 +5,7 @@ from a2mamba.backbone.ablations import Ablation
 from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
+from a2mamba.backbone.graphed import GraphedModel, cuda_graph
 from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions, RunOptions
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import WeightsUnavailableError, register
@@ -18,6 +19,7 @@ __all__ = [
     "BackboneOptions",
     "CheckpointError",
     "ClassifierOptions",
+    "GraphedModel",
     "Layout",
     "LoadReport",
     "ModelOptions",
@@ -28,6 +30,7 @@ __all__ = [
     "WeightsUnavailableError",
     "check_name",
     "create_model",
+    "cuda_graph",
     "from_released",
     "fuse_for_inference",
     "is_fused",

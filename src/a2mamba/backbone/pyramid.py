@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
+from timm.layers import DropPath, SelectAdaptivePool2d, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +23,9 @@ from a2mamba.backbone.options import ClassifierOptions
 from a2mamba.backbone.variant import ResidualScaling, Variant
 from a2mamba.layers import (
     ChannelAffine,
+    ChannelNorm,
     ConvFFN,
+    PointwiseConv,
     ResidualDepthwise,
     checkpoint_block,
     keep_memory,
@@ -132,11 +134,11 @@ class Block(nn.Module):
             return ChannelAffine(channels, scale_init, device=device, dtype=dtype)
 
         self.pos1 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
-        self.norm1 = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.norm1 = ChannelNorm(channels, before_products=True, device=device, dtype=dtype)
         self.mixer = mixer
         self.skip1, self.scale1 = scale("residual"), scale("layer")
         self.pos2 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
-        self.norm2 = LayerNorm2d(channels, device=device, dtype=dtype)
+        self.norm2 = ChannelNorm(channels, before_products=True, device=device, dtype=dtype)
         self.mlp = ConvFFN(channels, mlp_hidden, device=device, dtype=dtype)
         self.skip2, self.scale2 = scale("residual"), scale("layer")
         self.drop_path = DropPath(drop_path)
@@ -219,7 +221,7 @@ class Head(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
+        self.conv = PointwiseConv(channels, hidden, device=device, dtype=dtype)
         self.norm = nn.BatchNorm2d(hidden, device=device, dtype=dtype)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.drop = nn.Dropout(drop_rate)

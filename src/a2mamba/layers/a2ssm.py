@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.layers.heads import to_heads
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import read_out, selective_scan_state
@@ -28,7 +29,7 @@ class A2SSM(nn.Module):
         super().__init__()
         self.heads = heads
         self.rank = step_rank(channels)
-        self.conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
+        self.conv = DepthwiseConv(channels, 5, device=device, dtype=dtype)
         self.x_proj = nn.Linear(channels, self.rank + 2, bias=False, device=device, dtype=dtype)
         self.dt_proj = nn.Linear(self.rank, channels, device=device, dtype=dtype)
         self.A_log = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))

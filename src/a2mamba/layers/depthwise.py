@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops import gelu_depthwise
+from a2mamba.ops import depthwise_conv, gelu_depthwise
 from a2mamba.ops.feed_forward import residual_depthwise, with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
-class ResidualDepthwise(nn.Conv2d):
-    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise convolution k x k with bias.
 
     Args:
         channels: C.
@@ -33,6 +33,30 @@ class ResidualDepthwise(nn.Conv2d):
         super().__init__(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, device=device, dtype=dtype
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return depthwise_conv(x, self.weight, self.bias)
+
+
+class ResidualDepthwise(DepthwiseConv):
+    """x + depthwise_conv(x), kernel k x k with bias; see ``ops.feed_forward.residual_depthwise``.
+
+    Args:
+        channels: C.
+        kernel_size: k, odd.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, kernel_size, device=device, dtype=dtype)
         self.folded: Tensor | None
         self.register_buffer("folded", None)
 

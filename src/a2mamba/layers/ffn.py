@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from a2mamba.layers.chunking import may_chunk, over_images, over_rows
 from a2mamba.layers.depthwise import GeluDepthwise
+from a2mamba.layers.pointwise import PointwiseConv
 
 MAX_CHUNK_ELEMENTS = 2**21
 """Elements of the wide map that are computed at a time, where the map has at least twice as many."""
@@ -25,9 +26,9 @@ class ConvFFN(nn.Module):
         self, channels: int, hidden: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
+        self.fc1 = PointwiseConv(channels, hidden, device=device, dtype=dtype)
         self.dwconv = GeluDepthwise(hidden, device=device, dtype=dtype)
-        self.fc2 = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
+        self.fc2 = PointwiseConv(hidden, channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.layers.channel_norm import ChannelNorm
+from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.layers.global_attention import GlobalAttention
 from a2mamba.layers.heads import from_heads, rotated_qkv
+from a2mamba.layers.pointwise import PointwiseConv
 from a2mamba.layers.ss2d import SS2D
 from a2mamba.ops import neighborhood_attention
 
@@ -40,8 +42,8 @@ class LASS(nn.Module):
         super().__init__()
         self.heads = heads
         self.kernel_size = kernel_size
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, device=device, dtype=dtype)
-        self.lepe = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
+        self.qkv = PointwiseConv(channels, 3 * channels, device=device, dtype=dtype)
+        self.lepe = DepthwiseConv(channels, 5, device=device, dtype=dtype)
         span = 2 * kernel_size - 1
         self.bias = nn.Parameter(torch.zeros(heads, span, span, device=device, dtype=dtype))
         self.global_attention: GlobalAttention | None = None
@@ -49,11 +51,11 @@ class LASS(nn.Module):
         if global_tokens is not None:
             self.global_attention = GlobalAttention(heads, global_tokens, device=device, dtype=dtype)
         else:
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, device=device, dtype=dtype)
+            self.conv = DepthwiseConv(channels, 3, device=device, dtype=dtype)
             self.conv_norm = nn.BatchNorm2d(channels, device=device, dtype=dtype)
             self.ssm = SS2D(channels, device=device, dtype=dtype)
-            self.norm = LayerNorm2d(channels, device=device, dtype=dtype)
-        self.proj = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+            self.norm = ChannelNorm(channels, device=device, dtype=dtype)
+        self.proj = PointwiseConv(channels, channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Mix tokens: (B, C, H, W), with the rotations (H, W, C / G / 2, 2) of the map, to (B, C, H, W)."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.layers.a2ssm import A2SSM
+from a2mamba.layers.channel_norm import ChannelNorm
+from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention
 from a2mamba.layers.heads import from_heads, halves, join_halves, rotated_qkv
+from a2mamba.layers.pointwise import PointwiseConv
 from a2mamba.ops import NeighborhoodMap
 
 
@@ -49,10 +51,10 @@ class MASS(nn.Module):
         super().__init__()
         self.heads = heads
         self.kernel_size = kernel_size
-        self.gate = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+        self.gate = PointwiseConv(channels, channels, device=device, dtype=dtype)
         self.gate_norm = nn.BatchNorm2d(channels, device=device, dtype=dtype)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, device=device, dtype=dtype)
-        self.lepe = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
+        self.qkv = PointwiseConv(channels, 3 * channels, device=device, dtype=dtype)
+        self.lepe = DepthwiseConv(channels, 5, device=device, dtype=dtype)
         # One table: both branches of the released models share it.
         span = 2 * kernel_size - 1
         self.bias = nn.Parameter(torch.zeros(heads // 2, span, span, device=device, dtype=dtype))
@@ -60,9 +62,9 @@ class MASS(nn.Module):
         self.global_attention = (
             None if global_tokens is None else GlobalAttention(heads, global_tokens, device=device, dtype=dtype)
         )
-        self.norm = LayerNorm2d(channels, device=device, dtype=dtype)
-        self.proj_norm = LayerNorm2d(channels, device=device, dtype=dtype)
-        self.proj = nn.Conv2d(channels, channels, 1, device=device, dtype=dtype)
+        self.norm = ChannelNorm(channels, device=device, dtype=dtype)
+        self.proj_norm = ChannelNorm(channels, device=device, dtype=dtype)
+        self.proj = PointwiseConv(channels, channels, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Mix tokens.

@@ -1,5 +1,7 @@
 """The operators that A2Mamba is made of. Each has a folder: reference, implementations, dispatch."""
 
+from a2mamba.ops.channel_norm import channel_norm
+from a2mamba.ops.depthwise import depthwise_conv
 from a2mamba.ops.feed_forward import gelu_depthwise
 from a2mamba.ops.neighborhood import NeighborhoodMap, neighborhood_attention
 from a2mamba.ops.readout import gated_norm, read_out
@@ -8,6 +10,8 @@ from a2mamba.ops.selective_scan import selective_scan_state
 
 __all__ = [
     "NeighborhoodMap",
+    "channel_norm",
+    "depthwise_conv",
     "gated_norm",
     "gelu_depthwise",
     "neighborhood_attention",

@@ -49,9 +49,14 @@ def always(*_arguments: Any) -> str | None:
     return None
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether ``x`` is where Triton's kernels run."""
+    return x.device.type == "cuda"
+
+
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
-    if x.device.type != "cuda":
+    if not on_gpu(x):
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
 
@@ -116,13 +121,21 @@ def unfit(**tensors: Tensor | None) -> str | None:
 def unwatched(x: Tensor) -> bool:
     """Whether nothing but the result is wanted of an operation on ``x``, so that any way to it is as good.
 
-    Not where a gradient, a graph or a trace is recorded, where a mode or a transform looks on (counters of operations,
-    fake tensors, vmap), or where a profiler wants names. An operator's implementation may then be called without
-    torch.library, which takes longer than the smallest of them; layers may compute otherwise than they are written.
+    Not where a gradient is recorded, nor where :func:`untraced` says no. An implementation may then be called
+    without torch.library, which takes longer than the smallest of them; layers may compute otherwise than they are
+    written.
+    """
+    return not torch.is_grad_enabled() and untraced(x)
+
+
+def untraced(x: Tensor) -> bool:
+    """Whether an operation on ``x`` need not be one of torch.library's: only its result and its gradient are wanted.
+
+    Not where a graph or a trace is recorded, where a mode or a transform looks on (operation counters, fake tensors,
+    vmap), or where a profiler wants names.
     """
     return (
         type(x) is Tensor
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._len_torch_dispatch_stack()

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
 from a2mamba.ops.feed_forward import comparison, numba_impl, reference, torch_impl
 from a2mamba.ops.precision import in_half_precision
 
@@ -31,12 +32,34 @@ def _residual_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return unfit_at_inference(x.shape[1], x, weight, bias) or comparison.residual_depthwise(x.device)
 
 
+def _triton_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    missing = triton_missing(x)
+    if missing is not None:
+        return missing
+    from a2mamba.ops.depthwise import comparison, triton_impl
+
+    return triton_impl.why_not(x, weight, bias) or comparison.triton(x.device)
+
+
+def _triton_residual(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from a2mamba.ops.depthwise import triton_impl
+
+    return triton_impl.run(x, weight, bias, residual=True)
+
+
+def _triton_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # A tap of the kernel would compute GELU again for every neighbor, which costs more than a pass.
+    return _triton_residual(F.gelu(x), weight, bias)
+
+
 RESIDUAL = (
+    Backend("triton", _triton_why_not, _triton_residual),
     Backend("numba", _residual_why_not, numba_impl.residual_depthwise),
     Backend("torch", always, torch_impl.residual_depthwise),
     Backend("reference", always, reference.residual_depthwise),
 )
 BACKENDS = (
+    Backend("triton", _triton_why_not, _triton_gelu),
     Backend("numba", _gelu_why_not, numba_impl.forward),
     Backend("torch", always, torch_impl.forward),
     Backend("reference", always, reference.gelu_depthwise),
@@ -51,7 +74,7 @@ def gelu_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, 3, 3); the map is padded with zeros.
         bias: (C,).
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W) in the dtype of ``x``; GELU is the exact one.
@@ -75,7 +98,7 @@ def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str 
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, K, K), K odd; the map is padded with zeros.
         bias: (C,).
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W) in the dtype of ``x``.

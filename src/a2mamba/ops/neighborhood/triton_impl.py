@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from a2mamba.ops.dispatch import unfit
+from a2mamba.ops.dispatch import unfit, untraced
 from a2mamba.ops.neighborhood import triton_kernels as kernels
 from a2mamba.ops.neighborhood.reference import effective_window
+from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
 
 MAX_WIDTH = 64
 MAX_WINDOW = 13
-
-Launch = tuple[Any, tuple[int, ...], dict[str, Any]]
 
 TILES = ((8, 8), (4, 16), (8, 16))
 """Shapes of query tiles. A tile of T x T queries computes (T + K - 1)^2 scores a query, K^2 of which count, so wide
@@ -50,6 +50,11 @@ def why_not(
     scale: float,
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``reference.neighborhood_attention``, or None."""
+    check = _unfit_again if untraced(q) else _unfit
+    return check(q, k, v, bias, kernel_size)
+
+
+def _unfit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel_size: tuple[int, int]) -> str | None:
     if q.device.type != "cuda" and not (q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {q.device.type}"
     objection = unfit(q=q, k=k, v=v, bias=bias)
@@ -67,10 +72,14 @@ def why_not(
     return None
 
 
+_unfit_again = remembered(_unfit)
+
+
 def _span(x: Tensor) -> int:
     """Return how many elements an offset inside one head's image of ``x``, or of a result like it, can reach."""
-    strided = sum((size - 1) * stride for size, stride in zip(x.shape[2:], x.stride()[2:], strict=True))
-    return max(strided, math.prod(x.shape[1:]))
+    (_, heads, height, width, channels), (_, _, *strides) = x.shape, x.stride()
+    strided = (height - 1) * strides[0] + (width - 1) * strides[1] + (channels - 1) * strides[2]
+    return max(strided, heads * height * width * channels)
 
 
 def _align(x: Tensor) -> int:
@@ -140,7 +149,7 @@ def _common(
     dilation: Sequence[int],
     scale: float,
 ) -> tuple[int, dict[str, Any]]:
-    """Return the number of tiles and the arguments that all kernels share."""
+    """Return the number of tiles and the arguments that all kernels share; the bias is float32 and contiguous."""
     batch, heads, height, width, channels = q.shape
     window_h, step_h = effective_window(height, kernel_size[0], dilation[0])
     window_w, step_w = effective_window(width, kernel_size[1], dilation[1])
@@ -153,7 +162,7 @@ def _common(
         "k": k,
         "v": v,
         # Without a bias any pointer does: it is never read.
-        "bias": q if bias is None else bias.detach().to(torch.float32).contiguous(),
+        "bias": q if bias is None else bias,
         "heads": heads,
         "height": height,
         "width": width,
@@ -274,7 +283,7 @@ def bias_launch(
     *,
     deterministic: bool,
 ) -> Launch:
-    """Launch that fills its argument "partial" (programs, G, table) with shares of the bias table's gradient."""
+    """Launch that adds shares of the bias table's gradient to its argument "partial" (programs, G, table)."""
     items, arguments = _common(q, k, v, bias, kernel_size, dilation, scale)
     batch, heads = q.shape[:2]
     blocks = math.ceil(arguments["extent_h"] * arguments["extent_w"] / arguments["BLOCK"])
@@ -288,7 +297,7 @@ def bias_launch(
         lse=lse,
         delta=delta,
         grad=grad,
-        partial=torch.zeros((programs, heads, table), dtype=torch.float32, device=q.device),
+        partial=torch.empty((programs, heads, table), dtype=torch.float32, device=q.device),
         DETERMINISTIC=deterministic,
         **_layout("g", grad),
     )
@@ -300,9 +309,86 @@ def bias_launch(
     return kernels.backward_bias_kernel, (programs, heads), arguments
 
 
-def _run(launch: Launch) -> None:
-    kernel, grid, arguments = launch
-    kernel[grid](**arguments)
+def _table(bias: Tensor | None) -> Tensor | None:
+    """Return the bias as the kernels read it."""
+    return None if bias is None else bias.detach().to(torch.float32).contiguous()
+
+
+def _settings(kernel_size: Sequence[int], dilation: Sequence[int], scale: float) -> Hashable:
+    return *kernel_size, *dilation, scale
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    lse: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the attention and the log-sum-exp, which is given where it is known."""
+    out, again = _heads_innermost(v), lse is not None
+    lse = _per_query(q) if lse is None else lse.contiguous()
+    if not out.numel():
+        return out, lse
+    table = _table(bias)
+    key = again, kind(q), kind(k), kind(v), kind(table), _settings(kernel_size, dilation, scale)
+    (launch,) = repeated(
+        key, lambda: [forward_launch(out, lse, q, k, v, table, kernel_size, dilation, scale, again=again)]
+    )
+    with on_device(q):
+        launch(q=q, k=k, v=v, bias=q if table is None else table, out=out, lse=lse)
+    return out, lse
+
+
+def _gradients(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    scale: float,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the gradients of q, k, v and, where it is needed, of the bias."""
+    grad_q, grad_k, grad_v = _heads_innermost(q), _heads_innermost(k), _heads_innermost(v)
+    needs_bias = needs_bias and bias is not None
+    if not out.numel():
+        return grad_q, grad_k, grad_v, _bias_like(q, bias).zero_() if needs_bias else None
+    # The kernels know where the forward wrote; a hook that keeps tensors elsewhere may hand back another layout.
+    out, lse = out.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4), lse.contiguous()
+    table, delta = _table(bias), _per_query(q)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    settings = _settings(kernel_size, dilation, scale)
+    key = kind(q), kind(k), kind(v), kind(grad), kind(out), kind(table), settings, needs_bias, deterministic
+
+    def launches() -> list[Launch]:
+        arguments = q, k, v, table, kernel_size, dilation, scale
+        found = backward_launches((grad_q, grad_k, grad_v), delta, grad, out, lse, *arguments)
+        if table is not None and needs_bias:
+            found.append(
+                bias_launch(delta, grad, lse, q, k, v, table, kernel_size, dilation, scale, deterministic=deterministic)
+            )
+        return found
+
+    for_q, for_kv, *for_bias = repeated(key, launches)
+    shared = {"q": q, "k": k, "v": v, "bias": q if table is None else table, "lse": lse, "delta": delta, "grad": grad}
+    grad_bias = None
+    with on_device(q):
+        for_q(out=out, grad_q=grad_q, **shared)
+        for_kv(grad_k=grad_k, grad_v=grad_v, **shared)
+        for launch in for_bias:
+            partial = torch.zeros(launch.shapes["partial"], dtype=torch.float32, device=q.device)
+            launch(partial=partial, **shared)
+            assert bias is not None
+            grad_bias = partial.sum(0).view(bias.shape).to(bias.dtype)
+    return grad_q, grad_k, grad_v, grad_bias
 
 
 @torch.library.custom_op("a2mamba::neighborhood_attention_triton", mutates_args=())
@@ -315,11 +401,7 @@ def _forward(
     dilation: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    out, lse = _heads_innermost(v), _per_query(q)
-    if out.numel():
-        with torch.cuda.device_of(q):
-            _run(forward_launch(out, lse, q, k, v, bias, kernel_size, dilation, scale, again=False))
-    return out, lse
+    return _attend(q, k, v, bias, None, kernel_size, dilation, scale)
 
 
 @torch.library.custom_op("a2mamba::neighborhood_attention_triton_again", mutates_args=())
@@ -333,11 +415,7 @@ def _again(
     dilation: Sequence[int],
     scale: float,
 ) -> Tensor:
-    out = _heads_innermost(v)
-    if out.numel():
-        with torch.cuda.device_of(q):
-            _run(forward_launch(out, lse, q, k, v, bias, kernel_size, dilation, scale, again=True))
-    return out
+    return _attend(q, k, v, bias, lse, kernel_size, dilation, scale)[0]
 
 
 @torch.library.custom_op("a2mamba::neighborhood_attention_triton_backward", mutates_args=())
@@ -354,24 +432,8 @@ def _backward(
     scale: float,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = _heads_innermost(q), _heads_innermost(k), _heads_innermost(v)
-    grad_bias = _bias_like(q, bias)
-    if not out.numel():
-        return *grads, grad_bias.zero_()
-    with torch.cuda.device_of(q):
-        delta = _per_query(q)
-        for launch in backward_launches(grads, delta, grad, out, lse, q, k, v, bias, kernel_size, dilation, scale):
-            _run(launch)
-        if bias is not None and needs_bias:
-            deterministic = torch.are_deterministic_algorithms_enabled()
-            launch = bias_launch(
-                delta, grad, lse, q, k, v, bias, kernel_size, dilation, scale, deterministic=deterministic
-            )
-            _run(launch)
-            grad_bias.copy_(launch[2]["partial"].sum(0).view_as(grad_bias))
-        else:
-            grad_bias.zero_()
-    return *grads, grad_bias
+    *grads, grad_bias = _gradients(grad, out, lse, q, k, v, bias, kernel_size, dilation, scale, needs_bias)
+    return grads[0], grads[1], grads[2], _bias_like(q, bias).zero_() if grad_bias is None else grad_bias
 
 
 def _bias_like(q: Tensor, bias: Tensor | None) -> Tensor:
@@ -457,6 +519,49 @@ _forward.register_autograd(_differentiate_forward, setup_context=_save_forward)
 _again.register_autograd(_differentiate_again, setup_context=_save_again)
 
 
+class _Attention(torch.autograd.Function):
+    """What ``_forward`` and ``_again`` are, without the time that torch.library takes for a call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        lse: Tensor | None,
+        kernel_size: Sequence[int],
+        dilation: Sequence[int],
+        scale: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        out, known = _attend(q, k, v, bias, lse, kernel_size, dilation, scale)
+        ctx.save_for_backward(out, known, q, k, v, bias)
+        ctx.settings = (kernel_size, dilation, scale)
+        ctx.set_materialize_grads(False)
+        if lse is not None:
+            return out, None
+        ctx.mark_non_differentiable(known)
+        return out, known
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 8
+        arguments: tuple[Any, ...] = (*ctx.saved_tensors, *ctx.settings, ctx.needs_input_grad[3])
+        return *_gradients(grad, *arguments), None, None, None, None
+
+
+def _apply(arguments: tuple[Any, ...], lse: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+    """Return the attention, and the log-sum-exp unless it is given; None where something needs torch.library."""
+    q, k, v, bias, *settings = arguments
+    if not untraced(q):
+        return None
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
+        return _Attention.apply(q, k, v, bias, lse, *settings)
+    return _attend(q, k, v, bias, lse, *settings)
+
+
 def run(
     q: Tensor,
     k: Tensor,
@@ -470,7 +575,8 @@ def run(
 
     Memory is (B, H, W, G, e), the dtype that of ``v``. q and k share a dtype; v may have another.
     """
-    return _forward(q, k, v, bias, kernel_size, dilation, scale)[0]
+    arguments = q, k, v, bias, kernel_size, dilation, scale
+    return (_apply(arguments, None) or _forward(*arguments))[0]
 
 
 def run_with_lse(
@@ -486,8 +592,9 @@ def run_with_lse(
 
     The log-sum-exp is natural, and autograd does not differentiate it.
     """
-    out, lse = _forward(q, k, v, bias, kernel_size, dilation, scale)
-    return out, lse
+    arguments = q, k, v, bias, kernel_size, dilation, scale
+    found: Any = _apply(arguments, None)
+    return _forward(*arguments) if found is None else found
 
 
 def apply_again(
@@ -507,4 +614,5 @@ def apply_again(
     gradients and those of the earlier call add up to the gradients of a map computed once and applied twice, because
     the weights of both are the same function of q, k and bias.
     """
-    return _again(q, k, v, bias, lse, kernel_size, dilation, scale)
+    found = _apply((q, k, v, bias, kernel_size, dilation, scale), lse)
+    return _again(q, k, v, bias, lse, kernel_size, dilation, scale) if found is None else found[0]

@@ -10,7 +10,7 @@ Words, shared by all kernels (the rule itself is in ``reference.py``):
   taken BLOCK at a time: the columns of the score matrices. Which pairs are neighbors is index arithmetic on them.
 
 Scores are kept in units of log 2, so that a weight is one exp2. Sums are float32. Offsets inside an image are int32
-(``why_not`` refuses larger ones), those of images int64.
+(``why_not`` refuses larger ones), those of images and heads int64.
 """
 
 # Kernels are compiled, not called: their parameters have no Python types, and mypy cannot follow what is done to them.
@@ -156,7 +156,7 @@ def forward_kernel(
     first_y, first_x = tile_y * T_H, tile_x * T_W
     if (first_y >= length_h) | (first_x >= length_w):
         return
-    batch = image.to(tl.int64)
+    batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
     v += tl.multiple_of(batch * v_b + head * v_g, V_ALIGN)
@@ -244,7 +244,7 @@ def backward_q_kernel(
     first_y, first_x = tile_y * T_H, tile_x * T_W
     if (first_y >= length_h) | (first_x >= length_w):
         return
-    batch = image.to(tl.int64)
+    batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
     v += tl.multiple_of(batch * v_b + head * v_g, V_ALIGN)
@@ -312,7 +312,7 @@ def backward_kv_kernel(
     first_y, first_x = tile_y * T_H, tile_x * T_W
     if (first_y >= length_h) | (first_x >= length_w):
         return
-    batch = image.to(tl.int64)
+    batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
     v += tl.multiple_of(batch * v_b + head * v_g, V_ALIGN)
@@ -408,7 +408,7 @@ def backward_bias_kernel(
     summed as a matrix over many (tile, image), and only the sum is spread over the table: images change fastest.
     """
     program = tl.program_id(0)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     blocks = tl.cdiv(extent_h * extent_w, BLOCK)
     begin = (program % blocks) * BLOCK
     first_item = (program // blocks) * items_per_program

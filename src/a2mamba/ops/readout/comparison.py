@@ -1,4 +1,4 @@
-"""The self-test of Numba's kernels of readout and gated norm."""
+"""The self-tests of the kernels of readout and gated norm, Numba's and Triton's."""
 
 from __future__ import annotations
 
@@ -19,3 +19,19 @@ def read_out(device: torch.device) -> str | None:
 def gated_norm(device: torch.device) -> str | None:
     """Return why the gated norm's kernel is not to be trusted on ``device``, or None."""
     return compare_at_inference(numba_impl.gated_norm, reference.gated_norm, CASES[1].gated_norm_inputs, device)
+
+
+@asked_once("read_out")
+def read_out_triton(device: torch.device) -> str | None:
+    """Return why Triton's kernel of the readout is not to be trusted on ``device``, or None."""
+    from a2mamba.ops.readout import triton_impl
+
+    return compare_at_inference(triton_impl.read_out, reference.read_out, CASES[2].read_out_inputs, device)
+
+
+@asked_once("gated_norm")
+def gated_norm_triton(device: torch.device) -> str | None:
+    """Return why Triton's kernel of the gated norm is not to be trusted on ``device``, or None."""
+    from a2mamba.ops.readout import triton_impl
+
+    return compare_at_inference(triton_impl.gated_norm, reference.gated_norm, CASES[2].gated_norm_inputs, device)

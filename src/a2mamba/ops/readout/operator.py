@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, unfit_at_inference, unhooked
+from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference, unhooked
 from a2mamba.ops.readout import comparison, numba_impl, reference, torch_impl
 
 
@@ -22,9 +22,8 @@ def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     return objection or comparison.read_out(states[0].device)
 
 
-def _gated_norm_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
-) -> str | None:
+def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str | None:
+    """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
     norms = norm, out_norm
     channels = x.shape[1:2]
     if not all(isinstance(each, nn.LayerNorm) and each.elementwise_affine and each.bias is not None for each in norms):
@@ -36,18 +35,60 @@ def _gated_norm_why_not(
         return f"the norms must share a dtype, got {norm.weight.dtype} and {out_norm.weight.dtype}"
     if norm.eps != out_norm.eps:
         return f"the norms must share what is added to variances, got {norm.eps} and {out_norm.eps}"
-    if not all(map(unhooked, norms)):
-        return "a forward hook waits for the call of a norm"
-    objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters)
+    return None if all(map(unhooked, norms)) else "a forward hook waits for the call of a norm"
+
+
+def _gated_norm_why_not(
+    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+) -> str | None:
+    objection = _unfit_norms(x, norm, out_norm)
+    if objection is None:
+        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+        objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters)
     return objection or comparison.gated_norm(x.device)
 
 
+def _read_out_triton_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
+    missing = triton_missing(states[0])
+    if missing is not None:
+        return missing
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.read_out_why_not(states, *others) or comparison.read_out_triton(states[0].device)
+
+
+def _read_out_triton(*arguments: Any) -> Tensor:
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.read_out(*arguments)
+
+
+def _gated_norm_triton_why_not(
+    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+) -> str | None:
+    missing = triton_missing(x) or _unfit_norms(x, norm, out_norm)
+    if missing is not None:
+        return missing
+    from a2mamba.ops.readout import triton_impl
+
+    objection = triton_impl.gated_norm_why_not(x, added, gate, norm, out_norm)
+    return objection or comparison.gated_norm_triton(x.device)
+
+
+def _gated_norm_triton(*arguments: Any) -> Tensor:
+    from a2mamba.ops.readout import triton_impl
+
+    return triton_impl.gated_norm(*arguments)
+
+
 READ_OUT = (
+    Backend("triton", _read_out_triton_why_not, _read_out_triton),
     Backend("numba", _read_out_why_not, numba_impl.read_out),
     Backend("torch", always, torch_impl.read_out),
     Backend("reference", always, reference.read_out),
 )
 GATED_NORM = (
+    Backend("triton", _gated_norm_triton_why_not, _gated_norm_triton),
     Backend("numba", _gated_norm_why_not, numba_impl.gated_norm),
     Backend("torch", always, torch_impl.gated_norm),
     Backend("reference", always, reference.gated_norm),
@@ -74,7 +115,7 @@ def read_out(
         readout: C_t of every position, (B, H, W).
         u: what the scan was given, (B, G * d, H, W).
         skip: D, (G * d,).
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, G * d, H, W), float32 at least: (sum_h weight[g, h] states_h + bias_g) * readout + skip * u.
@@ -119,7 +160,7 @@ def gated_norm(
         gate: shape of ``x``.
         norm, out_norm: modules that normalize such maps over their channels, as timm's LayerNorm2d. They are called
             where a hook waits for it; otherwise their weight, bias and eps may be all that is used.
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         (B, C, H, W) in the dtype of the norms' weights: out_norm((norm(x) + added) * gate).

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import LANES, Backend, Choice, always, explain, select, unfit_at_inference
+from a2mamba.ops.dispatch import LANES, Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
 from a2mamba.ops.rotary import comparison, numba_impl, reference, torch_impl
 
 
@@ -25,7 +25,23 @@ def _numba_why_not(x: Tensor, table: Tensor) -> str | None:
     return unfit_at_inference(x.shape[-1], x, table) or comparison.rotate(x.device)
 
 
+def _triton_why_not(x: Tensor, table: Tensor) -> str | None:
+    missing = triton_missing(x)
+    if missing is not None:
+        return missing
+    from a2mamba.ops.rotary import triton_impl
+
+    return triton_impl.why_not(x, table) or comparison.rotate_triton(x.device)
+
+
+def _triton_run(x: Tensor, table: Tensor) -> Tensor:
+    from a2mamba.ops.rotary import triton_impl
+
+    return triton_impl.rotate(x, table)
+
+
 BACKENDS = (
+    Backend("triton", _triton_why_not, _triton_run),
     Backend("numba", _numba_why_not, numba_impl.rotate),
     Backend("torch", always, torch_impl.rotate),
     Backend("reference", always, reference.rotate),
@@ -39,7 +55,7 @@ def rotate(x: Tensor, table: Tensor, *, backend: str | None = None) -> Tensor:
     Args:
         x: (B, H, W, ..., d), any floating dtype.
         table: (H, W, d / 2, 2), cosine and sine of every position and pair.
-        backend: "numba", "torch" or "reference"; None takes the first that can run.
+        backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
         The shape and dtype of ``x``; computed in the wider of the two dtypes.

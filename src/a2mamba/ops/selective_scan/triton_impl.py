@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from a2mamba.ops.dispatch import unfit
+from a2mamba.ops.dispatch import unfit, untraced
 from a2mamba.ops.selective_scan import triton_kernels as kernels
-
-Launch = tuple[Any, tuple[int, ...], dict[str, Any]]
+from a2mamba.ops.triton_launch import Launch, RepeatedLaunch, kind, on_device, remembered, repeated
 
 TILE = 2048
 """Elements of a forward tile: 16 for each of 128 threads, so that the registers of a processor hold three or four
@@ -38,6 +38,11 @@ def why_not(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``reference.selective_scan_state``, or None."""
+    check = _unfit_again if untraced(u) else _unfit
+    return check(u, delta, A, B, delta_bias)
+
+
+def _unfit(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None) -> str | None:
     if u.device.type != "cuda" and not (u.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"its kernels need a GPU, and the tensors are on {u.device.type}"
     objection = unfit(u=u, delta=delta, A=A, B=B, delta_bias=delta_bias)
@@ -56,6 +61,9 @@ def why_not(
     return None
 
 
+_unfit_again = remembered(_unfit)
+
+
 def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return an empty (B, C, L) tensor with the axis of ``x`` innermost that is innermost in ``x``."""
     batch, channels, length = x.shape
@@ -67,7 +75,7 @@ def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _common(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, bias: Tensor | None, softplus: bool, *, tile: int
 ) -> dict[str, Any]:
-    """Return the arguments that the forward and the backward kernel share."""
+    """Return the arguments that the forward and the backward kernel share; A and the bias are contiguous."""
     batch, channels, length = u.shape
     groups = B.shape[1]
     group_channels = channels // groups
@@ -85,10 +93,10 @@ def _common(
     arguments: dict[str, Any] = {
         "u": u,
         "delta": delta,
-        "a": A.contiguous(),
+        "a": A,
         "b": B,
         # Without a bias any pointer does: it is never read.
-        "bias": A if bias is None else bias.contiguous(),
+        "bias": A if bias is None else bias,
         "channels": channels,
         "group_channels": group_channels,
         "length": length,
@@ -197,18 +205,75 @@ def backward_launches(
     return _chunked(kernels.backward_kernel, arguments, u.device, reverse=True)
 
 
-def _run(launches: list[Launch]) -> None:
-    for kernel, grid, arguments in launches:
-        kernel[grid](**arguments)
+def _advance(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    """Return the states."""
+    states = _like(u, torch.float32)
+    if not states.numel():
+        return states
+    A, bias = A.contiguous(), None if delta_bias is None else delta_bias.contiguous()
+    key = kind(u), kind(delta), kind(A), kind(B), kind(bias), delta_softplus
+    launches = repeated(key, lambda: forward_launches(states, u, delta, A, B, bias, delta_softplus))
+    tensors = {"u": u, "delta": delta, "a": A, "b": B, "bias": A if bias is None else bias, "states": states}
+    with on_device(u):
+        _launch(launches, tensors, states)
+    return states
+
+
+def _launch(launches: list[RepeatedLaunch], tensors: dict[str, Tensor], unused: Tensor) -> None:
+    """Launch what :func:`_chunked` made, with room for what the chunks tell each other."""
+    if len(launches) == 1:
+        launches[0](products=unused, lasts=unused, **tensors)
+        return
+    products, lasts, carries = torch.empty(
+        (3, *launches[1].shapes["products"]), dtype=torch.float32, device=unused.device
+    )
+    aggregate, carry, apply = launches
+    aggregate(products=products, lasts=lasts, **tensors)
+    carry(products=products, lasts=lasts, carries=carries)
+    apply(products=products, lasts=carries, **tensors)
+
+
+def _gradients(
+    grad: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of u, delta, A, B and delta_bias (of no meaning without one)."""
+    if not u.numel():
+        grad_u, grad_delta, grad_A, grad_B, grad_bias = _empty_grads(u, delta, A, B, delta_bias)
+        return grad_u, grad_delta, grad_A.zero_(), grad_B.zero_(), grad_bias.zero_()
+    grad_u, grad_delta = _like(u, u.dtype), _like(delta, delta.dtype)
+    rates, bias = A.contiguous(), None if delta_bias is None else delta_bias.contiguous()
+    key = kind(u), kind(delta), kind(rates), kind(B), kind(bias), kind(grad), kind(states), delta_softplus
+    launches = repeated(
+        key, lambda: backward_launches(grad_u, grad_delta, grad, states, u, delta, rates, B, bias, delta_softplus)
+    )
+    shapes = launches[-1].shapes
+    grad_a, grad_bias = torch.empty((2, *shapes["grad_a"]), dtype=torch.float32, device=u.device)
+    grad_b = torch.empty(shapes["grad_b"], dtype=torch.float32, device=u.device)
+    tensors = {"grad": grad, "states": states, "u": u, "delta": delta, "a": rates, "b": B}
+    tensors |= {"bias": rates if bias is None else bias, "grad_u": grad_u, "grad_delta": grad_delta}
+    tensors |= {"grad_a": grad_a, "grad_b": grad_b, "grad_bias": grad_bias}
+    with on_device(u):
+        _launch(launches, tensors, states)
+    bias_dtype = torch.float32 if delta_bias is None else delta_bias.dtype
+    return (
+        grad_u,
+        grad_delta,
+        grad_a.sum((0, 1)).to(A.dtype),
+        grad_b.sum(2).to(B.dtype),
+        grad_bias.sum((0, 1)).to(bias_dtype),
+    )
 
 
 @torch.library.custom_op("a2mamba::selective_scan_state_triton", mutates_args=())
 def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    states = _like(u, torch.float32)
-    if states.numel():
-        with torch.cuda.device_of(u):
-            _run(forward_launches(states, u, delta, A, B, delta_bias, delta_softplus))
-    return states
+    return _advance(u, delta, A, B, delta_bias, delta_softplus)
 
 
 @torch.library.custom_op("a2mamba::selective_scan_state_triton_backward", mutates_args=())
@@ -222,17 +287,7 @@ def _backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_u, grad_delta, grad_A, grad_B, grad_bias = _empty_grads(u, delta, A, B, delta_bias)
-    if not u.numel():
-        return grad_u, grad_delta, grad_A.zero_(), grad_B.zero_(), grad_bias.zero_()
-    with torch.cuda.device_of(u):
-        launches = backward_launches(grad_u, grad_delta, grad, states, u, delta, A, B, delta_bias, delta_softplus)
-        _run(launches)
-    partial = launches[-1][2]
-    grad_A.copy_(partial["grad_a"].sum((0, 1)))
-    grad_B.copy_(partial["grad_b"].sum(2))
-    grad_bias.copy_(partial["grad_bias"].sum((0, 1)))
-    return grad_u, grad_delta, grad_A, grad_B, grad_bias
+    return _gradients(grad, states, u, delta, A, B, delta_bias, delta_softplus)
 
 
 def _empty_grads(
@@ -281,9 +336,32 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
+class _Scan(torch.autograd.Function):
+    """What ``_forward`` is, without the time that torch.library takes for a call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+    ) -> Tensor:
+        states = _advance(u, delta, A, B, delta_bias, delta_softplus)
+        _save(ctx, (u, delta, A, B, delta_bias, delta_softplus), states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        arguments: tuple[Any, ...] = (*ctx.saved_tensors, ctx.delta_softplus)
+        *grads, grad_bias = _gradients(grad, *arguments)
+        return *grads, grad_bias if ctx.needs_input_grad[4] else None, None
+
+
 def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
     """Return the states (B, C, L), float32; arguments as in ``reference.selective_scan_state``, B as (B, N, L).
 
     Memory has the axis innermost, C or L, that is innermost in ``u``.
     """
-    return _forward(u, delta, A, B, delta_bias, delta_softplus)
+    if not untraced(u):
+        return _forward(u, delta, A, B, delta_bias, delta_softplus)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, delta, A, B, delta_bias)):
+        return _Scan.apply(u, delta, A, B, delta_bias, delta_softplus)
+    return _advance(u, delta, A, B, delta_bias, delta_softplus)

@@ -1,0 +1,40 @@
+"""1 x 1 convolution, as a linear map where that is faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from a2mamba.ops.dispatch import not_plain, on_gpu
+from a2mamba.ops.precision import in_half_precision
+
+
+class PointwiseConv(nn.Conv2d):
+    """1 x 1 convolution with bias.
+
+    On GPUs in half precision it is written as a linear map of every position: the product then adds the bias itself,
+    for which cuDNN's convolutions take another pass. In float32 it stays a convolution, which may use TF32 where a
+    product by default may not.
+
+    Args:
+        channels: of the input.
+        out_channels: of the output.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, out_channels, 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C_out, H, W), channels innermost where those of ``x`` are."""
+        if not on_gpu(x) or not in_half_precision(x) or not_plain(self.weight):
+            return super().forward(x)
+        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

@@ -1,0 +1,153 @@
+"""The Triton kernels of what is done to maps around attention and scan, under Triton's interpreter.
+
+Functions named ``run_*`` run in the interpreter's process (see conftest.py) and return errors; tests judge them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from a2mamba.ops.triton_maps import position_stride
+
+LIMITS = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+
+# operator, its name in the modules of its folder, the method of its cases that makes arguments
+OPERATORS = {
+    "channel_norm": ("channel_norm", "run", "inputs"),
+    "depthwise_conv": ("depthwise", "run", "inputs"),
+    "rotate": ("rotary", "rotate", "inputs"),
+    "read_out": ("readout", "read_out", "read_out_inputs"),
+    "gated_norm": ("readout", "gated_norm", "gated_norm_inputs"),
+}
+CALLS = [
+    pytest.param(name, number, id=f"{name}-{case}")
+    for name, (folder, _, _) in OPERATORS.items()
+    for number, case in enumerate(import_module(f"a2mamba.ops.{folder}").CASES)
+]
+
+
+def exactly(arguments: Any) -> Any:
+    """Return nested arguments with tensors and norms in float64."""
+    if isinstance(arguments, Tensor):
+        return arguments.double()
+    if isinstance(arguments, nn.Module):
+        return copy.deepcopy(arguments).double()
+    return tuple(map(exactly, arguments)) if isinstance(arguments, tuple) else arguments
+
+
+def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
+    """Return torch.empty full of NaN: what a kernel forgets to write shows."""
+    return _empty(*arguments, **options).fill_(float("nan"))
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    if not expected.numel():
+        return 0.0
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def run_case(name: str, number: int, dtype: torch.dtype) -> list[float]:
+    """Return the errors of two calls, of which the second is launched again, and of another tensor of the kind."""
+    folder, function, inputs = OPERATORS[name]
+    implementation = import_module(f"a2mamba.ops.{folder}.triton_impl")
+    reference = getattr(import_module(f"a2mamba.ops.{folder}.reference"), name)
+    case = import_module(f"a2mamba.ops.{folder}").CASES[number]
+    errors = []
+    with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
+        for seed in (0, 0, 1):
+            arguments = getattr(case, inputs)(dtype, "cpu", seed)
+            objects = getattr(implementation, f"{function}_why_not" if folder == "readout" else "why_not")
+            assert objects(*arguments) is None
+            expected = reference(*exactly(arguments))
+            if folder == "depthwise":
+                found = implementation.run(*arguments, residual=True)
+                errors.append(error(found, expected + arguments[0].double()))
+                found = implementation.run(*arguments, residual=False)
+            else:
+                found = getattr(implementation, function)(*arguments)
+            errors.append(error(found, expected))
+    return errors
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize(("name", "number"), CALLS)
+def test_kernels_agree_with_references(
+    name: str, number: int, dtype: torch.dtype, interpreted: Callable[..., Any]
+) -> None:
+    assert max(interpreted(run_case, name, number, dtype)) < LIMITS[dtype]
+
+
+def run_norm_gradients(number: int, dtype: torch.dtype, channels_first: bool) -> list[float]:
+    """Return the errors of the gradients of the norm, the incoming one with or without channels innermost."""
+    from a2mamba.ops.channel_norm import CASES, reference, triton_impl
+
+    *tensors, eps, result = CASES[number].inputs(dtype)
+    ours = [x.detach().requires_grad_() for x in tensors]
+    exact = [x.detach().double().requires_grad_() for x in tensors]
+    with mock.patch.object(triton_impl, "PROGRAMS", 2), mock.patch.object(torch, "empty", poisoned_empty):
+        x, weight, bias = ours
+        out = triton_impl.run(x, weight, bias, eps, result)
+        incoming = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        if not channels_first:
+            incoming = incoming.contiguous(memory_format=torch.channels_last)
+        found = torch.autograd.grad(out, ours, incoming)
+    x, weight, bias = exact
+    expected = torch.autograd.grad(reference.channel_norm(x, weight, bias, eps, None), exact, incoming.double())
+    # The gradient of a norm of equal values is rounding: measured against that of a norm that is not.
+    return [
+        float((a.double() - b).norm() / b.norm().clamp(min=1e-3 * b.numel() ** 0.5))
+        for a, b in zip(found, expected, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("number", range(4))
+def test_norm_gradients(number: int, dtype: torch.dtype, channels_first: bool, interpreted: Callable[..., Any]) -> None:
+    assert max(interpreted(run_norm_gradients, number, dtype, channels_first)) < LIMITS[dtype]
+
+
+def run_refusals() -> list[str | None]:
+    from a2mamba.ops.channel_norm import triton_impl as norm_impl
+    from a2mamba.ops.depthwise import triton_impl as depthwise_impl
+
+    x, weight, bias, *settings = import_module("a2mamba.ops.channel_norm").CASES[1].inputs()
+    found = [norm_impl.why_not(x.contiguous(), weight, bias, *settings)]
+    found += [norm_impl.why_not(x, weight.double(), bias, *settings)]
+    x, weight, bias = import_module("a2mamba.ops.depthwise").CASES[1].inputs()
+    found += [depthwise_impl.why_not(x, weight, bias)]
+    with torch.no_grad():
+        found += [depthwise_impl.why_not(x, weight.new_zeros(len(weight), 1, 9, 9), bias)]
+    return found
+
+
+def test_refusals_name_what_was_found(interpreted: Callable[..., Any]) -> None:
+    phrases = ("side by side", "float64", "gradient", "9")
+    for reason, phrase in zip(interpreted(run_refusals), phrases, strict=True):
+        assert reason is not None
+        assert phrase in reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "expected"),
+    [
+        ((2, 4, 3, 5), (60, 1, 20, 4), 4),
+        ((2, 4, 3, 5), (180, 1, 60, 12), 12),  # a slice of channels
+        ((2, 4, 3, 5), (60, 15, 5, 1), None),  # channels first
+        ((2, 4, 3, 5), (80, 1, 20, 4), None),  # a gap between images
+        ((2, 4, 3, 5), (72, 1, 24, 4), None),  # a gap between rows
+        ((2, 4, 1, 1), (12, 1, 7, 9), 12),  # axes of one position may have any stride
+        ((1, 4, 1, 1), (3, 1, 7, 9), 4),
+        ((3, 1, 2, 2), (4, 9, 2, 1), 1),
+    ],
+)
+def test_position_stride(shape: tuple[int, ...], strides: tuple[int, ...], expected: int | None) -> None:
+    assert position_stride(torch.empty(400).as_strided(shape, strides)) == expected
