@@ -177,7 +177,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.
     assert latest is not None
     assert latest[0].name == "checkpoint-0002.pt"
     assert float(latest[1]["model"]["weight"][0]) == 2
-    assert "checkpoint-0003.pt is truncated" in caplog.text
+    assert "checkpoint-0003.pt is damaged" in caplog.text
     assert "going back to the checkpoint before" in caplog.text
     for path in tmp_path.iterdir():
         path.write_bytes(b"")

@@ -93,12 +93,14 @@ def run_norm_gradients(number: int, dtype: torch.dtype, channels_first: bool) ->
     ours = [x.detach().requires_grad_() for x in tensors]
     exact = [x.detach().double().requires_grad_() for x in tensors]
     with mock.patch.object(triton_impl, "PROGRAMS", 2), mock.patch.object(torch, "empty", poisoned_empty):
-        out = triton_impl.run(*ours, eps, result)
-        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        x, weight, bias = ours
+        out = triton_impl.run(x, weight, bias, eps, result)
+        incoming = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         if not channels_first:
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        found = torch.autograd.grad(out, ours, weight)
-    expected = torch.autograd.grad(reference.channel_norm(*exact, eps, None), exact, weight.double())
+            incoming = incoming.contiguous(memory_format=torch.channels_last)
+        found = torch.autograd.grad(out, ours, incoming)
+    x, weight, bias = exact
+    expected = torch.autograd.grad(reference.channel_norm(x, weight, bias, eps, None), exact, incoming.double())
     # The gradient of a norm of equal values is rounding: measured against that of a norm that is not.
     return [
         float((a.double() - b).norm() / b.norm().clamp(min=1e-3 * b.numel() ** 0.5))

@@ -185,7 +185,7 @@ def run_moved() -> dict[str, float]:
     results = []
     for dtype in (torch.float32, torch.float64):
         leaves = [t.detach().to(dtype).requires_grad_() for t in tensors.values()]
-        attend = triton_impl.run if dtype == torch.float32 else reference.neighborhood_attention
+        attend: Callable[..., Tensor] = triton_impl.run if dtype == torch.float32 else reference.neighborhood_attention
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x.contiguous(), lambda x: x):
             out = attend(*leaves, *settings)
         results.append(differentiate(out, leaves))

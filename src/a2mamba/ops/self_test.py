@@ -4,8 +4,9 @@ A compiler or driver can be wrong on one machine and right on the next. So the f
 Numba backend on a device compares it with the operator's ``reference.py`` on small inputs: the comparison is the
 operator's own, in its ``comparison.py``. Here is what all share: running one, its verdict and what is done about it.
 Running takes milliseconds; the first time on a machine the kernels must be compiled for it,
-which takes seconds. The verdict is kept in memory, and in a small file under the user's cache folder, so that later
-processes do not repeat it.
+which takes seconds. The verdict is kept in memory; that of a Triton kernel also in a small file under the user's cache
+folder, so that later processes do not repeat it. Numba's are asked of every process, for Numba may compile a kernel
+anew at any time (its cache is elsewhere, and knows less), and asking takes a fraction of a second.
 
 :func:`passed` synchronizes on its first call for a device; afterwards it is one dictionary lookup. While torch.compile
 traces, it answers from memory only and runs nothing: a model that is compiled before it ever ran is tested at its
@@ -75,18 +76,13 @@ def passed(operator: str, device: torch.device) -> str | None:
     compare = COMPARISONS[operator]
     if torch.compiler.is_compiling():
         return None
-    name = _cache_key(operator, device)
-    known = _read_cache()
-    if name in known:
-        reason = known[name]
+    if _is_numba(operator):
+        reason, again = _judge(compare, device, _compiler_errors(operator))[0], "The next process tests again."
     else:
-        reason, lasting = _judge(compare, device, _compiler_errors(operator))
-        if lasting:
-            _write_cache(name, reason)
+        reason, again = _triton_verdict(operator, compare, device)
     _verdicts[key] = reason
     if reason is not None:
         compiler = "Numba" if _is_numba(operator) else "Triton"
-        again = f"To test again, delete {cache_file()}." if name in _read_cache() else "The next process tests again."
         warnings.warn(
             f"{operator}: the {compiler} kernels are switched off on {device}, because {reason}; "
             f"another backend is used. {again}",
@@ -94,6 +90,20 @@ def passed(operator: str, device: torch.device) -> str | None:
             stacklevel=2,
         )
     return reason
+
+
+def _triton_verdict(operator: str, compare: Comparison, device: torch.device) -> tuple[str | None, str]:
+    """Return the verdict on file, or a new one, and when it is asked for again."""
+    name = _cache_key(operator, device)
+    known = _read_cache()
+    if name not in known:
+        reason, lasting = _judge(compare, device, _compiler_errors(operator))
+        if lasting:
+            _write_cache(name, reason)
+            known = _read_cache()
+    else:
+        reason = known[name]
+    return reason, f"To test again, delete {cache_file()}." if name in known else "The next process tests again."
 
 
 def _is_numba(operator: str) -> bool:
@@ -135,15 +145,10 @@ def cache_file() -> Path:
 
 
 def _cache_key(operator: str, device: torch.device) -> str:
-    """Return everything that the verdict depends on, as one line."""
+    """Return everything that the verdict on Triton's kernels depends on, as one line."""
     hardware = "cpu"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}"
-    if _is_numba(operator):
-        from llvmlite.binding import get_host_cpu_name
-
-        versions = [f"{package} {_version(package)}" for package in ("numba", "llvmlite")]
-        return " | ".join([operator, f"cpu {get_host_cpu_name()}", *versions, _sources()])
     runtime = f"hip {torch.version.hip}" if torch.version.hip else f"cuda {torch.version.cuda} driver {_driver()}"
     versions = [f"{package} {_version(package)}" for package in ("torch", "triton")]
     return " | ".join([operator, hardware, runtime, *versions, _sources()])

@@ -50,7 +50,7 @@ UNROLLED = 4
 """Vectors of scores that the softmax handles at once; scores are padded to a multiple."""
 
 
-Product = Callable[[Any, Any, Any, Any], Any]
+Product = Any
 """``fma``, or another that adds products of two vectors to a third."""
 
 
@@ -195,12 +195,19 @@ def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-de
 
 def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """Return ``score_tile``, ``add_values`` and ``value_tile`` whose multiply-adds are ``product``."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        # What differs must have another name: of two functions of one name, one compiled and one read from Numba's
+        # cache on disk, a process may call either for the other.
+        function.__qualname__ += f"_{product.__name__}"
+        return njit(error_model="numpy")(function)
+
     one_1, one_2, one_3, one_4, one_5, one_6 = (_scores(product, 1, offsets) for offsets in range(1, 7))
     two_1, two_2, two_3, two_4, two_5, two_6 = (_scores(product, 2, offsets) for offsets in range(1, 7))
     value_one_4, value_one_8 = (_values(product, 1, channels) for channels in (4, 8))
     value_two_4, value_two_8 = (_values(product, 2, channels) for channels in (4, 8))
 
-    @njit(error_model="numpy")
+    @compiled
     def score_row(  # type: ignore[no-untyped-def]
         rows, q, q_row, q_channel, width, k, k_channel, k_offset, bias_a, bias_b, mask, scale, out_a, out_b, count
     ):
@@ -243,7 +250,7 @@ def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., 
             out_a += BYTES * n
             out_b += BYTES * n
 
-    @njit(error_model="numpy")
+    @compiled
     def score_tile(  # type: ignore[no-untyped-def]
         window,
         shift,
@@ -291,7 +298,7 @@ def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., 
                     count,
                 )
 
-    @njit(error_model="numpy")
+    @compiled
     def add_values(  # type: ignore[no-untyped-def]
         rows,
         out,
@@ -333,7 +340,7 @@ def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., 
                     a, out_row, out_channel, x, v_line, v_channel, v_offset, w_a, w_b, w_line, w_offset, lines, offsets
                 )
 
-    @njit(error_model="numpy")
+    @compiled
     def value_tile(  # type: ignore[no-untyped-def]
         window, shift, rows, out, width, v, v_row, v_channel, v_offset, weights, size, w_line, w_offset, count
     ):
