@@ -130,7 +130,7 @@ def test_what_cannot_be_fused() -> None:
     model = make("a2mamba_test")
     with pytest.raises(ValueError, match=r"training mode .* call model.eval\(\) first"):
         fuse_for_inference(model.train())
-    with pytest.raises(ValueError, match="Linear contains no A2Mamba or SegMAN backbone"):
+    with pytest.raises(ValueError, match="Linear contains no A2Mamba or SegMAN part"):
         fuse_for_inference(nn.Linear(1, 1).eval())
     fused = fuse_for_inference(model.eval())
     assert is_fused(fused)
