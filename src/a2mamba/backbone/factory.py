@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, Protocol, overload
@@ -14,6 +13,7 @@ from a2mamba.backbone.checkpoint import load_checkpoint
 from a2mamba.backbone.options import ModelOptions, takes
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import REGISTERED
+from a2mamba.near_names import did_you_mean
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -86,6 +86,4 @@ def create_model(name: str, options: ModelOptions) -> Pyramid | FeatureGetterNet
 def check_name(name: str) -> None:
     """Raise ValueError if no backbone has this name, naming the nearest."""
     if name not in REGISTERED:
-        nearest = difflib.get_close_matches(name, REGISTERED, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(REGISTERED)}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        raise ValueError(f"unknown model {name!r}; {did_you_mean(name, REGISTERED)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import logging
 import sys
@@ -21,6 +20,7 @@ from a2mamba.backbone.checkpoint import checkpoint_filter
 from a2mamba.backbone.options import ClassifierOptions
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.variant import Variant
+from a2mamba.near_names import did_you_mean
 
 PyramidT = TypeVar("PyramidT", bound=Pyramid)
 
@@ -117,8 +117,7 @@ def _build(
     known = [*sizes, *(field.name for field in fields(ClassifierOptions)), *BUILDER_OPTIONS]
     for key in arguments:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid options: {', '.join(sorted(known))}"
+            hint = did_you_mean(key, known, otherwise=f"valid options: {', '.join(sorted(known))}")
             raise ValueError(f"{name}: unknown option {key!r}; {hint}")
     design = replace(variant, **{key: value for key, value in arguments.items() if key in sizes})
 

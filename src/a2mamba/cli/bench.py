@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import difflib
 import io
 import json
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from a2mamba.cli.device import add_device, choose_device
 from a2mamba.cli.output import print_json, print_table, say
+from a2mamba.near_names import did_you_mean
 
 if TYPE_CHECKING:
     from a2mamba.analysis.throughput import Row
@@ -60,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         models += [name for name in PEERS if name not in models and timm.is_model(name)]
     for name in models:
         if not timm.is_model(name):
-            nearest = difflib.get_close_matches(name, timm.list_models(), n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else "neither ours nor timm's"
+            hint = did_you_mean(name, timm.list_models(), otherwise="neither ours nor timm's")
             raise ValueError(f"unknown model {name!r}; {hint}")
     if min(arguments.sizes) < 1:
         raise ValueError(f"--sizes must be at least 1, got {min(arguments.sizes)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from a2mamba import __version__
+from a2mamba.near_names import did_you_mean
 
 COMMANDS = {
     "doctor": "versions, devices, and which backend each operator uses and why",
@@ -116,8 +116,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
     if wanted is not None and wanted not in COMMANDS:
-        nearest = difflib.get_close_matches(wanted, COMMANDS, n=1)
-        parser.error(f"unknown command {wanted!r}{f', did you mean {nearest[0]!r}?' if nearest else ''}")
+        parser.error(f"unknown command {wanted!r}, {did_you_mean(wanted, COMMANDS)}")
     for name, line in COMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=line, description=line[0].upper() + line[1:] + ".", formatter_class=argparse.RawTextHelpFormatter

@@ -5,7 +5,6 @@ Annotations of objects and masks are looked for first: what has them beside its 
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.recognition import recognize_folder, recognize_published
 from a2mamba.data.splits import TRAIN_NAMES, split_role
+from a2mamba.near_names import did_you_mean
 
 _DOCUMENT = "docs/data.md"
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
@@ -76,9 +76,7 @@ def recognize(root: Path | str, layout: str | None = None) -> Recognized:
     known = layouts()
     if layout is not None:
         if layout not in known:
-            near = difflib.get_close_matches(layout, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown layout {layout!r}; {hint}")
+            raise ValueError(f"unknown layout {layout!r}; {did_you_mean(layout, known)}")
         found = _ask(known[layout], root)
         if found is None:
             lines = (f"{root} is not in the layout {layout}", f"found: {_content(root)}")

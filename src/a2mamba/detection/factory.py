@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from a2mamba.backbone.options import takes
 from a2mamba.catalog import DETECTORS
 from a2mamba.detection.config import DetectorConfig
 from a2mamba.detection.detector import Detector
+from a2mamba.near_names import did_you_mean
 
 KINDS = {"mask_rcnn": DetectorConfig.mask_rcnn, "cascade_mask_rcnn": DetectorConfig.cascade_mask_rcnn}
 TEST = "a2mamba_test"
@@ -96,8 +96,6 @@ def create_detector(name: str, options: DetectorOptions) -> Detector:
 def _parts(name: str) -> tuple[str, str]:
     """Return kind and backbone of a detector's name."""
     if name not in list_detectors():
-        nearest = difflib.get_close_matches(name, list_detectors(), n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(list_detectors())}"
-        raise ValueError(f"unknown detector {name!r}; {hint}")
+        raise ValueError(f"unknown detector {name!r}; {did_you_mean(name, DETECTORS)}")
     kind, _, backbone = name.partition("_a2mamba_")
     return kind, f"a2mamba_{backbone}"

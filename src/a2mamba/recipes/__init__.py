@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from a2mamba.near_names import did_you_mean
 from a2mamba.recipes import detection, imagenet, own_data, segmentation
 from a2mamba.recipes.dry_run import DryRun, dry_run
 from a2mamba.recipes.stored import Checkpoint, Trained, describe, read_checkpoint
@@ -40,9 +40,7 @@ def document(recipe: Callable[..., Any]) -> str:
 def find_recipe(name: str) -> Callable[..., Any]:
     """Return a recipe by name; ValueError for an unknown one, naming the nearest."""
     if name not in RECIPES:
-        nearest = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(RECIPES)}"
-        raise ValueError(f"unknown recipe {name!r}; {hint}")
+        raise ValueError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}")
     return RECIPES[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import nn
 from a2mamba.backbone import BackboneOptions, create_model, load_checkpoint
 from a2mamba.backbone.options import takes
 from a2mamba.catalog import SEGMENTERS
+from a2mamba.near_names import did_you_mean
 from a2mamba.segmentation import segman, segman_v2
 from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import SegMANV2Decoder
@@ -35,8 +35,7 @@ def list_segmenters() -> list[str]:
 def check_segmenter(name: str) -> None:
     """Raise ValueError if no segmentation network has this name, naming the nearest."""
     if name not in SEGMENTERS | UNLISTED:
-        nearest = difflib.get_close_matches(name, SEGMENTERS | UNLISTED, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(SEGMENTERS)}"
+        hint = did_you_mean(name, SEGMENTERS | UNLISTED, otherwise=f"known: {', '.join(SEGMENTERS)}")
         raise ValueError(f"unknown segmentation network {name!r}; {hint}")
 
 

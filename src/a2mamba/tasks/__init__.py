@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from a2mamba.near_names import did_you_mean
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification import (
     ClassificationLosses,
@@ -53,8 +53,7 @@ def task_of_network(name: str) -> Task[Any, Any]:
         if name in task.networks():
             return task
     known = [known for task in TASKS.values() for known in task.networks()]
-    nearest = difflib.get_close_matches(name, known, n=1)
-    raise ValueError(f"unknown model {name!r}; {f'did you mean {nearest[0]!r}?' if nearest else 'see: a2mamba models'}")
+    raise ValueError(f"unknown model {name!r}; {did_you_mean(name, known, otherwise='see: a2mamba models')}")
 
 
 def refuse_options(

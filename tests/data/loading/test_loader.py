@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from a2mamba.data import BatchLoader, EpochSampler, SeededDataset, UndecodableImageError
-from a2mamba.data.loading.loader import NEIGHBOURS
+from a2mamba.data.loading.loader import NEIGHBORS
 
 
 class Batch(NamedTuple):
@@ -97,10 +97,10 @@ def test_without_being_asked_it_raises() -> None:
 
 
 def test_too_many_in_a_row_raise() -> None:
-    length = NEIGHBOURS + 20
-    assert len(read(loader(range(5, 5 + NEIGHBOURS), length=length))[0]) == length // 4 * 4
-    with pytest.raises(UndecodableImageError, match=rf"{5 + NEIGHBOURS}\.png"):
-        list(loader(range(5, 6 + NEIGHBOURS), length=length))
+    length = NEIGHBORS + 20
+    assert len(read(loader(range(5, 5 + NEIGHBORS), length=length))[0]) == length // 4 * 4
+    with pytest.raises(UndecodableImageError, match=rf"{5 + NEIGHBORS}\.png"):
+        list(loader(range(5, 6 + NEIGHBORS), length=length))
 
 
 def test_workers_that_run_already_cannot_be_told() -> None:

@@ -15,7 +15,7 @@ from a2mamba.data.loading.seeded import SeededDataset
 T = TypeVar("T")
 Batch = TypeVar("Batch")
 
-NEIGHBOURS = 64
+NEIGHBORS = 64
 """How many samples after an undecodable one are tried in its place."""
 
 
@@ -39,7 +39,7 @@ class _Decoding(Dataset[Any]):
 
     def __getitem__(self, key: Any) -> _Loaded | UndecodableImageError:
         failures: list[tuple[str, str]] = []
-        for step in range(NEIGHBOURS + 1 if self.replace else 1):
+        for step in range(NEIGHBORS + 1 if self.replace else 1):
             try:
                 return _Loaded(self.dataset[self._neighbor(key, step)], failures)
             except UndecodableImageError as error:  # noqa: PERF203 - the next sample is the answer to it
@@ -121,7 +121,7 @@ class BatchLoader(DataLoader[Any], Generic[Batch]):
     def replace_undecodable(self) -> dict[str, str]:
         """From the next iteration on, put another sample in the place of one that cannot be decoded.
 
-        The other one is its nearest decodable successor in the data set, of at most `NEIGHBOURS`, augmented as in any
+        The other one is its nearest decodable successor in the data set, of at most `NEIGHBORS`, augmented as in any
         visit in this epoch: a function of the data alone, so that batches keep their size and a resumed run sees the
         same. For training; an evaluation over other samples than it says would not be one.
 
