@@ -164,6 +164,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown device, eval": (("eval", "digits", "--checkpoint", "{best}", "--device", "nonsense"), ("nonsense",)),
     "unknown device, predict": ((*PREDICT, "{bad}/good.png", "--device", "cuda:99"), ("cuda:99", "--device cpu")),
     "a device without values": ((*SMALL, "data.root={digits}", "--device", "meta"), ("meta", "--device cpu")),
+    "missing checkpoint, export": (("export", "{bad}/absent.pt", "--out", "x.onnx"), ("absent.pt", "no such file")),
     "unknown table, paper": (("paper", "XX"), ("XX", "XIII")),
     "unknown model, bench": (
         ("bench", "--models", "a2mamba_tinny", "--sizes", "32"),

@@ -122,8 +122,15 @@ def inference_with_triton(name: str, folder: str, autocast: bool) -> tuple[float
     return relative_error(plain, expected), relative_error(found, expected), ran
 
 
-@pytest.mark.parametrize("name", ["a2mamba_test", "segman_encoder_tiny"])
-@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("name", "autocast"),
+    [
+        ("a2mamba_test", False),
+        pytest.param("a2mamba_test", True, marks=pytest.mark.slow),
+        pytest.param("segman_encoder_tiny", False, marks=pytest.mark.slow),
+        pytest.param("segman_encoder_tiny", True, marks=pytest.mark.slow),
+    ],
+)
 def test_inference_as_on_a_gpu(name: str, autocast: bool, tmp_path: Path, interpreted: Callable[..., Any]) -> None:
     plain, found, ran = interpreted(inference_with_triton, name, str(tmp_path), autocast)
     of_mass = {"readout read_out", "readout gated_norm", "neighborhood run_with_lse"} if "a2mamba" in name else set()
