@@ -60,7 +60,6 @@ def test_it_trains_on_a_plain_folder_of_classes(digits: Path, tmp_path: Path) ->
 )
 def test_batch_and_epochs_fit_the_number_of_images(count: int, batch: int, epochs: int) -> None:
     assert fitting_length(count) == (batch, epochs)
-    assert count >= batch
 
 
 def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> ClassificationRun:
