@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from a2mamba import __version__
+from a2mamba.cli.output import any_terminal, printable
 from a2mamba.near_names import did_you_mean
 
 COMMANDS = {
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 where training failed; 2 for a user's mistake; 130 on Ctrl-C, 143 on SIGTERM and 75 at a time limit, all three
     with the run saved where one was under way.
     """
+    any_terminal()
     argv = _with_resume_mode(sys.argv[1:] if argv is None else argv)
     arguments = _parse(_parser(argv), argv)
     try:
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status is None or (arguments.debug and status in (FAILED, MISTAKE)):
             raise
         what = arguments.command if status in (FAILED, MISTAKE) else "stopped"
-        print(f"a2mamba{' ' if what != 'stopped' else ': '}{what}: {_one_line(error)}", file=sys.stderr)
+        print(f"a2mamba{' ' if what != 'stopped' else ': '}{what}: {printable(_one_line(error))}", file=sys.stderr)
         return status
 
 

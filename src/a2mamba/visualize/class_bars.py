@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from a2mamba.visualize.text import Font, default_font, drawable
 
 _SIDE, _PANEL, _MARGIN, _ROW = 256, 300, 14, 40
 _INK, _PALE, _FIRST, _OTHERS = (28, 32, 38), (226, 230, 235), (38, 110, 190), (130, 150, 175)
@@ -30,11 +31,11 @@ def class_bars(image: Image.Image, top: Sequence[tuple[str, float]]) -> Image.Im
     canvas = Image.new("RGB", (_SIDE + _PANEL + 3 * _MARGIN, height), "white")
     canvas.paste(image, (_MARGIN + (_SIDE - size[0]) // 2, (height - size[1]) // 2))
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=15)
+    font = default_font(15)
     left = _SIDE + 2 * _MARGIN
     y = (height - _ROW * len(top)) // 2
     for place, (name, share) in enumerate(top):
-        draw.text((left, y), _fitted(name, font, _PANEL - 70), fill=_INK, font=font)
+        draw.text((left, y), _fitted(drawable(name, font), font, _PANEL - 70), fill=_INK, font=font)
         percent = f"{100 * share:.1f} %"
         draw.text((left + _PANEL - font.getlength(percent), y), percent, fill=_INK, font=font)
         bar = (left, y + 22, left + _PANEL, y + 30)
@@ -45,7 +46,7 @@ def class_bars(image: Image.Image, top: Sequence[tuple[str, float]]) -> Image.Im
     return canvas
 
 
-def _fitted(text: str, font: Any, width: int) -> str:
+def _fitted(text: str, font: Font, width: int) -> str:
     """Return the text, cut with an ellipsis where it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text

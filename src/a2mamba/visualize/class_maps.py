@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from a2mamba.data.segmentation.datasets.spec import Palette
 from a2mamba.data.segmentation.labels import IGNORE_LABEL
+from a2mamba.visualize.text import default_font, drawable
 
 _IGNORED = (0, 0, 0)
 _MARGIN, _LINE, _SWATCH = 8, 20, 12
@@ -88,7 +89,8 @@ def image_grid(
     if not rows or any(len(row) != len(headings) for row in rows):
         raise ValueError(f"rows of {[len(row) for row in rows]} images: expected {len(headings)} in each, as headings")
     height, width = cell
-    font = ImageFont.load_default(size=13)
+    font = default_font(13)
+    legend = [(drawable(name, font), color) for name, color in legend]
     entry = _MARGIN * 2 + _SWATCH + int(max((font.getlength(name) for name, _ in legend), default=0))
     total_width = _MARGIN + len(headings) * (width + _MARGIN)
     across = max(1, (total_width - _MARGIN) // entry)
@@ -98,7 +100,7 @@ def image_grid(
     canvas = Image.new("RGB", (total_width, total_height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, heading in enumerate(headings):
-        draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), heading, fill=_INK, font=font)
+        draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), drawable(heading, font), fill=_INK, font=font)
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
             fitted = _fit(image, height, width)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from a2mamba.data.detection.dataset import CocoDataset
+from a2mamba.visualize.text import Font, default_font, drawable
 
 _INK = (28, 32, 38)
 _MARGIN, _LINE = 8, 20
@@ -74,7 +75,7 @@ def draw_objects(
     if "masks" in objects:
         canvas = _with_masks(canvas, image, objects["masks"], labels, order, opacity)
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=12)
+    font = default_font(12)
     line = 1 if max(size) < 400 else 2
     for place in order:
         color = object_color(int(labels[place]))
@@ -82,7 +83,7 @@ def draw_objects(
         # Pillow refuses boxes that end before they begin, as a damaged prediction's may.
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=color, width=line)
     for place in order:
-        text = names[int(labels[place]) - 1]
+        text = drawable(names[int(labels[place]) - 1], font)
         if scores is not None:
             text += f" {float(scores[place]):.2f}"
         _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])), font)
@@ -128,14 +129,14 @@ def detection_gallery(
         "RGB", (_MARGIN + columns * (pair[0] + 2 * _MARGIN), top + rows * (pair[1] + 2 * _MARGIN)), "white"
     )
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=13)
+    font = default_font(13)
     draw.text((_MARGIN, _MARGIN), f"left: truth; right: prediction, scores of {min_score:g} and more", _INK, font=font)
     for number, case in enumerate(cases):
         sample = dataset[dataset.index_of(case.image_id)]
         image = to_pil_image(sample.image)
         left = _MARGIN + number % columns * (pair[0] + 2 * _MARGIN)
         above = top + number // columns * (pair[1] + 2 * _MARGIN)
-        draw.text((left, above), case.caption, _INK, font=font)
+        draw.text((left, above), drawable(case.caption, font), _INK, font=font)
         scale = min(height / image.height, width / image.width)
         for place, objects in enumerate((sample.target, predict(case.image_id))):
             drawn = draw_objects(image, objects, names=names, min_score=min_score, scale=scale)
@@ -173,7 +174,7 @@ def _tag(
     box: Tensor,
     size: tuple[int, int],
     color: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
 ) -> None:
     """A label above its box, or inside where there is no room above, and never beyond the image's right edge."""
     x0, y0 = box[:2].tolist()
