@@ -58,7 +58,11 @@ def run_passed(folder: str, operator: str, broken: str | None) -> tuple[str | No
 @pytest.mark.parametrize("operator", sorted(self_test.COMPARISONS))
 def test_right_kernels_pass(operator: str, tmp_path: Path, interpreted: Callable[..., Any]) -> None:
     assert interpreted(run_passed, str(tmp_path), operator, None) == (None, [])
-    assert list(json.loads((tmp_path / "a2mamba" / "self_test.json").read_text()).values()) == [None]
+    file = tmp_path / "a2mamba" / "self_test.json"
+    if operator.endswith("/numba"):
+        assert not file.exists(), "Numba's kernels are compared by every process"
+    else:
+        assert list(json.loads(file.read_text()).values()) == [None]
 
 
 def test_a_wrong_kernel_is_switched_off(tmp_path: Path, interpreted: Callable[..., Any]) -> None:
