@@ -314,3 +314,9 @@ def test_the_file_is_read_once(files: dict[str, Path], monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "load", counted)
     load(files["classification"])
     assert len(reads) == 1
+
+
+def test_class_names_as_any_editor_saves_them(tmp_path: Path) -> None:
+    """A byte order mark is no part of the first name; what is checked is the reader that `data` has."""
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog \r\n\r\n")
+    assert predictor_module._names(tmp_path / "names.txt", ["class 0", "class 1"]) == ["cat", "dog"]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from a2mamba.backbone import weights_of
 from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.images import MAX_PIXELS, image_mode, upright
+from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
 from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
@@ -450,16 +451,8 @@ def _names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]:
     """The names that were given, or the file's own."""
     if given is None:
         return own
-    names = _read_names(given) if isinstance(given, Path) else list(given)
+    names = read_lines(given) if isinstance(given, Path) else list(given)
     if len(names) != len(own):
         what = str(given) if isinstance(given, Path) else "classes="
         raise ValueError(f"{what} names {len(names)} classes, the model has {len(own)}")
     return names
-
-
-def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text; expected class names, one a line") from error
-    return [line.strip() for line in lines if line.strip()]
