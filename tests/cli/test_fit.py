@@ -13,7 +13,7 @@ from PIL import Image
 from a2mamba.detection import detector_config
 from a2mamba.recipes import ClassificationRun
 from a2mamba.recipes.fit import Wishes, choose_run, fitting_length
-from data.folders import FLAT, SEGMENTATION, class_folders, table
+from data.folders import SEGMENTATION, class_folders
 
 from .helpers import content, in_process
 
@@ -192,23 +192,6 @@ def test_a_layout_can_be_given(digits: Path) -> None:
     in_process("fit", digits, "--layout", "clas_folders").refused("did you mean 'class_folders'?")
     assert in_process("data", "check", digits, "--layout", "class_folders").status == 0
     assert in_process("data", "check", digits, "--layout", "csv").status == 2
-
-
-def test_a_table_and_masks_beside_images_train_and_are_evaluated(tmp_path: Path) -> None:
-    """Both hold a part out; evaluation of the checkpoint reads the same part."""
-    table(tmp_path / "kaggle")
-    FLAT["beside"](tmp_path / "scenes")
-    words = ("--scratch", "--device", "cpu", "--quiet", "--json", "--epochs", "1", "data.workers=0")
-    classes = in_process("fit", tmp_path / "kaggle", *words, "--model", "a2mamba_test", "--out", tmp_path / "a")
-    assert classes.status == 0, classes
-    found = in_process("eval", "--checkpoint", tmp_path / "a" / "checkpoints" / "last.pt", "--json")
-    assert found.json["images"] == 2, found
-    assert found.json["top1"] == classes.json["last"]["ema_top1"]
-    scenes = in_process("fit", tmp_path / "scenes", *words, "--model", "segman_v2_test", "--out", tmp_path / "b")
-    assert scenes.status == 0, scenes
-    assert "images with masks beside them (*_mask)" in scenes.err
-    found = in_process("eval", "--checkpoint", tmp_path / "b" / "checkpoints" / "last.pt", "--json")
-    assert found.json["miou"] == scenes.json["last"]["miou"]
 
 
 def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from a2mamba.data import DetectionAnnotations, check_dataset
+from a2mamba.data import DetectionAnnotations, check_dataset, recognize
 from a2mamba.data.detection import find_detection
 from a2mamba.data.detection.readers import READERS
 from data.helpers import error_line, write_image
@@ -43,10 +43,10 @@ def made(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def read(root: Path, split: str = "train", **options: Any) -> DetectionAnnotations:
+def read(root: Path, split: str | None = None, **options: Any) -> DetectionAnnotations:
     source = find_detection(root)
     assert source is not None
-    return source.read(split, **options)
+    return source.read(split or source.train_split, **options)
 
 
 def corners(found: DetectionAnnotations, image: int = 0) -> list[list[float]]:
@@ -58,10 +58,11 @@ def test_boxes_labels_and_masks(made: Callable[[str], Path], layout: str) -> Non
     pytest.importorskip("faster_coco_eval")
     found = read(made(layout))
     assert [category.name for category in found.categories] == ["cat", "dog"]
-    assert found.labels.tolist() == [1, 2, 1]
-    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+    splits = 2 if LAYOUTS[layout].one_split else 1
+    assert found.labels.tolist() == [1, 2, 1] * splits
+    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2 * splits
     assert corners(found) == [[10, 5, 30, 25], [13, 8, 33, 28]]
-    assert found.areas.tolist() == pytest.approx([400] * 3, rel=1e-3)
+    assert found.areas.tolist() == pytest.approx([400] * 3 * splits, rel=1e-3)
     if LAYOUTS[layout].masks:
         mask = found.mask(0)
         assert mask.shape == (HEIGHT, WIDTH)
@@ -90,6 +91,23 @@ def test_labels_fit_those_of_training(made: Callable[[str], Path]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- YOLO
+
+
+def test_a_place_that_a_list_of_folders_names_in_vain(made: Callable[[str], Path]) -> None:
+    root = made("yolo_lists")
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("b/images", "d/images"))
+    error_line(lambda: recognize(root), "data.yaml: train names d/images, which is not there")
+
+
+def test_lists_of_images_among_folders(made: Callable[[str], Path]) -> None:
+    """Paths in lists are of another machine, and an image that two places name is one image."""
+    root = made("yolo_lists")
+    (root / "b.txt").write_text("/content/set/b/images/t b.png\r\n./a/images/t a.png\n")
+    (root / "data.yaml").write_text("train: [a/images, b.txt]\nval: val.txt\nnames: [cat, dog]\n")
+    found = read(root)
+    assert found.file_names == ("a/images/t a.png", "b/images/t b.png")
+    assert found.labels.tolist() == [1, 2, 1]
 
 
 def label_file(root: Path) -> Path:
