@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -305,9 +307,48 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert rectangles.segmentations is None
 
 
+def png(pixels: np.ndarray) -> str:
+    """A mask as LabelMe stores it: a PNG in base64."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def test_labelme_masks(tmp_path: Path) -> None:
+    """Both points are inside: columns 5 to 8, rows 3 to 5. Masks of one group are one object."""
+    pytest.importorskip("faster_coco_eval")
+    part = np.ones((3, 4), dtype=bool)
+    part[0, 0] = False
+    root = one_labelme(
+        tmp_path,
+        shape("mask", [[5, 3], [8, 5]], mask=png(part)),
+        shape("mask", [[5, 3], [8, 5]], mask=png(part.astype(np.uint8)), group_id=1),
+        shape("mask", [[20, 30], [21, 30]], mask=png(np.ones((1, 2), dtype=bool)), group_id=1),
+    )
+    found = read(root)
+    assert corners(found) == [[5, 3, 9, 6], [5, 3, 22, 31]]
+    assert found.areas.tolist() == [11, 13]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[3:6, 5:9] = part
+    assert np.array_equal(found.mask(0), expected)
+    expected[30, 20:22] = 1
+    assert np.array_equal(found.mask(1), expected)
+    source = find_detection(root)
+    assert source is not None
+    assert source.masks
+
+
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
+        (shape("mask", [[5, 3], [8, 5]]), ["has a mask that cannot be decoded: the file is empty"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="?"), ["has a mask that is not base64"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="JVBERi0xLjcK"), ["cannot be decoded: a PDF file"]),
+        (
+            shape("mask", [[5, 3], [8, 5]], mask=png(np.ones((2, 2), bool))),
+            ["of of 2 x 2 pixels, and points for 4 x 3"],
+        ),
+        (shape("mask", [[58, 3], [61, 5]], mask=png(np.ones((3, 4), bool))), ["lies outside of its image"]),
         ("x", ["shape 1 is str"]),
         ({"label": None, "points": [[1, 1]]}, ["shape 1 has the label None"]),
         (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),

@@ -21,7 +21,13 @@ import numpy as np
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
-from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
+from a2mamba.data.detection.readers.shapes import (
+    Box,
+    area_of_polygons,
+    box_of_corners,
+    box_of_polygons,
+    runs_of_part,
+)
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
 from a2mamba.data.splits import split_role
@@ -177,15 +183,10 @@ def _mask(shape: Element, height: int, width: int) -> tuple[Box, float, Any]:
         runs = [int(value) for value in shape.get("rle", "").split(",")]
     except ValueError:
         runs = [-1]
-    inside = 0 <= left <= left + w <= width and 0 <= top <= top + h <= height
-    if not inside or min(runs) < 0 or sum(runs) != w * h:
-        raise ValueError(f"has run lengths that do not fill its {w} x {h} pixels, or lies outside of its image")
-    part = np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs).reshape(h, w)
-    whole = np.zeros((height, width), dtype=np.uint8)
-    whole[top : top + h, left : left + w] = part
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], whole.ravel(order="F")))))
-    counts = np.diff(np.concatenate(([0], edges, [whole.size]))).tolist()
-    return (left, top, w, h), float(part.sum()), {"size": [height, width], "counts": counts}
+    if min(runs) < 0 or sum(runs) != w * h:
+        raise ValueError(f"has run lengths that do not fill its {w} x {h} pixels")
+    part = np.repeat(np.arange(len(runs)) & 1, runs).reshape(h, w)
+    return (left, top, w, h), float(part.sum()), runs_of_part(part, left, top, height, width)
 
 
 def _is_cvat(file: Path) -> bool:
