@@ -165,7 +165,7 @@ class AnnotationBuilder:
         self._table = _Table()
 
     def add_image(self, image_id: int, name: str, height: int, width: int) -> int:
-        """Append an image and return its number, which `add_object` takes; a file that was there before is a problem."""
+        """Append an image and return its number, which `add_object` takes; a file that comes twice is a problem."""
         if name in self._known:
             self.problem("file listed twice", f"{name} is more than one image, each with a part of the objects on it")
         self._known.add(name)

@@ -24,6 +24,7 @@ from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses
 
 _FAR = 64  # numbers beyond this, with more gaps than labels below them, are levels
 _MOST_LEVELS = 32
+_MOST_UNNAMED = 150  # as many as ADE20K has; who has more has a list of them
 _SMOOTH_EDGES = 0.1  # largest share of pixels between the two ends
 _MOST_COLORS = 40
 
@@ -134,11 +135,12 @@ def _refuse_smoothed(survey: Survey, counted: list[int], count: int | None, wher
             f"the masks in {where} are JPEG files, which change numbers a little (they hold {len(counted)}): what was "
             f"which class is lost; export them as PNG"
         )
-    if count is None and len(counted) > _MOST_LEVELS and 2 * len(counted) <= max(counted) + 1:
+    gaps = len(counted) > _MOST_LEVELS and 2 * len(counted) <= max(counted) + 1
+    if count is None and (gaps or len(counted) > _MOST_UNNAMED):
         raise ValueError(
-            f"the masks in {where} hold {len(counted)} numbers from {min(counted)} to {max(counted)}, with gaps: they "
-            f"were smoothed, resized or saved as JPEG, or are photos; export them with one number for each class, or "
-            f"state the numbers of the classes with data.label_values=0,128,255"
+            f"the masks in {where} hold {len(counted)} numbers from {min(counted)} to {max(counted)}: they were "
+            f"smoothed, resized or saved as JPEG, or are photos; export them with one number for each class, or write "
+            f"the names of so many classes to {CLASS_NAMES_FILE}"
         )
 
 
