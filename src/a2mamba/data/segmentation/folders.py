@@ -18,7 +18,7 @@ from pathlib import Path
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import is_hidden
-from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout, list_files
+from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout
 from a2mamba.data.splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, find_splits
 
 _IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "original", "originals", "input", "inputs", "rgb")
@@ -177,9 +177,21 @@ def _has_labels(folder: Path) -> bool:
 
 
 def _some_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
-    """Files in a folder, or below it where it holds none itself; at most some thousands."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        direct = [e.name for e in islice(entries, _LOOKED_AT) if e.name.lower().endswith(extensions)]
-    return direct or list_files(folder, extensions, most=_LOOKED_AT)[:_LOOKED_AT]
+    """Files in a folder, or below it where it holds none itself; of some thousands in each, at most."""
+    found: list[str] = []
+    places = [""]
+    for place in places:  # which grows
+        if not (folder / place).is_dir() or len(places) > _LOOKED_AT:
+            break
+        with os.scandir(folder / place) as entries:
+            for entry in islice(entries, _LOOKED_AT):
+                name = f"{place}{entry.name}"
+                if is_hidden(entry.name):
+                    continue
+                if entry.name.lower().endswith(extensions):
+                    found.append(name)
+                elif entry.is_dir():
+                    places.append(f"{name}/")
+        if found and (not place or len(found) >= _LOOKED_AT):
+            break
+    return found

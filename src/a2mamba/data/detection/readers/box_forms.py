@@ -55,5 +55,5 @@ def _inside(values: np.ndarray, limits: np.ndarray, form: str, *, slack: float) 
         first, second = first - second / 2, first + second / 2
     width_and_height = limits[:, ::-1]
     more = slack * width_and_height + _NEAR
-    inside: np.ndarray = ((first >= -more) & (second <= width_and_height + more) & (first <= second)).all(axis=1)
-    return inside
+    fits = (first >= -more) & (second <= width_and_height + more) & (first <= second)
+    return fits[:, 0] & fits[:, 1]
