@@ -1,6 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# Two processes of one thread: small operations do not gain from two. A process that has no test left takes half of the
+# other's, from the end; until then neighbors stay together, and so share what they prepare.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .PHONY: .venv demo demo-detect test test-slow test-all test-lowest check bench bench-gpu clean
 
@@ -23,11 +26,11 @@ demo-detect: $(VENV)/.installed
 
 # The small form of every check; CI runs it first.
 test: check
-	$(RUN)/python -m pytest
+	$(PYTEST)
 
-# What is marked `slow`: the full-size forms.
+# What is marked `slow`: the full-size forms. OPTIONS are for pytest.
 test-slow: $(VENV)/.installed
-	$(RUN)/python -m pytest -m slow
+	$(PYTEST) -m slow $(OPTIONS)
 
 test-all: test test-slow
 
