@@ -29,16 +29,24 @@ Outcome = Literal["passed", "failed", "skipped"]
 
 ANY_MODEL = {
     "test_reset_classifier_keeps_pool",
-    "test_features_only_grad_checkpointing_backward",
     "test_prune_intermediate_layers_params_used",
     "test_prune_to_stem_feature",
     "test_head_hidden_size",
 }
 """Tests of a few named models that ask what holds for every model; we put our names in their place."""
 
+_WEIGHTS = "downloads weights"
+_SCRIPT = "TorchScript, which PyTorch deprecates, reads neither our annotations nor operators"
+_FX = "torch.fx follows no decision on a shape; what follows them is torch.export"
+
 NOT_APPLICABLE = {
-    "test_model_load_pretrained": "downloads weights; timm leaves it out in its CI, too",
-    "test_model_features_pretrained": "downloads weights; timm leaves it out in its CI, too",
+    "test_model_load_pretrained": _WEIGHTS,
+    "test_model_features_pretrained": _WEIGHTS,
+    "test_model_forward_torchscript": _SCRIPT,
+    "test_model_forward_fx_torchscript": _SCRIPT,
+    "test_model_forward_fx": _FX,
+    "test_model_backward_fx": _FX,
+    "test_features_only_grad_checkpointing_backward": "timm's FeatureGetterNet has no set_grad_checkpointing",
 }
 """Test -> why it is not run."""
 

@@ -28,7 +28,7 @@ REGISTERED: dict[str, Variant] = {}
 """Every registered backbone, in the order of registration."""
 
 _DEFAULTS = [p.name for p in inspect.signature(build_model_with_cfg).parameters.values() if p.default is not p.empty]
-BUILDER_OPTIONS = ("features_only", "out_indices", "scriptable", *_DEFAULTS)
+BUILDER_OPTIONS = ("features_only", "out_indices", "feature_cls", "scriptable", *_DEFAULTS)
 """Keywords that timm's builder takes out before the model's own; newer ones have more."""
 
 
@@ -110,7 +110,7 @@ def _build(
     """Build a variant through timm's builder, which loads weights and wraps feature extractors.
 
     Raises:
-        ValueError: for an unknown keyword, naming the nearest valid one.
+        TypeError: for an unknown keyword, naming the nearest valid one.
         WeightsUnavailableError: if weights are asked for and cannot be downloaded.
     """
     sizes = {field.name for field in fields(Variant)}
@@ -118,7 +118,7 @@ def _build(
     for key in arguments:
         if key not in known:
             hint = did_you_mean(key, known, otherwise=f"valid options: {', '.join(sorted(known))}")
-            raise ValueError(f"{name}: unknown option {key!r}; {hint}")
+            raise TypeError(f"{name}: unknown option {key!r}; {hint}")
     design = replace(variant, **{key: value for key, value in arguments.items() if key in sizes})
 
     def construct(**options: Any) -> PyramidT:
