@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from a2mamba.data import DetectionAnnotations, check_dataset
+from a2mamba.data import DetectionAnnotations, check_dataset, recognize
 from a2mamba.data.detection import find_detection
 from a2mamba.data.detection.readers import READERS
 from data.helpers import error_line, write_image
@@ -43,10 +45,10 @@ def made(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def read(root: Path, split: str = "train", **options: Any) -> DetectionAnnotations:
+def read(root: Path, split: str | None = None, **options: Any) -> DetectionAnnotations:
     source = find_detection(root)
     assert source is not None
-    return source.read(split, **options)
+    return source.read(split or source.train_split, **options)
 
 
 def corners(found: DetectionAnnotations, image: int = 0) -> list[list[float]]:
@@ -58,10 +60,11 @@ def test_boxes_labels_and_masks(made: Callable[[str], Path], layout: str) -> Non
     pytest.importorskip("faster_coco_eval")
     found = read(made(layout))
     assert [category.name for category in found.categories] == ["cat", "dog"]
-    assert found.labels.tolist() == [1, 2, 1]
-    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+    splits = 2 if LAYOUTS[layout].one_split else 1
+    assert found.labels.tolist() == [1, 2, 1] * splits
+    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2 * splits
     assert corners(found) == [[10, 5, 30, 25], [13, 8, 33, 28]]
-    assert found.areas.tolist() == pytest.approx([400] * 3, rel=1e-3)
+    assert found.areas.tolist() == pytest.approx([400] * 3 * splits, rel=1e-3)
     if LAYOUTS[layout].masks:
         mask = found.mask(0)
         assert mask.shape == (HEIGHT, WIDTH)
@@ -90,6 +93,23 @@ def test_labels_fit_those_of_training(made: Callable[[str], Path]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- YOLO
+
+
+def test_a_place_that_a_list_of_folders_names_in_vain(made: Callable[[str], Path]) -> None:
+    root = made("yolo_lists")
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("b/images", "d/images"))
+    error_line(lambda: recognize(root), "data.yaml: train names d/images, which is not there")
+
+
+def test_lists_of_images_among_folders(made: Callable[[str], Path]) -> None:
+    """Paths in lists are of another machine, and an image that two places name is one image."""
+    root = made("yolo_lists")
+    (root / "b.txt").write_text("/content/set/b/images/t b.png\r\n./a/images/t a.png\n")
+    (root / "data.yaml").write_text("train: [a/images, b.txt]\nval: val.txt\nnames: [cat, dog]\n")
+    found = read(root)
+    assert found.file_names == ("a/images/t a.png", "b/images/t b.png")
+    assert found.labels.tolist() == [1, 2, 1]
 
 
 def label_file(root: Path) -> Path:
@@ -287,9 +307,48 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert rectangles.segmentations is None
 
 
+def png(pixels: np.ndarray) -> str:
+    """A mask as LabelMe stores it: a PNG in base64."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def test_labelme_masks(tmp_path: Path) -> None:
+    """Both points are inside: columns 5 to 8, rows 3 to 5. Masks of one group are one object."""
+    pytest.importorskip("faster_coco_eval")
+    part = np.ones((3, 4), dtype=bool)
+    part[0, 0] = False
+    root = one_labelme(
+        tmp_path,
+        shape("mask", [[5, 3], [8, 5]], mask=png(part)),
+        shape("mask", [[5, 3], [8, 5]], mask=png(part.astype(np.uint8)), group_id=1),
+        shape("mask", [[20, 30], [21, 30]], mask=png(np.ones((1, 2), dtype=bool)), group_id=1),
+    )
+    found = read(root)
+    assert corners(found) == [[5, 3, 9, 6], [5, 3, 22, 31]]
+    assert found.areas.tolist() == [11, 13]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[3:6, 5:9] = part
+    assert np.array_equal(found.mask(0), expected)
+    expected[30, 20:22] = 1
+    assert np.array_equal(found.mask(1), expected)
+    source = find_detection(root)
+    assert source is not None
+    assert source.masks
+
+
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
+        (shape("mask", [[5, 3], [8, 5]]), ["has a mask that cannot be decoded: the file is empty"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="?"), ["has a mask that is not base64"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="JVBERi0xLjcK"), ["cannot be decoded: a PDF file"]),
+        (
+            shape("mask", [[5, 3], [8, 5]], mask=png(np.ones((2, 2), bool))),
+            ["of of 2 x 2 pixels, and points for 4 x 3"],
+        ),
+        (shape("mask", [[58, 3], [61, 5]], mask=png(np.ones((3, 4), bool))), ["lies outside of its image"]),
         ("x", ["shape 1 is str"]),
         ({"label": None, "points": [[1, 1]]}, ["shape 1 has the label None"]),
         (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),

@@ -75,7 +75,7 @@ def check_detection(found: Recognized, progress: Progress | None = None) -> Data
         else:
             problems += [f"{split}: {text}" for text in _category_problems(first[1], annotations, first[0])]
     problems += seen.problems()
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems)
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
 def _read(source: DetectionSource, split: str, problems: list[str]) -> DetectionAnnotations | None:

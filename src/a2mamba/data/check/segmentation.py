@@ -73,7 +73,8 @@ def check_segmentation(found: Recognized, progress: Progress | None = None) -> D
         unseen = [label for label, count in shown.items() if count == 0]
         if results and unseen and split in wanted:
             problems.append(f"{split}: {len(unseen)} of {len(found.classes)} classes are never seen: {some(unseen)}")
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), [*problems, *seen.problems()])
+    problems += seen.problems()
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
 def inspect_pair(pair: SegmentationPair, label_map: AnyLabelMap) -> PairFacts:

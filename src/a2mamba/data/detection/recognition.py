@@ -10,7 +10,10 @@ from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.image_files import images_below, read_header
 from a2mamba.data.recognized import Recognized
 
-_PLACES = ("root", "layout", "train_images", "train_annotations", "val_images", "val_annotations", "masks", "holdout")
+_PLACES = (
+    *("root", "layout", "train_images", "train_annotations", "train_subset"),
+    *("val_images", "val_annotations", "val_subset", "masks", "holdout"),
+)
 _HEADERS = 64  # image files whose sizes are looked at
 
 

@@ -167,13 +167,23 @@ def _require(folder: Path, root: Path, layout: SegmentationLayout) -> None:
         )
 
 
-def list_files(folder: Path, extensions: Iterable[str]) -> list[str]:
-    """Files below a folder, relative to it, with "/" between; hidden files and folders are left out."""
+def list_files(folder: Path, extensions: Iterable[str], *, most: int | None = None) -> list[str]:
+    """Files below a folder, relative to it, with "/" between; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        extensions: of the files, in lower case; the comparison ignores case.
+        most: end after that many files of any kind; None: look at all.
+    """
     endings = tuple(extensions)
     found = []
+    seen = 0
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         above = Path(place).relative_to(folder).as_posix()
         prefix = "" if above == "." else f"{above}/"
         found += [prefix + name for name in names if not name.startswith(".") and name.lower().endswith(endings)]
+        seen += len(names)
+        if most is not None and seen >= most:
+            break
     return found

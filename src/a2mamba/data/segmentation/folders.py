@@ -181,4 +181,4 @@ def _some_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         direct = [e.name for e in islice(entries, _LOOKED_AT) if e.name.lower().endswith(extensions)]
-    return direct or list_files(folder, extensions)[:_LOOKED_AT]
+    return direct or list_files(folder, extensions, most=_LOOKED_AT)[:_LOOKED_AT]

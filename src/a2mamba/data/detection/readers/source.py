@@ -15,10 +15,14 @@ _SAMPLE = 2000
 
 
 class SplitPlaces(NamedTuple):
-    """Where one split lies: the folder of its images, and the file or folder of its annotations."""
+    """Where one split lies: the folder of its images, and the file or folder of its annotations.
+
+    subset: what the split is called inside of a file that holds several.
+    """
 
     images: Path
     annotations: Path
+    subset: str = ""
 
 
 class ReadSplit(Protocol):
