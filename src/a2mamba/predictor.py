@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from a2mamba.backbone import weights_of
+from a2mamba.backbone import read_file, weights_of
 from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
@@ -40,6 +40,7 @@ from a2mamba.tasks import (
     task_of,
     task_of_network,
 )
+from a2mamba.weights import fetch_weights, find_weights
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """A file, folder or glob; an image; uint8 (H, W, C) or (H, W); uint8 (C, H, W)"""
@@ -311,6 +312,7 @@ def load(
     source: str | Path,
     *,
     name: str | None = None,
+    pretrained: str | None = None,
     classes: Sequence[str] | Path | None = None,
     device: str = "auto",
     precision: PrecisionName = "float32",
@@ -324,6 +326,8 @@ def load(
         source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
             saved, with ``name``; or the name of a network whose weights are released, which are downloaded once.
         name: of the network, where the file does not say.
+        pretrained: name of the data set whose released weights are meant, where ``source`` is a network that has
+            several: "ade20k", "cityscapes" or "coco_stuff" for ``segman_*``.
         classes: names in index order, or a file of them, one a line; by default those of the file, or numbers.
         device: "cpu", "cuda", ...; "auto" is a GPU where there is one.
         precision: of the forward pass.
@@ -345,7 +349,11 @@ def load(
         task_of_network(name)  # says which one is nearest
     networks = [network for task in TASKS.values() for network in task.networks()]
     released = name is None and not path.exists() and str(source) in networks
-    found = _released(str(source), place) if released else _stored(path, name, place)
+    if pretrained is not None and not released:
+        raise ValueError(
+            f"pretrained={pretrained!r} is for the name of a network, and {source} is none: a2mamba models"
+        )
+    found = _released(str(source), pretrained, place) if released else _stored(path, name, place)
     return Predictor(
         found.model,
         found.run,
@@ -366,11 +374,14 @@ class _Loaded(NamedTuple):
     best: Mapping[str, Any] | None = None
 
 
-def _released(name: str, device: str) -> _Loaded:
+def _released(name: str, dataset: str | None, device: str) -> _Loaded:
     """A network with the weights that were released of it."""
+    weights = find_weights(name, dataset)
     task = task_of_network(name)
-    run, classes = task.run_of_network(name, pretrained=True), _numbers(task.released_classes)
-    return _Loaded(task.build_model(run, classes).eval().to(device), run, classes, "released weights")
+    run, classes = task.run_of_released(weights)
+    path = fetch_weights(weights)
+    model, report = task.load_model(run, read_file(path), classes, name=str(path), device=device)
+    return _Loaded(model, run, classes, f"{report}; released for {weights.dataset}, {weights.license}")
 
 
 def _stored(path: Path, name: str | None, device: str) -> _Loaded:

@@ -16,6 +16,7 @@ from a2mamba.near_names import did_you_mean
 COMMANDS = {
     "doctor": "versions, devices, and which backend each operator uses and why",
     "models": "the backbones: sizes, accuracy, weights",
+    "weights": "the released weights: task, data set, accuracy, license, address",
     "info": "parameters, multiply-accumulates and feature maps of a model",
     "data": "write the embedded data, or check a data set",
     "train": "train a recipe",
