@@ -74,7 +74,7 @@ def _from_hub(weights: ReleasedWeights, source: HubFile, cache_dir: str | Path |
         except OSError as error:  # what the hub raises, requests' errors among it, is all of this kind
             raise _unavailable(weights, type(error).__name__) from error
         except Exception as error:  # newer hubs speak by httpx, whose errors are of no kind that older ones have
-            if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):
+            if not type(error).__module__.startswith("http"):
                 raise
             raise _unavailable(weights, type(error).__name__) from error
 
