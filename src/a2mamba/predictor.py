@@ -27,9 +27,9 @@ from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
+from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar
 from a2mamba.files import replace_text
-from a2mamba.recipes import read_checkpoint
+from a2mamba.recipes import describe, read_checkpoint, read_run
 from a2mamba.tasks import (
     TASKS,
     AnyRun,
@@ -251,7 +251,7 @@ class Predictor:
             path: the file.
             format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
             size: height and width that the file is for; None: those of training.
-            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            output: "logits", "class_map" (segmentation), "features" or "detections"; None: what the task predicts with.
             pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
             images: to compare on, beside random ones; they are squashed to the size.
             tolerance: largest difference, see `a2mamba.export.export_model`.
@@ -279,7 +279,13 @@ class Predictor:
             pixels=pixels,
             images=compared,
             tolerance=tolerance,
-            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
+            about={
+                "model": self.run.model.name,
+                "task": self.task,
+                "weights": self.report,
+                "best": self.best,
+                "run": json.loads(describe(self.run, "", self.classes)),
+            },
         )
 
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -322,7 +328,8 @@ def load(
 
     Args:
         source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
-            saved, with ``name``; or the name of a network whose weights are released, which are downloaded once.
+            saved, with ``name``; the name of a network whose weights are released, which are downloaded once; or an
+            .onnx or .xml file that `Predictor.export` wrote, run on the CPU by its runtime.
         name: of the network, where the file does not say.
         classes: names in index order, or a file of them, one a line; by default those of the file, or numbers.
         device: "cpu", "cuda", ...; "auto" is a GPU where there is one.
@@ -341,11 +348,16 @@ def load(
     place, path = choose_device(device), Path(source)
     if path.is_dir():
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if name is not None:
-        task_of_network(name)  # says which one is nearest
-    networks = [network for task in TASKS.values() for network in task.networks()]
-    released = name is None and not path.exists() and str(source) in networks
-    found = _released(str(source), place) if released else _stored(path, name, place)
+    if path.suffix in SUFFIXES:
+        if name is not None or device not in ("auto", "cpu") or precision != "float32":
+            raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+        place, found = "cpu", _exported(path)
+    else:
+        if name is not None:
+            task_of_network(name)  # says which one is nearest
+        networks = [network for task in TASKS.values() for network in task.networks()]
+        released = name is None and not path.exists() and str(source) in networks
+        found = _released(str(source), place) if released else _stored(path, name, place)
     return Predictor(
         found.model,
         found.run,
@@ -371,6 +383,13 @@ def _released(name: str, device: str) -> _Loaded:
     task = task_of_network(name)
     run, classes = task.run_of_network(name, pretrained=True), _numbers(task.released_classes)
     return _Loaded(task.build_model(run, classes).eval().to(device), run, classes, "released weights")
+
+
+def _exported(path: Path) -> _Loaded:
+    """The file itself in the network's place."""
+    sidecar = read_sidecar(path)
+    trained = read_run(json.dumps(sidecar.run), str(path.with_suffix(".json")))
+    return _Loaded(open_exported(path, sidecar), trained.run, trained.classes, f"{sidecar.format} file", sidecar.best)
 
 
 def _stored(path: Path, name: str | None, device: str) -> _Loaded:

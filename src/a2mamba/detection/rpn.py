@@ -106,7 +106,7 @@ class RegionProposals(nn.Module):
     def candidates(
         self, objectness: Tensor, regression: Tensor, anchors: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return what goes into the suppression: of each level the probabilities (B, k), best first, and boxes (B, k, 4).
+        """Return what goes into the suppression: of each level, probabilities (B, k), best first, and boxes (B, k, 4).
 
         Boxes may leave the image.
 

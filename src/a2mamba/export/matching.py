@@ -8,6 +8,9 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 
+NEAR = 0.01
+"""Detections of a class belong together only if scores, and boxes by the largest coordinate, differ less than this."""
+
 
 def detections_difference(found: Arrays, expected: Arrays, *, least_score: float, tolerance: float) -> float:
     """Return the largest difference of scores, of masks, and of boxes relative to the largest coordinate.
@@ -42,7 +45,7 @@ def _image_difference(a: Arrays, b: Arrays, least_score: float, tolerance: float
     apart = np.maximum(apart, np.abs(a["scores"][:, None] - b["scores"][None]))
     apart = np.where(a["labels"][:, None] == b["labels"][None], apart, np.inf).astype(np.float64)
     worst, rows, columns = 0.0, set(range(len(a["scores"]))), set(range(len(b["scores"])))
-    while apart.size and np.isfinite(apart.min()):  # the nearest pair belongs together
+    while apart.size and apart.min() < NEAR:
         i, j = (int(k) for k in np.unravel_index(apart.argmin(), apart.shape))
         worst = max(worst, float(apart[i, j]))
         if "masks" in b:

@@ -71,8 +71,8 @@ def export_model(
     """Write a network as a file for another runtime, run the file beside the network, and keep it if both agree.
 
     Args:
-        model: a classifier, feature extractor, segmenter or detector of ours in eval mode, float32; it is moved nowhere and not
-            changed. What can be folded at inference is folded in the file.
+        model: a classifier, feature extractor, segmenter or detector of ours in eval mode, float32; it is moved nowhere
+            and not changed. What can be folded at inference is folded in the file.
         path: the file. A JSON file of the same stem is written beside it, of OpenVINO a .bin file, too.
         size: height and width that the file is for. The batch is free.
         mean, std: of each channel, for values in [0, 1]: how images are normalized.
@@ -97,14 +97,14 @@ def export_model(
         raise ValueError("the model is in training mode; call model.eval() first")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size={size}: expected height and width in pixels")
+    output = outputs_of(model)[0] if output is None else output
     parameter = next(model.parameters())
     if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
         raise ValueError(f"the model is {parameter.dtype} on {parameter.device}; export takes float32 on the cpu")
-    output = outputs_of(model)[0] if output is None else output
     if isinstance(model, Detector) and any(side % model.config.size_divisor for side in size):
         raise ValueError(f"size={size}: a detector takes multiples of {model.config.size_divisor}, as it pads images")
     eager = Served(model, output, mean=mean, std=std, pixels=pixels)
-    fused = Served(fuse_for_inference(model), output, mean=mean, std=std, pixels=pixels, detect=tensor_detections)
+    fused = Served(_fused(model), output, mean=mean, std=std, pixels=pixels, detect=tensor_detections)
     writer.check_installed()
 
     random = np.random.default_rng(0)
@@ -160,6 +160,14 @@ def export_model(
     sidecar = path.with_suffix(".json")
     replace_text(sidecar, json.dumps(description, indent=2, ensure_ascii=False))
     return Exported(path, sidecar, comparison, description)
+
+
+def _fused(model: nn.Module) -> nn.Module:
+    """The network with everything folded that can be; itself, where there is nothing or it is folded already."""
+    try:
+        return fuse_for_inference(model)
+    except ValueError:
+        return model
 
 
 def _difference_of(model: nn.Module, outputs: Sequence[str], tolerance: float) -> Difference:
