@@ -28,10 +28,10 @@ from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
+from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar
 from a2mamba.files import replace_text
 from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder, upload_folder, write_folder
-from a2mamba.recipes import read_checkpoint
+from a2mamba.recipes import describe, parse_run, read_checkpoint
 from a2mamba.tasks import (
     TASKS,
     AnyRun,
@@ -257,7 +257,7 @@ class Predictor:
             path: the file.
             format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
             size: height and width that the file is for; None: those of training.
-            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            output: "logits", "class_map" (segmentation), "features" or "detections"; None: what the task predicts with.
             pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
             images: to compare on, beside random ones; they are squashed to the size.
             tolerance: largest difference, see `a2mamba.export.export_model`.
@@ -285,7 +285,13 @@ class Predictor:
             pixels=pixels,
             images=compared,
             tolerance=tolerance,
-            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
+            about={
+                "model": self.run.model.name,
+                "task": self.task,
+                "weights": self.report,
+                "best": self.best,
+                "run": json.loads(describe(self.run, "", self.classes)),
+            },
         )
 
     def save_pretrained(self, folder: Path | str, *, license: str | None = None) -> Path:
@@ -367,8 +373,9 @@ def load(
 
     Args:
         source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
-            saved, with ``name``; a folder of `Predictor.save_pretrained`, or one on the hub, as "hf-hub:user/name"; or
-            the name of a network whose weights are released, which are downloaded once.
+            saved, with ``name``; a folder of `Predictor.save_pretrained`, or one on the hub, as "hf-hub:user/name"; the
+            name of a network whose weights are released, which are downloaded once; or an .onnx or .xml file that
+            `Predictor.export` wrote, run on the CPU by its runtime.
         name: of the network, where the file does not say.
         pretrained: name of the data set whose released weights are meant, where ``source`` is a network that has
             several: "ade20k", "cityscapes" or "coco_stuff" for ``segman_*``.
@@ -389,15 +396,21 @@ def load(
     place, path = choose_device(device), _place(source)
     if path.is_dir() and not is_saved_folder(path):
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if name is not None:
-        task_of_network(name)  # says which one is nearest
-    networks = [network for task in TASKS.values() for network in task.networks()]
-    released = name is None and not path.exists() and str(source) in networks
+    released = name is None and not path.exists() and str(source) in _networks()
     if pretrained is not None and not released:
         raise ValueError(
             f"pretrained={pretrained!r} is for the name of a network, and {source} is none: a2mamba models"
         )
-    found = _released(str(source), pretrained, place) if released else _stored(path, name, place)
+    if released:
+        found = _released(str(source), pretrained, place)
+    elif path.suffix in SUFFIXES:
+        if name is not None or device not in ("auto", "cpu") or precision != "float32":
+            raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+        place, found = "cpu", _exported(path)
+    else:
+        if name is not None:
+            task_of_network(name)  # says which one is nearest
+        found = _stored(path, name, place)
     return Predictor(
         found.model,
         found.run,
@@ -409,6 +422,10 @@ def load(
         best=found.best,
         recipe=found.recipe,
     )
+
+
+def _networks() -> list[str]:
+    return [network for task in TASKS.values() for network in task.networks()]
 
 
 def _place(source: str | Path) -> Path:
@@ -435,6 +452,13 @@ def _released(name: str, dataset: str | None, device: str) -> _Loaded:
     path = fetch_weights(weights)
     model, report = task.load_model(run, read_file(path), classes, name=str(path), device=device)
     return _Loaded(model, run, classes, f"{report}; released for {weights.dataset}, {weights.license}")
+
+
+def _exported(path: Path) -> _Loaded:
+    """The file itself in the network's place."""
+    sidecar = read_sidecar(path)
+    trained = parse_run(sidecar.run, str(path.with_suffix(".json")))
+    return _Loaded(open_exported(path, sidecar), trained.run, trained.classes, f"{sidecar.format} file", sidecar.best)
 
 
 def _stored(path: Path, name: str | None, device: str) -> _Loaded:

@@ -234,13 +234,9 @@ class Task(ABC, Generic[RunT, ModelT]):
     def transform(self, run: RunT) -> Callable[[Image.Image], Tensor]:
         """Return what makes an image ready for the network: an image -> (C, H, W), float32."""
 
+    @abstractmethod
     def network_input(self, run: RunT) -> NetworkInput:
-        """Return the images that a run's network takes, for a file that is exported.
-
-        Raises:
-            ValueError: networks of this task cannot be exported.
-        """
-        raise ValueError(f"networks for {self.name} cannot be exported yet; export a classifier or a segmenter")
+        """Return the images that a run's network takes, for a file that is exported."""
 
     def channels(self, run: RunT) -> int:
         """Return the number of channels that images are read with: 1, 3 or 4."""
