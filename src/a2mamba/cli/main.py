@@ -22,6 +22,7 @@ COMMANDS = {
     "fit": "look at a folder of images, choose a recipe, train",
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify, segment or find objects in images",
+    "explain": "what a network looks at: attention, states, Grad-CAM, features, receptive field",
     "export": "a network as a file for ONNX Runtime, OpenVINO or torch.export",
     "bench": "speed and memory of models, timm's beside ours in one run",
     "paper": "the tables of the paper, our numbers beside them",
