@@ -38,6 +38,7 @@ from a2mamba.tasks import (
     Prediction,
     PredictionOptions,
     SourceImage,
+    View,
     refuse_options,
     task_of,
     task_of_network,
@@ -331,6 +332,22 @@ class Predictor:
     def from_pretrained(cls, source: str | Path, *, device: str = "auto") -> Predictor:
         """Do what `load` does for a saved folder, or for a repository of the hub, "user/name"."""
         return load(source if Path(source).is_dir() else f"{HUB_PREFIX}{source}", device=device)
+
+    def view(self, image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> View:
+        """Return what the network sees of one image: what `a2mamba.explain` takes, and the same for people.
+
+        Args:
+            image: as `predict`, one.
+            max_pixels: as `predict`.
+
+        Raises:
+            UndecodableImageError: it cannot be read.
+            ValueError: not one image.
+        """
+        sources = list(self._sources(image, max_pixels))
+        if len(sources) != 1:
+            raise ValueError(f"{len(sources)} images: expected one")
+        return self._task.view(self.run, self.model, sources[0].load(), device=self.device)
 
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""

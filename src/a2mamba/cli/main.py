@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify, segment or find objects in images",
     "hub": "a network as a folder for timm, transformers and the Hugging Face hub",
+    "explain": "what a network looks at: attention, states, Grad-CAM, features, receptive field",
     "export": "a network as a file for ONNX Runtime, OpenVINO or torch.export",
     "bench": "speed and memory of models, timm's beside ours in one run",
     "paper": "the tables of the paper, our numbers beside them",

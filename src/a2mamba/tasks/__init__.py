@@ -33,6 +33,7 @@ from a2mamba.tasks.segmentation import (
     SegmenterConfig,
 )
 from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
+from a2mamba.tasks.view import View
 
 AnyRun = ClassificationRun | SegmentationRun | DetectionRun
 
@@ -105,6 +106,7 @@ __all__ = [
     "SystemConfig",
     "Task",
     "TrainingRun",
+    "View",
     "refuse_options",
     "task_of",
     "task_of_network",

@@ -21,6 +21,7 @@ from a2mamba.tasks.batches import BatchPlan, plan_for_device
 from a2mamba.tasks.evaluation import Evaluation
 from a2mamba.tasks.prediction import Prediction, PredictionOptions, SourceImage
 from a2mamba.tasks.run import TrainingRun
+from a2mamba.tasks.view import View
 from a2mamba.weights import ReleasedWeights
 
 RunT = TypeVar("RunT", bound=TrainingRun)
@@ -245,6 +246,10 @@ class Task(ABC, Generic[RunT, ModelT]):
     def palette(self, run: RunT, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the color of each class, red, green and blue; empty where classes are not told by colors."""
         return ()
+
+    @abstractmethod
+    def view(self, run: RunT, model: ModelT, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return what a network, in eval mode, sees of an image when it predicts; of several passes, the first."""
 
     @abstractmethod
     def predict(

@@ -32,6 +32,7 @@ from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
 from a2mamba.weights import ReleasedWeights
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
@@ -209,6 +210,10 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""
         return run.data.in_chans
+
+    def view(self, run: ClassificationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the crop that evaluation looks at."""
+        return view_of_batch(self.transform(run)(image)[None].to(device), run.data.mean, run.data.std)
 
     def predict(
         self,

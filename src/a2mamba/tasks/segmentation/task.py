@@ -29,7 +29,7 @@ from a2mamba.data import (
 )
 from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
-from a2mamba.segmentation.inference import SCALES, find_test_mode
+from a2mamba.segmentation.inference import SCALES, find_test_mode, network_inputs
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
@@ -41,6 +41,7 @@ from a2mamba.weights import ReleasedWeights
 _GLOBAL_BIASES = ("global_attention.bias", "token_mixer.rpb.1")
 """Ends of names of the global attention's bias (heads, tokens, tokens): ours, and SegMAN's released one."""
 _LAST_STRIDE = 32
+from a2mamba.tasks.view import View, view_of_batch
 
 _FOLDER = 1_000, 2
 """Images and classes of a folder of one's own, for a dry run without it."""
@@ -232,6 +233,11 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""
         return segmentation_palette(run.data.layout, len(classes))
+
+    def view(self, run: SegmentationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the whole image at the first size of the test mode, also where that looks through windows."""
+        mean, std = run.data.mean, run.data.std
+        return view_of_batch(next(network_inputs(pil_to_tensor(image).to(device), run.test, mean, std)), mean, std)
 
     def predict(
         self,
