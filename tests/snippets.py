@@ -148,7 +148,9 @@ def run_document(
     document: Path, program: list[Block], prepared: Path, folder: Path, *, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run blocks of a document in a copy of the prepared folder; stdout and stderr together say what happened."""
-    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns("hub"), dirs_exist_ok=True)
+    trains = any("a2mamba train digits" in block.text for block in program)
+    made = ["hub", "runs"] if trains else ["hub"]  # a run is not made where one is
+    shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns(*made), dirs_exist_ok=True)
     shim = folder / "bin" / "a2mamba"
     shim.parent.mkdir()
     shim.write_text(f"#!{sys.executable}\nimport snippets\nsnippets.smaller_command()\n")
@@ -186,5 +188,5 @@ def smaller_command() -> None:
         shutil.copytree("data", words[2], dirs_exist_ok=True)
         sys.exit()
     for published, part in PUBLISHED.items():
-        words = [word.replace(published, f"data/{part}") for word in words]
+        words = [re.sub(rf"(^|=){published}\b", rf"\1data/{part}", word) for word in words]
     sys.exit(main([*words, *SMALLER.get(words[0], ())]))

@@ -99,9 +99,10 @@ def leads_somewhere(target: Path) -> bool:
     if target.exists() or target in GENERATED:
         return True
     code = ROOT / "docs" / "code"
-    return target.is_relative_to(code) and (
-        ROOT / "src" / "a2mamba" / target.relative_to(code).with_suffix("") / "README.md"
-    ).exists()
+    return (
+        target.is_relative_to(code)
+        and (ROOT / "src" / "a2mamba" / target.relative_to(code).with_suffix("") / "README.md").exists()
+    )
 
 
 def test_the_readme_stands_alone() -> None:

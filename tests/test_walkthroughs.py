@@ -58,15 +58,14 @@ a2mamba is not run here
 
 
 def test_documents_were_found() -> None:
-    assert FAST <= RUN.keys()
+    assert RUN.keys() >= FAST
     assert {"README.md", "docs/first.md", "docs/classification.md"} <= RUN.keys()
 
 
 def test_every_reason_is_needed() -> None:
-    unused = set(NOT_RUN) - {
-        text for document in DOCUMENTS for block in blocks(document.read_text()) for text in NOT_RUN if text in block.text
-    }
-    assert unused == set()
+    shown = [block.text for document in DOCUMENTS for block in blocks(document.read_text())]
+    unused = [reason for reason in NOT_RUN if not any(reason in text for text in shown)]
+    assert unused == []
 
 
 def test_a_failure_is_seen(empty: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from a2mamba.cli.main import COMMANDS, main
 
 INTRODUCTION = """# Commands
 
-What `a2mamba COMMAND --help` prints. A mistake is one line and exit status 2 (`--debug` shows the traceback), Ctrl-C is 130.
-Progress goes to stderr and results to stdout; `--json` prints one JSON object and nothing else there.
+What `a2mamba COMMAND --help` prints. A mistake is one line and exit status 2 (`--debug` shows the traceback),
+Ctrl-C is 130. Progress goes to stderr and results to stdout; `--json` prints one JSON object and nothing else there.
 """
 
 
@@ -32,7 +32,11 @@ def page() -> str:
     """Return the page as Markdown."""
     parts = [INTRODUCTION]
     for command, summary in COMMANDS.items():
-        parts += [f"## {command}", f"{summary[0].upper()}{summary[1:]}.", f"```text\n{shown_help(command).strip()}\n```"]
+        parts += [
+            f"## {command}",
+            f"{summary[0].upper()}{summary[1:]}.",
+            f"```text\n{shown_help(command).strip()}\n```",
+        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from plain_text import plain
 
 import a2mamba
 
 INTRODUCTION = """# Python
 
-The names that keep their meaning from version to version. `import a2mamba` is light: each name is imported at its first use.
+The names that keep their meaning from version to version. `import a2mamba` is light: each
+name is imported at its first use.
 """
 
 BESIDE = {
@@ -34,7 +37,7 @@ _HEADINGS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
 def markdown(docstring: str) -> str:
     """Return a docstring in Google's form as Markdown: headings bold, arguments as a list."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring.replace("``", "`"))
+    text = plain(re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring))
     lines: list[str] = []
     inside = False
     for line in text.splitlines():
@@ -68,21 +71,27 @@ def entry(owner: str, name: str, value: Any, level: int = 2) -> list[str]:
 def _signature(value: Any) -> str:
     """Return the arguments, one a line where they are many."""
     found = inspect.signature(value)
-    text = str(found)
-    if len(text) < 90:
-        return text
-    words = [f"    {parameter}," for parameter in _arguments(found)]
-    returns = text.rpartition(" -> ")[2] if " -> " in text else ""
-    return "\n".join(["(", *words, f") -> {returns}" if returns else ")"])
+    returns = "" if found.return_annotation is found.empty else f" -> {_type(found.return_annotation)}"
+    arguments = list(_arguments(found))
+    line = f"({', '.join(arguments)}){returns}"
+    return line if len(line) < 90 else "\n".join(["(", *(f"    {argument}," for argument in arguments), f"){returns}"])
 
 
-def _arguments(found: inspect.Signature) -> list[str]:
-    arguments: list[str] = []
+def _arguments(found: inspect.Signature) -> Iterator[str]:
+    keyword_only = False
     for parameter in found.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in arguments:
-            arguments.append("*")
-        arguments.append(str(parameter))
-    return arguments
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            yield "*"
+        annotation = "" if parameter.annotation is parameter.empty else f": {_type(parameter.annotation)}"
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        yield f"{parameter.name}{annotation}{default}"
+
+
+def _type(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def page() -> str:
