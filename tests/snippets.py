@@ -189,4 +189,6 @@ def smaller_command() -> None:
         sys.exit()
     for published, part in PUBLISHED.items():
         words = [re.sub(rf"(^|=){published}\b", rf"\1data/{part}", word) for word in words]
+    if words[0] == "train":  # there are no weights of the debug form's network
+        words = [word for word in words if word != "model.pretrained_backbone=true"]
     sys.exit(main([*words, *SMALLER.get(words[0], ())]))

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import snippets
+from a2mamba.catalog import FACTS, MODELS
 from a2mamba.cli.main import COMMANDS, main
 from snippets import PYTHON, ROOT, SHELL, blocks, fenced
 
@@ -213,8 +214,6 @@ def names_exist(arguments: argparse.Namespace) -> None:
 
 
 def networks() -> set[str]:
-    from a2mamba.catalog import MODELS
-
     return {name for names in MODELS.values() for name in names}
 
 
@@ -274,6 +273,21 @@ def resolve(node: ast.AST, known: dict[str, Any]) -> Any:
 def test_a_wrong_name_is_seen(source: str) -> None:
     with pytest.raises(AssertionError):
         check_names(ast.parse(source))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/classification.md"])
+def test_tables_of_models_have_our_counts(name: str) -> None:
+    rows = {
+        cells[1].strip("` "): [cell.strip() for cell in cells[2:5]]
+        for line in (ROOT / name).read_text().splitlines()
+        if (cells := line.split("|"))[0] == "" and len(cells) > 5
+    }
+    for model in ("nano", "tiny", "small", "base", "large"):
+        facts = FACTS[f"a2mamba_{model}"]
+        parameters, flops, top1 = rows[f"a2mamba_{model}"]
+        assert parameters == f"{facts.parameters / 1e6:.1f} M"
+        assert flops == f"{facts.flops / 1e9:.2f}"
+        assert top1.split()[0] == str(facts.top1)
 
 
 def test_the_changelog_names_every_command() -> None:
