@@ -36,12 +36,12 @@ from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
 from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
 from a2mamba.weights import ReleasedWeights
 
 _GLOBAL_BIASES = ("global_attention.bias", "token_mixer.rpb.1")
 """Ends of names of the global attention's bias (heads, tokens, tokens): ours, and SegMAN's released one."""
 _LAST_STRIDE = 32
-from a2mamba.tasks.view import View, view_of_batch
 
 _FOLDER = 1_000, 2
 """Images and classes of a folder of one's own, for a dry run without it."""
