@@ -1,8 +1,8 @@
 """The figures of docs/export.md: what is written, how far it is from the network, and how fast it runs.
 
-    python benchmarks/export.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
-    python benchmarks/export.py speed --out /tmp/export [--seconds 240]
-    python benchmarks/export.py table --out /tmp/export
+    python benchmarks/export_figures.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
+    python benchmarks/export_figures.py speed --out /tmp/export [--seconds 240]
+    python benchmarks/export_figures.py table --out /tmp/export
 
 ``parity`` writes every case, batch 1 and 3, and adds a line to parity.jsonl after each: cases that are in it are left
 out, so that it can be interrupted. ``speed`` runs our tiny and networks of its size, in PyTorch, ONNX Runtime and
