@@ -114,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timm-checkout", type=Path, required=True, help="folder with timm's tests/test_models.py")
     parser.add_argument("--models", nargs="+", default=list(REGISTERED), help="default: all, the ablations too")
+    parser.add_argument("-k", dest="keyword", default="", help="only these tests, as pytest's -k")
     arguments = parser.parse_args()
     file = arguments.timm_checkout.resolve() / "tests" / "test_models.py"
     if not file.is_file():
@@ -121,7 +122,7 @@ def main() -> int:
     plugin = OurModels(arguments.models)
     timm.list_models = listing(arguments.models)
     os.chdir(arguments.timm_checkout)
-    options = ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "ignore"]
+    options = ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "ignore", "-k", arguments.keyword]
     pytest.main([*options, str(file)], plugins=[plugin])
     rows = [(test, *(count[o] for o in ("passed", "failed", "skipped")), "") for test, count in plugin.outcomes.items()]
     rows += [(test, 0, 0, 0, reason) for test, reason in NOT_APPLICABLE.items()]

@@ -119,6 +119,7 @@ def test_classifier_can_be_reset(name: str) -> None:
     assert model(images).shape == (2, 3, 2, 2)
     model.reset_classifier(3, "catavgmax")
     assert model(images).shape == (2, 3)
+    assert not any(module.training for module in model.modules())
     bare = make(name, num_classes=0, global_pool="").eval()
     assert bare(images).shape == (2, bare.head_hidden_size, 2, 2)
 
@@ -148,6 +149,7 @@ def test_a_pruned_network_can_have_a_classifier(name: str) -> None:
     assert model(images).shape == (2, model.num_classes) == (2, 7)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     assert model.head.drop.p == 0.5
+    assert not any(module.training for module in model.modules())
     model.reset_classifier(0)
     assert torch.equal(model(images), features)
 

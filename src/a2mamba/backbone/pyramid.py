@@ -236,12 +236,12 @@ class Head(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Replace the classifier, and the pooling where ``global_pool`` is not None."""
+        """Replace the classifier, and the pooling where ``global_pool`` is not None; both are in the head's mode."""
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool).train(self.training)
         width = self.conv.out_channels * self.global_pool.feat_mult()
-        self.fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
-        self.fc.apply(init_plain)
+        fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
+        self.fc = fc.apply(init_plain).train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, classes); features (B, 1024) with ``pre_logits``; maps where nothing is pooled."""
@@ -413,7 +413,9 @@ class Pyramid(nn.Module):
         """
         take, last = _take(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
+        training = self.stages.training
         self.stages = self.stages[: last + 1]
+        self.stages.training = training  # without its parts, which keep their own
         if prune_head or shortened:
             self.head = None
             self.num_classes = 0
