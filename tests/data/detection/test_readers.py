@@ -346,7 +346,7 @@ def test_labelme_masks(tmp_path: Path) -> None:
         (shape("mask", [[5, 3], [8, 5]], mask="JVBERi0xLjcK"), ["cannot be decoded: a PDF file"]),
         (
             shape("mask", [[5, 3], [8, 5]], mask=png(np.ones((2, 2), bool))),
-            ["of of 2 x 2 pixels, and points for 4 x 3"],
+            ["of 2 x 2 pixels, and points for 4 x 3"],
         ),
         (shape("mask", [[58, 3], [61, 5]], mask=png(np.ones((3, 4), bool))), ["lies outside of its image"]),
         ("x", ["shape 1 is str"]),
