@@ -78,6 +78,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 img_size=run.data.crop_size,
                 **run.model.of_run(),
                 backbone=run.model.backbone,
+                output_norms=run.model.output_norms,
                 width=run.model.width,
             )
 
