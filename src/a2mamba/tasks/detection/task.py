@@ -89,7 +89,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
         return replace(
             run,
             model=DetectorModelConfig(name=name),
-            detector=detector_config(name),
+            detector=replace(detector_config(name), output_norms=run.detector.output_norms),
             data=replace(
                 run.data,
                 min_sizes=(64, 96),

@@ -95,6 +95,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 img_size=run.model.stored_size or run.data.crop_size,
                 **run.model.of_run(),
                 backbone=run.model.backbone,
+                output_norms=run.model.output_norms,
                 width=run.model.width,
             )
 
