@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def load_half_splat(b: Builder, address: Value) -> Value:
     return b.shuffle_vector(first, _UNDEFINED, _ints(0))
 
 
+@lru_cache(maxsize=1)
 def has_pair_products() -> bool:
     """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
     settings: Any = numba_config  # read from the environment: its names are not in the module's text
@@ -305,6 +307,11 @@ def gelu(b: Builder, x: Value) -> Value:
     near = b.fmul(x, fma(b, x, b.fdiv(above, below), constant(0.5)))
     # Far from zero the ratio may be anything, also not a number.
     return b.select(b.fcmp_ordered("<", square, constant(_GELU_REACH**2)), near, maximum(b, constant(0.0), x))
+
+
+def silu(b: Builder, x: Value) -> Value:
+    """Return x / (1 + exp(-x)) to 1e-6 of |x|; NaN for NaN and for minus infinity."""
+    return b.fdiv(x, b.fadd(constant(1.0), exp(b, b.fsub(constant(0.0), x), positive=True)))
 
 
 def softplus(b: Builder, x: Value) -> Value:
