@@ -30,6 +30,7 @@ function draw(image) {
   const picture = element("picture");
   [picture.width, picture.height] = [image.width, image.height];
   picture.getContext("2d").putImageData(image, 0, 0);
+  picture.classList.toggle("small", image.width < 320 && image.height <= image.width);
   picture.hidden = false;
   element("invitation").hidden = true;
   element("drop").classList.add("filled");
