@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import a2mamba
-from a2mamba.backbone import Pyramid
 from a2mamba.explain import AttentionMap, attention_maps
 from a2mamba.explain.network import blocks_of, pyramid_of
 from a2mamba.layers import MASS
@@ -17,17 +15,10 @@ from a2mamba.layers.heads import rotated_qkv
 from a2mamba.ops.neighborhood import reference
 from support import normal
 
+from .networks import classifier, detector, segmenter
+
 HEIGHT, WIDTH = 75, 98
 POINTS = [(0, 0), (41, 38), (97, 74)]
-
-
-def classifier(name: str = "a2mamba_test") -> Pyramid:
-    """A network whose biases are not zero, so that they count."""
-    torch.manual_seed(0)
-    model = a2mamba.create_model(name, num_classes=3, img_size=64).eval()
-    for parameter in model.parameters():
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 def find(maps: list[AttentionMap], stage: int, block: int, branch: str) -> AttentionMap:
@@ -124,11 +115,7 @@ def test_a_query_lies_in_its_own_neighborhood_on_the_image() -> None:
 
 def test_segmenters_and_detectors_are_explained_by_their_backbones() -> None:
     image = normal("explained", 1, 3, 64, 64)
-    for network in (
-        a2mamba.create_segmenter("segman_v2_test", num_classes=4),
-        a2mamba.create_detector("mask_rcnn_a2mamba_test", num_classes=4),
-    ):
-        network.eval()
+    for network in (segmenter(), detector()):
         alone = attention_maps(pyramid_of(network), image, (10, 20))
         within = attention_maps(network, image, (10, 20))
         assert len(alone) == len(within) > 8
@@ -156,4 +143,4 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="has no backbone of A2Mamba or SegMAN"):
         attention_maps(nn.Conv2d(3, 3, 1).eval(), image, (0, 0))
     with pytest.raises(ValueError, match="no neighborhood attention"):
-        attention_maps(a2mamba.create_model("ablation_pvt_test").eval(), image, (0, 0))
+        attention_maps(classifier("ablation_pvt_test"), image, (0, 0))
