@@ -26,18 +26,28 @@ class TaskPage(NamedTuple):
     """key of an entry's number, 0 to 1"""
     nothing: str
     """said where the list is empty"""
+    listed: bool
+    """whether the entries stand below the drawing, which does not name them all itself"""
     color: Callable[[Predictor, dict[str, Any]], Color]
     """of an entry, as in the drawing"""
 
 
 _BLUE = (37, 99, 235)
 TASK_PAGES = {
-    "classification": TaskPage("Classify", "classify", "top", "probability", "No class.", lambda _, entry: _BLUE),
+    "classification": TaskPage(
+        "Classify", "classify", "top", "probability", "No class.", False, lambda _, entry: _BLUE
+    ),
     "segmentation": TaskPage(
-        "Segment", "segment", "classes", "share", "No class.", lambda by, entry: by.palette[entry["index"]]
+        "Segment", "segment", "classes", "share", "No class.", True, lambda by, entry: by.palette[entry["index"]]
     ),
     "detection": TaskPage(
-        "Detect", "detect", "objects", "score", "No object was found.", lambda _, entry: object_color(entry["label"])
+        "Detect",
+        "detect",
+        "objects",
+        "score",
+        "No object was found.",
+        True,
+        lambda _, entry: object_color(entry["label"]),
     ),
 }
 """By the task's name, in the order of the tabs."""

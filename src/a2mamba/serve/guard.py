@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +26,9 @@ _HEADERS = [
 ]
 _FETCHES = ("/proxy=", "/file=http:", "/file=https:", "/monitoring")
 """Routes of Gradio that fetch from other servers, or tell of visitors."""
+_NO_FETCHING = "this server looks at uploaded files alone and fetches nothing"
+_UPLOAD = "/upload"
+_MAX_BODY = 1_000_000  # bytes; a click has a few hundred
 
 
 class Guard:
@@ -51,15 +56,61 @@ class Guard:
         if self.hosts and _name(host) not in self.hosts:
             await _refuse(send, 421, f"this server is not {host}")
         elif any(route in path for route in _FETCHES):
-            await _refuse(send, 403, "this server fetches nothing")
+            await _refuse(send, 403, _NO_FETCHING)
+        elif scope["method"] == "POST" and not path.endswith(_UPLOAD):
+            await self._pass_on_checked(scope, receive, send)
         else:
+            await self.app(scope, receive, partial(_with_headers, send))
 
-            async def with_headers(message: MutableMapping[str, Any]) -> None:
-                if message["type"] == "http.response.start":
-                    message["headers"] = [*message.get("headers", []), *_HEADERS]
-                await send(message)
+    async def _pass_on_checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is JSON, if it is small and no file in it is an address."""
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > _MAX_BODY:
+                await _refuse(
+                    send, 413, f"a request of more than {_MAX_BODY:,} bytes; files are uploaded by themselves"
+                )
+                return
+        try:
+            content = json.loads(body) if body else None
+        except (ValueError, RecursionError):
+            await _refuse(send, 400, "the request is no JSON")
+            return
+        if _has_address(content):
+            await _refuse(send, 403, _NO_FETCHING)
+            return
+        whole = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-            await self.app(scope, receive, with_headers)
+        async def again() -> MutableMapping[str, Any]:
+            return next(whole, None) or await receive()
+
+        await self.app(scope, again, partial(_with_headers, send))
+
+
+def _has_address(content: Any) -> bool:
+    """Whether anything in a request is a file that Gradio would download."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "://" in str(value.get("path", "")):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
+
+
+async def _with_headers(send: Send, message: MutableMapping[str, Any]) -> None:
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message.get("headers", []), *_HEADERS]
+    await send(message)
 
 
 def _name(host: str) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 from PIL import Image
 
 from a2mamba.predictor import Predictor
 from a2mamba.serve.answers import TASK_PAGES, TaskPage, bars
 from a2mamba.serve.explanation import Explained, explain_point, point_in_view, show_view
 from a2mamba.serve.networks import Offered
-from a2mamba.serve.uploads import read_upload
+from a2mamba.serve.uploads import Upload, read_upload
 
 _HEAD = """<h1>A2Mamba</h1>
 <p>Attention-augmented state-space networks on this machine. Images stay here and are deleted after an hour.</p>"""
@@ -49,6 +47,9 @@ def build_page(networks: Sequence[Offered], examples: Sequence[Path], *, max_pix
 class _Answers:
     """What happens in a tab.
 
+    Its methods are given what the browser has sent, with `preprocess=False`: Gradio has checked that a file is one that
+    was uploaded, and has not opened it. `read_upload` does, in the one way that images are decoded.
+
     Args:
         networks: of the tab's task, by label.
         max_pixels: largest uploaded image.
@@ -59,7 +60,7 @@ class _Answers:
         self.max_pixels = max_pixels
 
     def predict(
-        self, network: str, file: str | None, progress: gr.Progress = _PROGRESS
+        self, network: str, file: Upload | None, progress: gr.Progress = _PROGRESS
     ) -> tuple[Image.Image | None, str, str, dict[str, Any] | None, Image.Image | None, None]:
         """Return drawing, a line about it, its entries, the same as JSON, the image to click on, and no maps yet."""
         if file is None:
@@ -80,7 +81,7 @@ class _Answers:
         return prediction.drawing(), said, bars(prediction, predictor), entries, show_view(predictor, image), None
 
     def explain(
-        self, network: str, file: str | None, column: int, row: int, progress: gr.Progress = _PROGRESS
+        self, network: str, file: Upload | None, column: float, row: float, progress: gr.Progress = _PROGRESS
     ) -> Explained:
         """Return the image with the point marked, and the attention maps of that point."""
         if file is None:
@@ -93,13 +94,15 @@ class _Answers:
         except ValueError as error:
             raise _refusal(str(error)) from error
 
-    def point(self, network: str, file: str | None, event: gr.SelectData) -> tuple[int, int]:
+    def point(self, network: str, file: Upload | None, event: gr.SelectData) -> tuple[int, int]:
         """Return column and row, in the image as the network sees it, of a place that was clicked."""
         if file is None:
             raise _refusal("choose an image first")
         return point_in_view(*self._open(network, file), event.index)
 
-    def _open(self, network: str, file: str) -> tuple[Predictor, Image.Image]:
+    def _open(self, network: str, file: Upload) -> tuple[Predictor, Image.Image]:
+        if network not in self.networks:
+            raise _refusal(f"no network {network!r}; expected one of {', '.join(self.networks)}")
         predictor = self.networks[network]
         try:
             return predictor, read_upload(file, predictor, max_pixels=self.max_pixels)
@@ -112,7 +115,9 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             network = gr.Dropdown(labels, value=labels[0], label="Network", filterable=False)
-            image = _image_file()
+            image = gr.Image(
+                label="Image", height=300, buttons=["fullscreen"], elem_classes="a2-image", alt_text="the chosen image"
+            )
             gr.Examples(
                 [[str(file)] for file in examples],
                 inputs=[image],
@@ -130,7 +135,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
                 alt_text="the prediction, drawn",
             )
             said = gr.Markdown(elem_classes="a2-said")
-            found = gr.HTML()
+            found = gr.HTML(visible=words.listed)
             with gr.Accordion("As JSON", open=False):
                 as_json = gr.JSON(show_label=False)
     gr.HTML(_EXPLAIN, elem_classes="a2-section")
@@ -144,16 +149,16 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
                 elem_classes="a2-point",
                 alt_text="the image as the network sees it, where a point can be clicked",
             )
-            with gr.Row(equal_height=True):
+            with gr.Row():
                 column = gr.Number(0, label="Column", precision=0, minimum=0, min_width=80)
                 row = gr.Number(0, label="Row", precision=0, minimum=0, min_width=80)
-                explain = gr.Button("Explain this point", min_width=140)
+                explain = gr.Button("Explain this point", min_width=140, elem_classes="a2-explain")
         with gr.Column(scale=6, min_width=300):
             maps = gr.Gallery(
                 label="Attention of the point",
-                columns=[2, 3, 4],
+                columns=3,
                 object_fit="contain",
-                height=420,
+                height="auto",
                 interactive=False,
                 buttons=["fullscreen"],
             )
@@ -166,6 +171,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         show_progress_on=[drawing],
         concurrency_id=_ONE_AT_A_TIME,
         trigger_mode="always_last",
+        preprocess=False,
     )
     explained = {
         "fn": answers.explain,
@@ -173,36 +179,18 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         "outputs": [view, maps],
         "show_progress_on": [maps],
         "concurrency_id": _ONE_AT_A_TIME,
+        "preprocess": False,
     }
     explain.click(**explained, api_name=f"explain_{words.verb}")
-    view.select(answers.point, [network, image], [column, row], api_visibility="private", show_progress="hidden").then(
-        **explained, api_visibility="private"
+    clicked = view.select(
+        answers.point,
+        [network, image],
+        [column, row],
+        api_visibility="private",
+        show_progress="hidden",
+        preprocess=False,
     )
-
-
-def _image_file() -> gr.Image:
-    """Gradio's image, of which the server sees the file as it was uploaded: `read_upload` alone decodes it.
-
-    The two methods are replaced in the object: of a subclass, Gradio would write a .pyi file beside this one.
-    """
-    image = gr.Image(label="Image", height=300, buttons=["fullscreen"], alt_text="the chosen image")
-    image.preprocess = _path  # type: ignore[method-assign]
-    move = image.async_move_resource_to_block_cache
-    image.async_move_resource_to_block_cache = partial(_move_upload, move)  # type: ignore[method-assign]
-    return image
-
-
-def _path(payload: ImageData | None) -> str | None:
-    return None if payload is None else payload.path
-
-
-async def _move_upload(
-    move: Callable[[str | Path | None], Awaitable[str | None]], path: str | Path | None
-) -> str | None:
-    """Refuse addresses, which Gradio would download."""
-    if path is not None and "://" in str(path):
-        raise _refusal("only uploaded files are looked at, no addresses")
-    return await move(path)
+    clicked.success(**explained, api_visibility="private")
 
 
 def _refusal(text: str) -> gr.Error:

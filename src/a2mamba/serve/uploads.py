@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,15 +19,21 @@ LOOKED_AT = 2048
 """Longest side in pixels of what a network is given; larger images are shrunk."""
 
 
-def read_upload(path: str, predictor: Predictor, *, max_pixels: int) -> Image.Image:
+Upload = Mapping[str, Any]
+"""A file as Gradio describes it, its place under "path", its name on the visitor's machine under "orig_name"."""
+
+
+def read_upload(file: Upload, predictor: Predictor, *, max_pixels: int) -> Image.Image:
     """Return an uploaded file as an image of the mode that the network takes, upright, at most `LOOKED_AT` on a side.
 
     Raises:
-        UndecodableImageError: whatever is wrong with it; the message names no folder of this machine.
+        ValueError: whatever is wrong with it; the message names no folder of this machine.
     """
+    path = str(file.get("path"))
+    name = str(file.get("orig_name") or Path(path).name)
     try:
-        image = decode_image(path, mode=predictor.mode, max_pixels=max_pixels)
+        image = decode_image(path, name=name, mode=predictor.mode, max_pixels=max_pixels)
     except UndecodableImageError as error:
-        raise UndecodableImageError(Path(path).name, error.reason) from error
+        raise ValueError(f"cannot decode {name}: {error.reason}") from error
     image.thumbnail((LOOKED_AT, LOOKED_AT), Image.Resampling.LANCZOS)
     return image

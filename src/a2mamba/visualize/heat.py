@@ -8,7 +8,8 @@ from torch import Tensor
 
 # From black through violet and red to pale yellow, each lighter than the one before, so that a gray print reads alike.
 _COLORS = np.array(
-    [(6, 4, 24), (52, 15, 98), (116, 26, 110), (180, 45, 92), (229, 89, 52), (249, 157, 24), (252, 246, 164)], np.float32
+    [(6, 4, 24), (52, 15, 98), (116, 26, 110), (180, 45, 92), (229, 89, 52), (249, 157, 24), (252, 246, 164)],
+    np.float32,
 )
 
 
