@@ -28,13 +28,14 @@ from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar
+from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar, web
 from a2mamba.files import replace_text
 from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder, upload_folder, write_folder
 from a2mamba.recipes import describe, parse_run, read_checkpoint
 from a2mamba.tasks import (
     TASKS,
     AnyRun,
+    NetworkInput,
     Prediction,
     PredictionOptions,
     SourceImage,
@@ -165,9 +166,19 @@ class Predictor:
         return self._task.name
 
     @property
+    def mode(self) -> str:
+        """Pillow's mode of the images that the network looks at: "L", "RGB" or "RGBA"."""
+        return image_mode(self._task.channels(self.run))
+
+    @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """What makes an image ready for `model`, see `Task.transform`."""
         return self._task.transform(self.run)
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """The images that the network was trained on, see `Task.network_input`."""
+        return self._task.network_input(self.run)
 
     @property
     def palette(self) -> Sequence[tuple[int, int, int]]:
@@ -268,7 +279,7 @@ class Predictor:
             ImportError: the format needs a package that is not installed.
             a2mamba.export.ExportError: the file computes something else; it is not kept.
         """
-        trained = self._task.network_input(self.run)
+        trained = self.network_input
         height, width = size = trained.size if size is None else size
         compared = []
         for source in self._sources(images, MAX_PIXELS):
@@ -349,6 +360,44 @@ class Predictor:
             raise ValueError(f"{len(sources)} images: expected one")
         return self._task.view(self.run, self.model, sources[0].load(), device=self.device)
 
+    def export_page(
+        self,
+        folder: Path | str,
+        *,
+        size: tuple[int, int] | None = None,
+        images: ImageLike | Iterable[ImageLike] = (),
+        tolerance: float = TOLERANCE,
+        runtime: Path | str | None = None,
+    ) -> Exported:
+        """Write a static page that runs the network in its visitor's browser; the file is compared as by `export`.
+
+        Args:
+            folder: of the page; what it holds stays there.
+            size: as `export`.
+            images: as `export`.
+            tolerance: as `export`.
+            runtime: a folder of onnxruntime-web, or its .tgz; None: downloaded once, 33 MB, and kept.
+
+        Raises:
+            ValueError: a network that a page cannot show, or as `export`.
+            OSError: onnxruntime-web cannot be downloaded.
+        """
+        trained = self.network_input
+        web.check_page(self.task, channels=len(trained.mean), interpolation=trained.interpolation)
+        files = web.find_runtime(None if runtime is None else Path(runtime))
+        exported = self.export(
+            Path(folder) / web.MODEL, size=size, output=web.TASKS[self.task], images=images, tolerance=tolerance
+        )
+        web.write_page(
+            Path(folder),
+            exported.description,
+            runtime=files,
+            resize=trained.resize_for(exported.description["size"]),
+            interpolation=trained.interpolation,
+            palette=self.palette,
+        )
+        return exported
+
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""
         return {"model": self.run.model.name, "weights": self.report, "predictions": entries}
@@ -363,12 +412,12 @@ class Predictor:
             image.release()
 
     def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
-        mode = image_mode(self._task.channels(self.run))
         for number, image in enumerate(_each(images)):
             if isinstance(image, Path):
-                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode, max_pixels=max_pixels))
+                read = partial(decode_image, image, mode=self.mode, max_pixels=max_pixels)
+                yield SourceImage(str(image), number, read)
             else:
-                yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
+                yield SourceImage(f"image-{number}", number, partial(_converted, image, self.mode))
 
     def __repr__(self) -> str:
         return f"Predictor({self.run.model.name}, {self.task}, {len(self.classes)} classes, {self.device})"

@@ -32,7 +32,7 @@ from a2mamba.tasks.segmentation import (
     SegmentationTask,
     SegmenterConfig,
 )
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
 from a2mamba.tasks.view import View
 
 AnyRun = ClassificationRun | SegmentationRun | DetectionRun
@@ -93,6 +93,7 @@ __all__ = [
     "Evaluation",
     "ModelConfig",
     "NetworkConfig",
+    "NetworkInput",
     "Parts",
     "Prediction",
     "PredictionOptions",

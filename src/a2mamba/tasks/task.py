@@ -43,6 +43,18 @@ class NetworkInput(NamedTuple):
     size: tuple[int, int]
     mean: Sequence[float]
     std: Sequence[float]
+    resize: int | tuple[int, int] | None = None
+    """images are resized until their shorter side has so many pixels, or to this height and width, and cropped in the
+    middle; None: of any size and shape"""
+    interpolation: str = "bilinear"
+
+    def resize_for(self, size: Sequence[int]) -> int | tuple[int, int] | None:
+        """Return `resize` in the same proportion for another (height, width)."""
+        if self.resize is None:
+            return None
+        if isinstance(self.resize, int):
+            return self.resize * min(size) // min(self.size)
+        return self.resize[0] * size[0] // self.size[0], self.resize[1] * size[1] // self.size[1]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -204,8 +205,11 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
         return eval_transform(run.data)
 
     def network_input(self, run: ClassificationRun) -> NetworkInput:
-        """Return the size of training, and the run's normalization."""
-        return NetworkInput((run.data.image_size, run.data.image_size), run.data.mean, run.data.std)
+        """Return the size of training, the run's normalization, and how the evaluation transform resizes."""
+        side = run.data.image_size
+        scaled = math.floor(side / run.data.crop_pct)
+        resize = {"center": scaled, "squash": (scaled, scaled)}.get(run.data.crop_mode)
+        return NetworkInput((side, side), run.data.mean, run.data.std, resize, run.data.interpolation)
 
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""
