@@ -50,7 +50,7 @@ def _activation(with_gelu: bool, half: bool) -> Callable[..., Any]:
             inner = Loop(b, vectors, outer.values)
             x, to = inner.values
             value = read(b, x)
-            store(b, gelu(b, value) if with_gelu else value, to)
+            store(b, gelu(b, value, half) if with_gelu else value, to)
             inner.close([ahead(b, x, size), ahead(b, to, BYTES)])
             source, target = outer.values
             outer.close([b.add(source, source_step), b.add(target, target_step)])
