@@ -19,6 +19,7 @@ from timm.data import create_transform, resolve_model_data_config
 import a2mamba
 from a2mamba import Predictor
 from a2mamba.backbone import CheckpointError, WeightsUnavailableError
+from a2mamba.tasks import ClassificationRun
 from cli.helpers import in_process
 
 from .conftest import CLASSES, NETWORKS, made
@@ -106,6 +107,7 @@ def test_transformers_makes_the_same_network(tmp_path: Path) -> None:
     again = a2mamba.load(tmp_path / "fewer", device="cpu")
     assert again.classes == ["class 0", "class 1"], "transformers does not store the names"
     assert torch.equal(again.model(images), fewer.eval()(images).logits)
+    assert isinstance(again.run, ClassificationRun)
     assert again.run.data.mean == (0.4,)
 
 

@@ -19,7 +19,7 @@ from a2mamba.catalog import FACTS, RELEASED
 from a2mamba.cli.main import main
 from a2mamba.data import SEGMENTATION_DATASETS
 from a2mamba.segmentation import TEST_MODES, Segmenter, list_segmenters
-from a2mamba.tasks import task_of_network
+from a2mamba.tasks import SegmentationRun, task_of_network
 from a2mamba.weights import REMARKS, WEIGHTS, DriveFile, HubFile, find_weights
 from cli.helpers import in_process
 from support import released_segmenter
@@ -118,6 +118,7 @@ def test_networks_with_released_weights(segman: Segmenter, tmp_path: Path, capsy
     dataset = SEGMENTATION_DATASETS["cityscapes"]
     assert predictor.classes == list(dataset.classes)
     assert tuple(predictor.palette) == dataset.palette
+    assert isinstance(predictor.run, SegmentationRun)
     assert predictor.run.test == TEST_MODES["cityscapes"]
     assert "released for cityscapes, Apache-2.0" in predictor.report
 

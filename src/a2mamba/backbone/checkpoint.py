@@ -151,6 +151,8 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     """Load the weights if nothing is missing (those that are ``kept`` aside), left over or of another shape."""
     own = target.state_dict()
     constants = {key for key in own if key.endswith("num_batches_tracked")}
+    # Frozen norms, such as transformers' RT-DETR makes of ours, have no counters.
+    state = {key: x for key, x in state.items() if key in own or not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in constants | kept]
     unexpected = [key for key in state if key not in own]
     both = [(key, state[key], own[key]) for key in own if key in state]

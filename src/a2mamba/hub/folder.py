@@ -106,7 +106,7 @@ def read_folder(folder: Path) -> Checkpoint:
 def _checked_best(best: Any, path: Path) -> dict[str, Any] | None:
     if best is None:
         return None
-    kinds = {"metric": str, "value": (int, float), "epoch": int}
+    kinds: dict[str, Any] = {"metric": str, "value": (int, float), "epoch": int}
     if not isinstance(best, dict) or any(not isinstance(best.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{path}: best={best!r}: expected metric, value and epoch")
     return {key: best[key] for key in kinds}

@@ -19,7 +19,8 @@ def timm_config(model: Pyramid, run: ClassificationRun, classes: Sequence[str]) 
     The number of classes stands beside the model's arguments and not among them, where timm >= 1.0.31 writes it too:
     transformers 5.24 passes both on, and fails.
     """
-    data, record = run.data, model.pretrained_cfg
+    data = run.data
+    record: Any = model.pretrained_cfg
     arguments: dict[str, Any] = {}
     if data.image_size != _SIZE:
         arguments["img_size"] = data.image_size
