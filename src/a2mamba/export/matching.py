@@ -53,9 +53,9 @@ def _image_difference(a: Arrays, b: Arrays, least_score: float, tolerance: float
         rows.remove(i)
         columns.remove(j)
         apart[i], apart[:, j] = np.inf, np.inf
-    for each, alone in ((a, rows), (b, columns)):
-        edges = [least_score, *(float(other["scores"].min()) for other in (a, b) if other["full"])]
-        if any(each["scores"][i] > max(edges) + tolerance for i in alone):
+    for each, other, alone in ((a, b, rows), (b, a, columns)):
+        edge = max(least_score, float(other["scores"].min())) if other["full"] else least_score
+        if any(each["scores"][i] > edge + tolerance for i in alone):
             return float("inf")
     if len(a["scores"]) > 1:
         worst = max(worst, float(np.diff(a["scores"]).max()))  # best first

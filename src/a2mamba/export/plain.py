@@ -1,6 +1,6 @@
 """Our operators as PyTorch's own operations, for what knows neither ours nor ONNX: AOTInductor and Core ML.
 
-The forms are those of `attention` and `scan`; a program is decomposed into them.
+The forms are those of `attention` and `scan`, and a program is traced again through them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from a2mamba.export.attention import Axis, Table, cut_map, grid, slots
+from a2mamba.export.program import trace
 from a2mamba.export.scan import SEQUENTIAL, chunk_size
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
-    """Return a program without operators of ours."""
-    return program.run_decompositions({getattr(torch.ops.a2mamba, name).default: form for name, form in FORMS.items()})
+def plain(program: ExportedProgram) -> ExportedProgram:
+    """Return the program without operators of ours."""
+    forms = {getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()}
+    module = program.module()
+    for node in module.graph.nodes:
+        node.target = forms.get(node.target, node.target)
+    module.recompile()
+    (example,), _ = program.example_inputs
+    return trace(module, example)
 
 
 def selective_scan_state(
@@ -113,7 +120,7 @@ def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
     return F.interpolate(bias[None], size=(tokens, tokens), mode="bicubic", align_corners=False)[0]
 
 
-FORMS: dict[str, Callable[..., Any]] = {
+_FORMS: dict[str, Callable[..., Any]] = {
     "neighborhood_attention": neighborhood_attention,
     "neighborhood_attention_again": neighborhood_attention,
     "neighborhood_attention_numba": neighborhood_attention,
