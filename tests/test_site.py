@@ -67,8 +67,8 @@ def test_generated_pages_are_complete(site: Path) -> None:
 
 
 def test_notes_beside_the_code_are_pages(site: Path) -> None:
-    architecture = (site / "network.html").read_text(encoding="utf-8")
-    assert 'href="code/segmentation.html"' in architecture
+    network = (site / "network.html").read_text(encoding="utf-8")
+    assert 'href="code/segmentation.html"' in network
     assert (site / "code" / "ops" / "neighborhood.html").exists()
 
 

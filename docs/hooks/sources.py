@@ -1,4 +1,7 @@
-"""The README files beside the code become pages, and links between them and the other pages lead there."""
+"""The README files beside the code become pages, and links to them lead there.
+
+Links to other files of the repository, which are not on the site, become the names of the files.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "a2mamba"
-_LINK = re.compile(r"(\]\()([^)#\s:]+\.md)(#[^)]*)?\)")
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s:]+)(#[^)]*)?\)")
 
 
 def pages() -> dict[str, Path]:
@@ -31,15 +34,20 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links to files at their pages."""
     sources = pages()
-    origin = sources.get(page.file.src_uri, ROOT / "docs" / page.file.src_uri)
+    docs = ROOT / "docs"
     places = {file: name for name, file in sources.items()}
+    origin = sources.get(page.file.src_uri, docs / page.file.src_uri)
 
     def moved(link: re.Match[str]) -> str:
-        target = (origin.parent / link[2]).resolve()
-        if target not in places and not (page.file.src_uri in sources and target.is_relative_to(ROOT / "docs")):
+        text, written, anchor = link.groups(default="")
+        target = (origin.parent / written).resolve()
+        if origin.is_relative_to(docs) and target.is_relative_to(docs):
             return link[0]
-        name = places[target] if target in places else target.relative_to(ROOT / "docs").as_posix()
-        start = PurePosixPath(page.file.src_uri).parent
-        return f"{link[1]}{os.path.relpath(name, start)}{link[3] or ''})"
+        name = places.get(target)
+        if name is None and target.is_relative_to(docs):
+            name = target.relative_to(docs).as_posix()
+        if name is None:
+            return f"`{target.relative_to(ROOT).as_posix()}`" if target.exists() else link[0]
+        return f"[{text}]({os.path.relpath(name, PurePosixPath(page.file.src_uri).parent)}{anchor})"
 
     return _LINK.sub(moved, markdown)
