@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def label_file(root: Path) -> Path:
         ("cat 0.5 0.5 0.2 0.2", ["line 1", "'cat 0.5 0.5 0.2 0.2'", "a class number"]),
         ("0.5 0.5 0.5 0.2 0.2", ["begins with 0.5"]),
         ("-1 0.5 0.5 0.2 0.2", ["begins with -1"]),
-        ("7 0.5 0.5 0.2 0.2", ["is of class 7", "2 have names"]),
+        ("7 0.5 0.5 0.2 0.2", ["is of class 7", "those of classes 0 to 1"]),
         ("0 30 20 10 12", ["outside of 0 to 1", "divided by the image's width"]),
         ("0 nan 0.5 0.2 0.2", ["outside of 0 to 1"]),
     ],
@@ -271,6 +272,75 @@ def test_a_list_that_names_absent_files_is_no_split(made: Callable[[str], Path])
     source = find_detection(root)
     assert source is not None
     assert list(source.splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (("0.3 0.3 0.9 0.9", "0.1 0.1 0.2 0.3"), "corners"),
+        (("0.1 0.1 0.6 0.6", "0.7 0.7 0.2 0.2"), "the upper left corner with width and height"),
+    ],
+)
+def test_yolo_boxes_of_another_form(made: Callable[[str], Path], lines: tuple[str, str], said: str) -> None:
+    root = made("yolo_ultralytics_boxes")
+    for file in (root / "labels" / "train").iterdir():
+        file.write_text("".join(f"{label} {line}\n" for label, line in enumerate(lines)))
+    error_line(lambda: read(root), f"all fit as {said}", "write them as the center", "images/train")
+
+
+def test_voc_boxes_of_another_form(made: Callable[[str], Path]) -> None:
+    root = made("voc_roboflow")
+    for file in (root / "train").glob("*.xml"):
+        text = re.sub(r"<(x|y)max>\d+</", r"<\1max>2</", file.read_text())
+        file.write_text(text)
+    error_line(lambda: read(root), "all fit as the upper left corner", "write them as corners")
+
+
+def test_keypoints_are_left_out(made: Callable[[str], Path]) -> None:
+    """With a third number for each point, and without it, where the line would be one of a polygon."""
+    root = made("yolo_ultralytics_boxes")
+    expected = corners(read(root))
+    for numbers in ("0.4 0.4 2 0.6 0.6 0", "0.4 0.4 0.6 0.6"):
+        for file in (root / "labels").rglob("*.txt"):
+            lines = [" ".join(line.split()[:5]) for line in file.read_text().splitlines()]
+            file.write_text("".join(f"{line} {numbers}\n" for line in lines))
+        shape = [2, len(numbers.split()) // 2]
+        config = (root / "data.yaml").read_text().split("kpt_shape")[0]
+        (root / "data.yaml").write_text(f"{config}kpt_shape: {shape}\n")
+        assert corners(read(root)) == expected
+        found = recognize(root)
+        assert "the keypoints beside the boxes are not learned" in found.notes
+        assert not found.fields["masks"]
+
+
+def test_a_training_split_without_text_files_is_not_passed_over(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    for file in (root / "labels" / "train").iterdir():
+        file.rename(file.with_name(f"label_{file.name}"))
+    assert list(recognize(root).counts) == ["train", "val"]
+    error_line(lambda: read(root), "none of the 2 images in", "has a text file; expected", "labels/train")
+    assert any("none of the 2 images" in problem for problem in check_dataset(root).problems)
+
+
+def test_images_without_text_files_are_counted(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).unlink()
+    assert "1 of 2 images in train have no text file: images without objects" in recognize(root).notes
+
+
+def test_a_split_to_evaluate_on_alone_is_said(made: Callable[[str], Path]) -> None:
+    root = made("coco")
+    (root / "annotations" / "instances_train.json").unlink()
+    assert (
+        "only val has annotations that are known here; it is trained on, but for a part of it" in recognize(root).notes
+    )
+
+
+def test_boxes_among_polygons_are_checked_as_they_are_trained(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).write_text("0 0.5 0.5 0.2 0.2\n")
+    assert "boxes only: no masks are trained" in recognize(root).notes
+    assert not any("mask" in problem for problem in check_dataset(root).problems)
 
 
 # ------------------------------------------------------------------------------------------------------------- LabelMe

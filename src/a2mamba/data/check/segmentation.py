@@ -13,7 +13,7 @@ import numpy as np
 from a2mamba.data.check.images import ImageFacts, Seen, inspect_all, inspect_image
 from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
 from a2mamba.data.images import UndecodableImageError
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
 from a2mamba.data.segmentation.files import SegmentationFiles, SegmentationLayout, SegmentationPair, scan
@@ -105,7 +105,7 @@ def _splits(root: Path, layout: SegmentationLayout, wanted: list[str]) -> list[s
     if layout.lists is not None or not split or rest:
         return own
     above = root / images
-    names = sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     return [*own, *(name for name in names if name not in own and layout.has(root, name))]
 
 

@@ -54,6 +54,7 @@ class DetectionSource:
         classes: names, in the order of labels; where one file names them, of all, else of some of the files.
         masks: whether the training annotations hold masks.
         reader: of a split.
+        notes: one phrase each about what is unusual.
     """
 
     layout: str
@@ -64,6 +65,7 @@ class DetectionSource:
     classes: list[str]
     masks: bool
     reader: ReadSplit
+    notes: tuple[str, ...] = ()
 
     @property
     def description(self) -> str:

@@ -24,6 +24,7 @@ from a2mamba.data.detection.annotations import (
     match_categories,
     refuse_in,
 )
+from a2mamba.data.detection.readers.box_forms import CENTER, mixed_up
 from a2mamba.data.detection.readers.image_files import missing_files, read_headers
 from a2mamba.data.detection.readers.shapes import area_of_polygons, box_of_polygons
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
@@ -32,6 +33,7 @@ from a2mamba.data.detection.readers.yolo_files import (
     expected_label,
     find_splits,
     image_names,
+    keypoint_numbers,
     label_files,
     some_lines,
 )
@@ -54,8 +56,13 @@ def find(root: Path) -> DetectionSource | None:
         classes = class_names(first) or sorted({line[0] for line in lines})
     except ValueError:  # reading says it
         classes = []
-    polygons = bool(lines) and all(len(line) > 6 for line in lines)
-    return DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read)
+    points = keypoint_numbers(first)
+    polygons = bool(lines) and all(len(line) > 6 and len(line) != 5 + points for line in lines)
+    notes = ["the keypoints beside the boxes are not learned"] if points else []
+    missing = sum(file is None for file in label_files(first, images[train]))
+    if 0 < missing < counts[train]:
+        notes.append(f"{missing} of {counts[train]} images in {train} have no text file: images without objects")
+    return DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read, tuple(notes))
 
 
 def read(
@@ -74,7 +81,8 @@ def read(
             f"none of the {len(files)} images in {places.images} has a text file; expected "
             f"{expected_label(places.images)}"
         )
-    texts = [list(_rows(file, problem)) if file is not None else [] for file in files]
+    points = keypoint_numbers(places)
+    texts = [list(_rows(file, problem, points)) if file is not None else [] for file in files]
     names = class_names(places)
     if names is None:
         names = [str(number) for number in range(1 + max((row.label for rows in texts for row in rows), default=0))]
@@ -84,6 +92,8 @@ def read(
         masks = any(len(row.numbers) > 4 for rows in texts for row in rows)
     builder = AnnotationBuilder(places.annotations, known, masks=masks, problem=problem)
     headers = read_headers([places.images / name for name in images])
+    boxes: list[list[float]] = []
+    sizes: list[tuple[int, int]] = []
     identity = 0
     for place, (name, rows, header) in enumerate(zip(images, texts, headers, strict=True), start=1):
         height, width = header.upright if header is not None else (1, 1)
@@ -93,9 +103,16 @@ def read(
             if header is None:
                 builder.skip(UNREADABLE, identity)
             elif row.label not in labels:
-                problem("unknown category", f"{row.where} is of class {row.label}, and {len(names)} have names")
+                numbers = f"the names are those of classes 0 to {len(names) - 1}"
+                problem("unknown category", f"{row.where} is of class {row.label}, and {numbers}")
             else:
+                if len(row.numbers) == 4:
+                    boxes.append([value * (width, height)[i % 2] for i, value in enumerate(row.numbers)])
+                    sizes.append((height, width))
                 _add(builder, image, labels[row.label], row, (height, width), identity)
+    other = mixed_up(boxes, sizes, CENTER)
+    if other is not None:
+        problem("boxes of another form", f"{places.images}: {other}, divided by the image's size")
     return builder.build(folder=places.images)
 
 
@@ -115,7 +132,8 @@ class _Row(NamedTuple):
     where: str
 
 
-def _rows(file: Path, problem: Problem) -> Iterator[_Row]:
+def _rows(file: Path, problem: Problem, points: int) -> Iterator[_Row]:
+    """The objects of a text file; points: numbers of keypoints behind each box, which are left out."""
     try:
         lines = read_text(file).splitlines()
     except ValueError as error:
@@ -130,6 +148,8 @@ def _rows(file: Path, problem: Problem) -> Iterator[_Row]:
         except ValueError:
             problem("no numbers", f"{where} holds {line.strip()[:40]!r}, expected a class number and coordinates")
             continue
+        if points and len(numbers) == 4 + points:
+            numbers = numbers[:4]
         if not label.is_integer() or label < 0:
             problem("no class number", f"{where} begins with {label:g}, expected a class number, 0 or more")
         elif len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):

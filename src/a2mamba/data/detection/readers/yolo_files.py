@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, is_image
 from a2mamba.data.detection.readers.source import SplitPlaces
+from a2mamba.data.names import is_hidden
 from a2mamba.data.text import read_lines, read_text
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "predefined_classes.txt")
@@ -20,12 +21,13 @@ _SPLITS = ("train", "val", "valid", "test")
 
 
 class _Config(NamedTuple):
-    """What data.yaml says: names in the order of class numbers, and the places of each split."""
+    """What data.yaml says: names in the order of class numbers, the places of each split, numbers of keypoints."""
 
     file: Path
     names: list[str]
     splits: dict[str, list[str]]
     base: str
+    points: int
 
 
 def find_splits(root: Path) -> dict[str, SplitPlaces]:
@@ -83,14 +85,20 @@ def class_names(places: SplitPlaces) -> list[str] | None:
     Raises:
         ValueError: the file that should have them is damaged; one line.
     """
-    file: Path | None = places.annotations
-    if places.annotations.is_dir() or _is_list(places.annotations):
-        file = _names_file(places.images, places.annotations.parent)
-    if file is None:
-        return None
-    if file.suffix in (".yaml", ".yml"):
+    file = _yaml_of(places)
+    if file is not None:
         return read_config(file).names
-    return read_lines(file)
+    file = _own_names(places)
+    return None if file is None else read_lines(file)
+
+
+def keypoint_numbers(places: SplitPlaces) -> int:
+    """How many numbers of keypoints follow each box, as data.yaml says; 0 for sets of boxes and polygons."""
+    file = _yaml_of(places)
+    try:
+        return 0 if file is None else read_config(file).points
+    except ValueError:  # who reads the names says it
+        return 0
 
 
 def expected_label(images: Path) -> str:
@@ -127,7 +135,9 @@ def read_config(file: Path) -> _Config:
         if parts:
             splits[key] = parts
     base = content.get("path")
-    return _Config(file, [str(name) for name in names], splits, base if isinstance(base, str) else "")
+    shape = content.get("kpt_shape")
+    points = math.prod(shape) if isinstance(shape, list) and all(type(size) is int for size in shape) else 0
+    return _Config(file, [str(name) for name in names], splits, base if isinstance(base, str) else "", points)
 
 
 def _config_file(root: Path) -> Path | None:
@@ -150,17 +160,21 @@ def _declared_splits(root: Path) -> dict[str, SplitPlaces]:
         config = read_config(file)
     except ValueError:  # reading says it
         return {}
-    splits = {}
+    splits, unlabeled = {}, {}
     for name, values in config.splits.items():
         found = [place for place in (_resolve(config, value) for value in values) if place is not None]
-        if not found:
-            continue
-        if len(values) > 1:  # what is not there is told by reading it
+        if len(values) > 1 and found:  # what is not there is told by reading it
             splits[name] = SplitPlaces(root, file, name)
+        elif not found:
+            unlabeled[name] = SplitPlaces(root / values[0], file)
         elif found[0].is_file():
             splits[name] = SplitPlaces(root, found[0])
         elif _has_labels(SplitPlaces(found[0], file)):
             splits[name] = SplitPlaces(found[0], file)
+        else:
+            unlabeled[name] = SplitPlaces(found[0], file)
+    if splits and "train" in unlabeled:  # not another one in its place: reading says what is wrong with it
+        splits["train"] = unlabeled["train"]
     return splits
 
 
@@ -198,7 +212,7 @@ def _splits_by_folders(root: Path) -> dict[str, SplitPlaces]:
 def _some_images(folder: Path) -> list[str]:
     """Some images of a folder, relative to it; of a folder's own before those below it."""
     with os.scandir(folder) as entries:
-        own = (entry.name for entry in entries if is_image(entry.name) and not entry.name.startswith("."))
+        own = (entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
         some = list(itertools.islice(own, _SAMPLE))
     return some or list(itertools.islice(images_below(folder), _SAMPLE))
 
@@ -258,6 +272,19 @@ def _is_labels(file: Path | None) -> bool:
         return bool(lines) and all(len(line) >= 5 and math.isfinite(sum(map(float, line))) for line in lines)
     except ValueError:
         return False
+
+
+def _own_names(places: SplitPlaces) -> Path | None:
+    """The file that names the classes of a split."""
+    if places.annotations.is_dir() or _is_list(places.annotations):
+        return _names_file(places.images, places.annotations.parent)
+    return places.annotations
+
+
+def _yaml_of(places: SplitPlaces) -> Path | None:
+    """The data.yaml of a split, where that is what names its classes."""
+    file = _own_names(places)
+    return file if file is not None and file.suffix in (".yaml", ".yml") else None
 
 
 def _names_file(images: Path, root: Path) -> Path | None:
