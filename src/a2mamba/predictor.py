@@ -496,9 +496,8 @@ def _networks() -> list[str]:
 
 def _place(source: str | Path) -> Path:
     """Where a source is on this machine."""
-    if isinstance(source, str) and source.startswith(HUB_PREFIX):
-        return download_folder(source.removeprefix(HUB_PREFIX))
-    return Path(source)
+    word = str(source)
+    return download_folder(word.removeprefix(HUB_PREFIX)) if word.startswith(HUB_PREFIX) else Path(source)
 
 
 class _Loaded(NamedTuple):
