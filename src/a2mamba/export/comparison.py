@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from a2mamba.export.formats import Run
+from a2mamba.export.format import Run
 
 PIXELS_THAT_DIFFER = 1e-4
 """Share of the pixels of class maps that may have another class: where two logits are equal but for rounding."""

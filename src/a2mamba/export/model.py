@@ -29,9 +29,11 @@ from a2mamba.export.comparison import (
     torch_threads,
 )
 from a2mamba.export.detections import tensor_detections
-from a2mamba.export.formats import FORMATS, INPUT, Format
+from a2mamba.export.format import INPUT, Format
+from a2mamba.export.formats import FORMATS
 from a2mamba.export.matching import detections_difference
-from a2mamba.export.program import trace
+from a2mamba.export.plain import plain
+from a2mamba.export.program import run_program, trace
 from a2mamba.export.served import OutputName, Served, output_names, outputs_of
 from a2mamba.files import replace_file, replace_text
 
@@ -116,6 +118,9 @@ def export_model(
         batches.append(image[None].copy())  # PyTorch warns of memory that it may not write
     if not pixels:
         batches = [_normalized(batch, mean, std) for batch in batches]
+    example = torch.from_numpy(batches[1 if writer.free_batch else 0])
+    if not writer.free_batch:
+        batches = [batch[i : i + 1] for batch in batches for i in range(len(batch))]
 
     def run_eager(batch: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
@@ -125,9 +130,10 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder, torch_threads(THREADS):
         made = Path(folder) / path.name
         outputs = output_names(fused, len(run_eager(batches[0])))
-        writer.write(trace(fused, torch.from_numpy(batches[1])), made, outputs)
-        started = time.perf_counter()
-        run = writer.load(made, THREADS)
+        program = trace(fused, example)
+        writer.write(program, made, outputs)
+        started, not_here = time.perf_counter(), writer.not_here()
+        run = writer.load(made, THREADS) if not_here is None else run_program(plain(program).module())
         load_seconds = time.perf_counter() - started
         difference = compare(run, run_eager, batches, _difference_of(model, outputs, tolerance))
         limit = PIXELS_THAT_DIFFER if output == "class_map" else tolerance
@@ -140,9 +146,9 @@ def export_model(
         description = {
             "format": name,
             "file": path.name,
-            "bytes": sum(file.stat().st_size for file in files),
+            "bytes": sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()),
             **writer.describe(made),
-            "input": _describe_input(size, len(mean), pixels),
+            "input": _describe_input(size, len(mean), pixels, "batch" if writer.free_batch else 1),
             "outputs": outputs,
             "size": list(size),
             "mean": list(mean),
@@ -152,11 +158,17 @@ def export_model(
             "difference": difference,
             "tolerance": limit,
             "images_compared": sum(map(len, batches)),
+            "compared": "the file" if not_here is None else f"the program it was converted from; {not_here}",
             "load_seconds": round(load_seconds, 3),
             "milliseconds": {"threads": THREADS, "file": comparison.file_ms, "eager": comparison.eager_ms},
         }
         for file in files:
-            replace_file(path.with_name(file.name), partial(shutil.move, file))
+            target = path.with_name(file.name)
+            if file.is_dir():  # which cannot replace another
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.move(file, target)
+            else:
+                replace_file(target, partial(shutil.move, file))
     sidecar = path.with_suffix(".json")
     replace_text(sidecar, json.dumps(description, indent=2, ensure_ascii=False))
     return Exported(path, sidecar, comparison, description)
@@ -207,6 +219,6 @@ def _normalized(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float])
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def _describe_input(size: tuple[int, int], channels: int, pixels: bool) -> dict[str, Any]:
-    shape = ["batch", *size, channels] if pixels else ["batch", channels, *size]
+def _describe_input(size: tuple[int, int], channels: int, pixels: bool, batch: str | int) -> dict[str, Any]:
+    shape = [batch, *size, channels] if pixels else [batch, channels, *size]
     return {"name": INPUT, "dtype": "uint8" if pixels else "float32", "shape": shape, "normalized": not pixels}

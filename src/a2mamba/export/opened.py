@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
-from a2mamba.export.formats import FORMATS, Run
+from a2mamba.export.format import Run
+from a2mamba.export.formats import FORMATS
 from a2mamba.files import read_json
 
 SUFFIXES = tuple(each.suffix for each in FORMATS.values())
@@ -68,21 +69,24 @@ def open_exported(path: Path, sidecar: Sidecar) -> nn.Module:
         ValueError: a file that cannot be run, or returns nothing that predictions are made of.
         ImportError: its runtime is not installed.
     """
-    if sidecar.format == "pt2":
+    if path.suffix == FORMATS["pt2"].suffix:
         raise ValueError(
-            f"{path}: reading a program of torch.export can run code that is in it, so this does not; read your own "
-            "with torch.export.load, or export to .onnx"
+            f"{path}: reading a .pt2 file can run code that is in it, so this does not; docs/export.md says how to run "
+            "your own, or export to .onnx"
         )
     kind, possible = _KINDS.get(sidecar.run.get("task", ""), (None, ()))
     if kind is None or not sidecar.outputs or sidecar.outputs[0] not in possible:
         raise ValueError(f"{path} returns {', '.join(sidecar.outputs)}, of which no predictions are made")
     made = FORMATS[sidecar.format]
     made.check_installed()
+    reason = made.not_here()
+    if reason is not None:
+        raise ValueError(f"{path} cannot be run: {reason}")
     try:
         run = made.load(path, torch.get_num_threads())
     except Exception as error:  # every runtime has its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} cannot be run: {reason[0]}") from None
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} cannot be run: {said[0]}") from None
     return kind(run, sidecar)
 
 
