@@ -24,11 +24,16 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
+_CLOSE = (b"connection", b"close")  # what is still on its way is not read
 _FETCHES = ("/proxy=", "/file=http:", "/file=https:", "/monitoring")
 """Routes of Gradio that fetch from other servers, or tell of visitors."""
 _NO_FETCHING = "this server looks at uploaded files alone and fetches nothing"
 _UPLOAD = "/upload"
 _MAX_BODY = 1_000_000  # bytes; a click has a few hundred
+
+
+class _TooLargeError(Exception):
+    """An upload that is larger than allowed."""
 
 
 class Guard:
@@ -40,11 +45,13 @@ class Guard:
     Args:
         app: what stands behind.
         hosts: names under which the server is asked, without ports; empty: any.
+        max_upload: bytes of the largest upload, with what surrounds the file.
     """
 
-    def __init__(self, app: App, hosts: Iterable[str]) -> None:
+    def __init__(self, app: App, hosts: Iterable[str], max_upload: int) -> None:
         self.app = app
         self.hosts = frozenset(hosts)
+        self.max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
@@ -57,10 +64,39 @@ class Guard:
             await _refuse(send, 421, f"this server is not {host}")
         elif any(route in path for route in _FETCHES):
             await _refuse(send, 403, _NO_FETCHING)
-        elif scope["method"] == "POST" and not path.endswith(_UPLOAD):
+        elif scope["method"] == "POST" and path.endswith(_UPLOAD):
+            await self._pass_on_upload(scope, receive, send)
+        elif scope["method"] == "POST":
             await self._pass_on_checked(scope, receive, send)
         else:
             await self.app(scope, receive, partial(_with_headers, send))
+
+    async def _pass_on_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on an upload as far as it is allowed to go; Gradio alone would take in the whole of a larger one."""
+        got = 0
+        answered = False
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self.max_upload:
+                raise _TooLargeError
+            return message
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal answered
+            answered = True
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                message["headers"] = [*message.get("headers", []), _CLOSE]
+            await _with_headers(send, message)
+
+        try:
+            await self.app(scope, counted, watched)
+        except Exception:
+            if answered or got <= self.max_upload:
+                raise
+            await _refuse(send, 413, f"a file of more than {self.max_upload:,} bytes")
 
     async def _pass_on_checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request whose body is JSON, if it is small and no file in it is an address."""
@@ -121,6 +157,6 @@ def _name(host: str) -> str:
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), _CLOSE, *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})

@@ -129,6 +129,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         with gr.Column(scale=6, min_width=300):
             drawing = gr.Image(
                 label="What the network says",
+                format="png",
                 interactive=False,
                 height=380,
                 buttons=["download", "fullscreen"],

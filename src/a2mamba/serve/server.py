@@ -22,6 +22,7 @@ from a2mamba.serve.uploads import MAX_MEGABYTES, MAX_PIXELS
 LOCAL = "127.0.0.1"
 _LOCAL_NAMES = (LOCAL, "localhost", "::1")
 _WAITING = 64
+_AROUND = 10_000  # bytes of an upload around its file
 _CSS = Path(__file__).with_name("page.css")
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "monospace"]
@@ -60,7 +61,9 @@ def page_server(
     """
     if max_megabytes * 1e6 < 1 or max_pixels < 1:
         raise ValueError(f"max_megabytes={max_megabytes}, max_pixels={max_pixels}: expected more than nothing")
+    max_bytes = round(max_megabytes * 1e6)
     hosts = _LOCAL_NAMES if host in _LOCAL_NAMES else ()
+    guard = Middleware(partial(Guard, hosts=hosts, max_upload=max_bytes + _AROUND))
     with tempfile.TemporaryDirectory(prefix="a2mamba-serve-") as name:
         folder = Path(name).resolve()
         with _environment({"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}):
@@ -77,7 +80,7 @@ def page_server(
                     show_error=False,
                     allowed_paths=[],
                     blocked_paths=_blocked(folder),
-                    max_file_size=round(max_megabytes * 1e6),
+                    max_file_size=max_bytes,
                     strict_cors=True,
                     ssr_mode=False,
                     mcp_server=False,
@@ -85,7 +88,9 @@ def page_server(
                     run_history=False,
                     pwa=False,
                     footer_links=["api"],
-                    app_kwargs={"middleware": [Middleware(partial(Guard, hosts=hosts))]},
+                    app_kwargs={
+                        "middleware": [Middleware(partial(Guard, hosts=hosts, max_upload=max_bytes + _AROUND))]
+                    },
                     theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
                     css_paths=_CSS,
                 )
