@@ -42,7 +42,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     name = "classification"
     run_type = ClassificationRun
     prediction_type = ClassificationPrediction
-    evaluation_options = frozenset({"confusion"})
+    evaluation_options = frozenset({"confusion", "sizes"})
     prediction_options = frozenset({"top"})
     released_classes = 1000
     images_at_a_time = 16
