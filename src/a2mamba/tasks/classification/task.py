@@ -46,7 +46,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     name = "classification"
     run_type = ClassificationRun
     prediction_type = ClassificationPrediction
-    evaluation_options = frozenset({"confusion"})
+    evaluation_options = frozenset({"confusion", "sizes"})
     prediction_options = frozenset({"top"})
     images_at_a_time = 16
 
