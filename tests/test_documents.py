@@ -133,7 +133,7 @@ def options() -> dict[str, set[str]]:
 
 
 def _actions(command: str) -> list[str]:
-    return ["demo", "check", "convert"] if command == "data" else []
+    return {"data": ["demo", "check", "convert"], "hub": ["save", "push"]}.get(command, [])
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))

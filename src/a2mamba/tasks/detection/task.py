@@ -48,10 +48,8 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the names of the detectors."""
         return list_detectors()
 
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> DetectionRun:
+    def run_of_network(self, name: str) -> DetectionRun:
         """Return a run that sees images as the paper's protocol does."""
-        if pretrained:
-            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
         return DetectionRun(
             model=DetectorModelConfig(name=name),
             detector=detector_config(name),
