@@ -8,7 +8,7 @@ import pytest
 
 from snippets import DOCUMENTS, NOT_RUN, ROOT, Block, blocks, prepare, run_document, to_run, why_not
 
-FAST = {"docs/extend_dataset.md", "docs/extend_mixer.md", "docs/install.md"}
+FAST = {"docs/extend_dataset.md", "docs/extend_mixer.md", "docs/operators.md"}
 """Run by default; all others are `slow`."""
 
 RUN = {document.relative_to(ROOT).as_posix(): document for document in DOCUMENTS if to_run(document)}

@@ -14,10 +14,9 @@ from a2mamba.cli.output import print_json, print_table, say, track, without_load
 from a2mamba.weights import fetch_weights, find_weights
 
 if TYPE_CHECKING:
-    from a2mamba.tasks import TrainingRun
-
-if TYPE_CHECKING:
     from torch import nn
+
+    from a2mamba.tasks import TrainingRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
