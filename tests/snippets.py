@@ -104,9 +104,9 @@ def to_run(document: Path) -> list[Block]:
 def prepare(folder: Path) -> None:
     """Make what documents may find in their folder.
 
-    data/: a small part of the embedded data, which stands for the published sets and is what `a2mamba data demo` gives;
-    photos/: class folders; photo.jpg, photo.png; runs/digits: a finished small run; hub/: a cache of the hub with random
-    weights.
+    data/: a small part of the embedded data, in place of the published sets and of `a2mamba data demo`;
+    photos/: class folders; photo.jpg, photo.png; runs/digits: a finished small run; hub/: a cache of the hub with
+    random weights.
     """
     command = [sys.executable, "-m", "a2mamba"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

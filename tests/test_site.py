@@ -66,6 +66,12 @@ def test_generated_pages_are_complete(site: Path) -> None:
     assert [name for name in names if f'id="a2mamba{name.lower()}"' not in reference] == []
 
 
+def test_images_are_small(site: Path) -> None:
+    sizes = {image.name: image.stat().st_size for image in (site / "assets").glob("*.png")}
+    assert sizes["results.png"] < 200_000
+    assert not list((site / "assets").glob("*.py"))
+
+
 def test_notes_beside_the_code_are_pages(site: Path) -> None:
     network = (site / "network.html").read_text(encoding="utf-8")
     assert 'href="code/segmentation.html"' in network

@@ -14,7 +14,7 @@ HEADER, ROW, WIDTH = 28, 248, 990  # of the sheet: its first line, a scene with 
 
 
 def main() -> None:
-    """Put chosen rows below the header, image, truth and prediction side by side, in 128 colors."""
+    """Put chosen rows below the header, image, truth and prediction side by side, in 256 colors."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sheet", type=Path)
     parser.add_argument("out", type=Path)
@@ -27,7 +27,7 @@ def main() -> None:
             top = HEADER + ROW * row
             image.paste(sheet.crop((0, top, WIDTH, top + ROW)), (0, HEADER + ROW * place))
     image = image.resize((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.LANCZOS)
-    image.quantize(128).save(arguments.out, optimize=True)
+    image.quantize(256).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":
