@@ -27,7 +27,7 @@ def test_selective_scan(length: int, groups: int) -> None:
     delta[:, :, length // 2] = 30.0  # a step after which nothing of the past is left
     A, bias = -torch.linspace(0.1, 30, 8), torch.linspace(-3, 2, 8)
     found = plain.selective_scan_state(u, delta, A, B, bias, True)
-    expected = specified_scan(*(x.double() for x in (u, delta, A, B, bias)), True)
+    expected = specified_scan(u.double(), delta.double(), A.double(), B.double(), bias.double(), True)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
