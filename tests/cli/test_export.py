@@ -17,6 +17,7 @@ from PIL import Image
 import a2mamba
 from a2mamba.cli.export import SUFFIXES
 from a2mamba.export import FORMATS
+from a2mamba.tasks import ClassificationPrediction
 
 from .helpers import Result, Trained, in_process
 
@@ -156,6 +157,7 @@ def test_the_file_predicts_as_the_network(written: Written) -> None:
     )
     with torch.inference_mode():
         expected = network.model(images)[0].softmax(0)
+    assert isinstance(found, ClassificationPrediction)
     assert found.classes == CLASSES
     assert torch.allclose(found.probabilities, expected, atol=1e-3)
 

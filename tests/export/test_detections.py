@@ -49,11 +49,13 @@ def told_apart(detector: Detector) -> Detector:
     return detector.eval()
 
 
-def make(config: DetectorConfig, **changes: float) -> Detector:
+def make(config: DetectorConfig, *, score_threshold: float = 0.05) -> Detector:
     torch.manual_seed(0)
     config = config.narrowed(fpn_width=8, box_fc_width=32)
     config = replace(
-        config, roi=replace(config.roi, mask_convs=1, **changes), rpn=replace(config.rpn, post_nms_test=80)
+        config,
+        roi=replace(config.roi, mask_convs=1, score_threshold=score_threshold),
+        rpn=replace(config.rpn, post_nms_test=80),
     )
     return told_apart(Detector(Convolutions(), num_classes=3, config=config))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import a2mamba
 from a2mamba.detection import Detector, detector_config
@@ -18,7 +18,13 @@ from a2mamba.export.detections import detection_names, own_detections
 from a2mamba.export.opened import Sidecar, _Detector, _Segmenter
 from a2mamba.predictor import Predictor
 from a2mamba.segmentation import TEST_MODES
-from a2mamba.tasks import PredictionOptions, task_of_network
+from a2mamba.tasks import (
+    ClassificationPrediction,
+    DetectionPrediction,
+    PredictionOptions,
+    SegmentationPrediction,
+    task_of_network,
+)
 
 
 def predictor_of(name: str, classes: Sequence[str], model: nn.Module, **changes: object) -> Predictor:
@@ -41,6 +47,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_a_classifier_predicts_from_its_file(classifier: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -50,6 +57,8 @@ def test_a_classifier_predicts_from_its_file(classifier: Predictor, tmp_path: Pa
     assert opened.classes == classifier.classes
     photos = [image(50, 70), image(90, 64, 1), image(64, 64, 2)]
     for found, expected in zip(opened.predict(photos), classifier.predict(photos), strict=True):
+        assert isinstance(found, ClassificationPrediction)
+        assert isinstance(expected, ClassificationPrediction)
         assert torch.allclose(found.probabilities, expected.probabilities, atol=1e-4)
         assert found.to_dict()["top"][0]["class"] == expected.to_dict()["top"][0]["class"]
     assert opened.predict(photos).save(tmp_path / "out").exists()
@@ -106,6 +115,12 @@ def test_what_is_refused_before_a_file_is_read(classifier: Predictor, tmp_path: 
         a2mamba.load(tmp_path / "x.onnx")
 
 
+def class_map(predictor: Predictor, photo: np.ndarray) -> Tensor:
+    (prediction,) = predictor.predict(photo)
+    assert isinstance(prediction, SegmentationPrediction)
+    return prediction.class_map
+
+
 def sidecar(task: str, outputs: list[str], *, pixels: bool, size: tuple[int, int], classes: int) -> Sidecar:
     names = [str(i) for i in range(classes)]
     return Sidecar("onnx", outputs, size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], names, pixels, {}, None)
@@ -124,10 +139,10 @@ def test_a_segmenter_predicts_the_same(output: str) -> None:
     opened = _Segmenter(run, sidecar("segmentation", [output], pixels=False, size=(64, 96), classes=4))
     found = predictor_of("segman_v2_test", list("abcd"), opened, test=TEST_MODES["image"])
     photo = image(64, 96)
-    maps = [each.predict(photo)[0].class_map for each in (found, predictor)]
+    maps = [class_map(each, photo) for each in (found, predictor)]
     assert len(maps[1].unique()) > 1
     assert (maps[0] != maps[1]).float().mean() < 1e-3
-    assert found.predict(image(50, 30))[0].class_map.shape == (50, 30), "images of other sizes are resized"
+    assert class_map(found, image(50, 30)).shape == (50, 30), "images of other sizes are resized"
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -141,6 +156,10 @@ def test_a_detector_predicts_the_same(pixels: bool) -> None:
     found = predictor_of(name, list("abc"), opened, detector=config)
     photo = image(64, 96)
     a, b = (each.predict(photo)[0] for each in (found, predictor))
+    assert isinstance(a, DetectionPrediction)
+    assert isinstance(b, DetectionPrediction)
+    assert a.masks is not None
+    assert b.masks is not None
     assert len(b.scores) > 3
     assert torch.allclose(a.scores, b.scores, atol=1e-4)
     assert torch.allclose(a.boxes, b.boxes, atol=1e-2)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch.export import ExportedProgram
 
 from a2mamba.export.format import INPUT, Format, Run, need
@@ -25,9 +26,12 @@ class CoreMLFormat(Format):
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
         import coremltools
+        from torch._decomp import get_decompositions
 
+        # Operations that coremltools 9 does not know.
+        unknown = get_decompositions([torch.ops.aten.addcmul.default, torch.ops.aten.new_ones.default])
         model = coremltools.convert(
-            plain(program).run_decompositions({}),
+            plain(program).run_decompositions(unknown),
             convert_to="mlprogram",
             minimum_deployment_target=coremltools.target.iOS17,
             compute_precision=coremltools.precision.FLOAT32,

@@ -7,7 +7,7 @@ of changing lengths, for a program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from a2mamba.detection.rpn import RegionProposals
 from a2mamba.export import regions
 
 
-class Padded(NamedTuple):
+@dataclass(frozen=True)
+class Padded:
     """D detections of each of B images, best first, as many of them real as ``count`` says; the others are zero."""
 
     boxes: Tensor
@@ -37,12 +38,13 @@ class Padded(NamedTuple):
 
     def outputs(self) -> tuple[Tensor, ...]:
         """Return those that are there, in the order of `detection_names`."""
-        return tuple(each for each in self if each is not None)
+        every = (getattr(self, field.name) for field in fields(self))
+        return tuple(each for each in every if each is not None)
 
 
 def detection_names(detector: Detector) -> list[str]:
     """Return the names of a detector's outputs."""
-    return [name for name in Padded._fields if name != "masks" or detector.config.masks]
+    return [name for name in (field.name for field in fields(Padded)) if name != "masks" or detector.config.masks]
 
 
 def own_detections(detector: Detector, batch: Tensor) -> Padded:

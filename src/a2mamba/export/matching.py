@@ -27,7 +27,7 @@ def detections_difference(found: Arrays, expected: Arrays, *, least_score: float
         Infinity where a detection has no counterpart.
     """
     return max(
-        _image_difference(*(_real(each, i) for each in (found, expected)), least_score, tolerance)
+        _image_difference(_real(found, i), _real(expected, i), least_score, tolerance)
         for i in range(len(expected["count"]))
     )
 

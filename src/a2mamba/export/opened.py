@@ -51,15 +51,15 @@ def read_sidecar(path: Path) -> Sidecar:
         raise ValueError(f"{beside} does not say how images are prepared; export with a2mamba.load(...).export(...)")
     try:
         name, size = content["format"], [int(side) for side in content["size"]]
-        channels = [[float(x) for x in content[key]] for key in ("mean", "std")]
+        mean, std = ([float(x) for x in content[key]] for key in ("mean", "std"))
         classes, outputs = ([str(x) for x in content[key]] for key in ("classes", "outputs"))
         run, best, pixels = dict(content["run"]), content.get("best"), not content["input"]["normalized"]
-        fits = FORMATS[name].suffix == path.suffix and len(size) == 2 and min(size) > 0 and min(channels[1]) > 0
+        fits = FORMATS[name].suffix == path.suffix and len(size) == 2 and min(size) > 0 and min(std) > 0
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{beside} is damaged: {type(error).__name__}: {error}") from None
     if not fits or not (best is None or isinstance(best, dict)):
         raise ValueError(f"{beside} is damaged, or does not belong to {path.name}; export the network again")
-    return Sidecar(name, outputs, (size[0], size[1]), *channels, classes, pixels, run, best)
+    return Sidecar(name, outputs, (size[0], size[1]), mean, std, classes, pixels, run, best)
 
 
 def open_exported(path: Path, sidecar: Sidecar) -> nn.Module:

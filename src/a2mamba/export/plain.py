@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -116,8 +117,23 @@ def _pair_bias(bias: Tensor | None, heads: int, window: tuple[int, int], y: Axis
 
 
 def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
-    """The operator, see `a2mamba.layers.global_attention`."""
-    return F.interpolate(bias[None], size=(tokens, tokens), mode="bicubic", align_corners=False)[0]
+    """The operator, see `a2mamba.layers.global_attention`: a constant product an axis."""
+    resize = torch.tensor(cubic_weights(int(bias.shape[1]), tokens).tolist())
+    return resize @ bias @ resize.T
+
+
+def cubic_weights(size: int, tokens: int) -> npt.NDArray[np.float64]:
+    """Return (tokens, size), what bicubic interpolation makes of an axis, as PyTorch's: a = -0.75, edges repeated."""
+    position = (np.arange(tokens) + 0.5) * size / tokens - 0.5
+    first = np.floor(position).astype(np.int64)
+    weights = np.zeros((tokens, size))
+    for neighbor in range(-1, 3):
+        x = np.abs(position - first - neighbor)
+        near = 1.25 * x**3 - 2.25 * x**2 + 1
+        far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+        weight = np.where(x <= 1, near, far)
+        np.add.at(weights, (np.arange(tokens), np.clip(first + neighbor, 0, size - 1)), weight)
+    return weights
 
 
 _FORMS: dict[str, Callable[..., Any]] = {

@@ -119,4 +119,5 @@ def _levels(rois: Any, strides: Sequence[int]) -> Any:
     side = op.Sqrt(op.Mul(op.Sub(x1, x0), op.Sub(y1, y0)))
     # Torchvision adds 1e-6 to the logarithm before it rounds down.
     bounds = np.array([14 * stride * 2 ** (-1e-6) for stride in strides[1:]], np.float32)
-    return op.ReduceSum(op.Cast(op.GreaterOrEqual(side, constant(bounds)), to=7), constant(np.array([1])), keepdims=0)
+    reached: Any = op.Cast(op.GreaterOrEqual(side, constant(bounds)), to=7)
+    return op.ReduceSum(reached, constant(np.array([1])), keepdims=0)

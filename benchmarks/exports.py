@@ -1,8 +1,14 @@
 """The figures of docs/export.md: what is written, how far it is from the network, and how fast it runs.
 
-    python benchmarks/export_figures.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
-    python benchmarks/export_figures.py speed --out /tmp/export [--seconds 240]
-    python benchmarks/export_figures.py table --out /tmp/export
+<<<<<<<< HEAD:benchmarks/exports.py
+    python benchmarks/exports.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
+    python benchmarks/exports.py speed --out /tmp/export [--seconds 240]
+    python benchmarks/exports.py table --out /tmp/export
+========
+    python benchmarks/exports.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
+    python benchmarks/exports.py speed --out /tmp/export [--seconds 240]
+    python benchmarks/exports.py table --out /tmp/export
+>>>>>>>> refs/heads/export:benchmarks/exports.py
 
 ``parity`` writes every case, batch 1 and 3, and adds a line to parity.jsonl after each: cases that are in it are left
 out, so that it can be interrupted. ``speed`` runs our tiny and networks of its size, in PyTorch, ONNX Runtime and
@@ -15,6 +21,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,18 +109,18 @@ def speed(out: Path, seconds: float) -> None:
     tensor = torch.from_numpy(images)
     torch.set_num_threads(THREADS)
     for name in ("a2mamba_tiny", *OTHERS):
-        model = make(name) if name.startswith("a2mamba") else timm.create_model(name).eval()
+        model: nn.Module = make(name) if name.startswith("a2mamba") else timm.create_model(name).eval()
         if name.startswith("repvit"):
-            model.fuse()
+            model = timm.utils.reparameterize_model(model)
         if name.startswith("a2mamba"):
             model = a2mamba.fuse_for_inference(model)
         program = trace(model, torch.randn(2, 3, 224, 224))
-        runs[name, "PyTorch"] = lambda model=model: model(tensor)
+        runs[name, "PyTorch"] = partial(model, tensor)
         for label, format in (("ONNX Runtime", "onnx"), ("OpenVINO", "openvino")):
             path = out / f"speed-{name}{FORMATS[format].suffix}"
             FORMATS[format].write(program, path, ["logits"])
             run = FORMATS[format].load(path, THREADS)
-            runs[name, label] = lambda run=run: run(images)
+            runs[name, label] = partial(run, images)
         print(f"{name} is ready", flush=True)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     started = time.perf_counter()
