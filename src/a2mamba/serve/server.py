@@ -88,9 +88,7 @@ def page_server(
                     run_history=False,
                     pwa=False,
                     footer_links=["api"],
-                    app_kwargs={
-                        "middleware": [Middleware(partial(Guard, hosts=hosts, max_upload=max_bytes + _AROUND))]
-                    },
+                    app_kwargs={"middleware": [guard]},
                     theme=gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=_FONTS, font_mono=_MONO),
                     css_paths=_CSS,
                 )
