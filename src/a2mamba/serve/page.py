@@ -133,6 +133,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
                 interactive=False,
                 height=380,
                 buttons=["download", "fullscreen"],
+                elem_classes="a2-image",
                 alt_text="the prediction, drawn",
             )
             said = gr.Markdown(elem_classes="a2-said")
@@ -157,7 +158,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         with gr.Column(scale=6, min_width=300):
             maps = gr.Gallery(
                 label="Attention of the point",
-                columns=3,
+                columns=4,
                 object_fit="contain",
                 height="auto",
                 interactive=False,
