@@ -286,6 +286,7 @@ def test_pretrained_reads_the_hub_file(tmp_path: Path, monkeypatch: pytest.Monke
     source = create("a2mamba_nano")
     released = a2mamba.to_released(source)
     hub_cache(tmp_path, {"state_dict_ema": released, "args": argparse.Namespace(lr=1)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for loaded in (
         make("a2mamba_nano", pretrained=True, cache_dir=tmp_path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from a2mamba.backbone.pyramid import STAGES, Pyramid
 from a2mamba.backbone.weights import CheckpointError, StateDict, from_released
-from a2mamba.files.torch_file import check_sha256, read_torch_file
+from a2mamba.files.torch_file import PLAIN_DATA, check_sha256, read_torch_file
 from a2mamba.layers import resize_pair_bias
 
 log = logging.getLogger(__name__)
@@ -105,11 +104,14 @@ def load_checkpoint(
     if name is None:
         name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
     content = source if isinstance(source, Mapping) else _read(Path(source), sha256)
-    report = _load_content(model, content, name)
+    report = load_content(model, content, name)
+    for note in report.notes:
+        log.warning("%s: %s", name, note)
     return replace(report, verified=not isinstance(content, FileContent) or content.verified)
 
 
-def _load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
+def load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
+    """Do what :func:`load_checkpoint` does with a checkpoint's content, without a word in the log."""
     if isinstance(model, Network) and not isinstance(model, FeatureGetterNet):
         return _load_network(model, content, name)
     target = _backbone(model)
@@ -149,6 +151,8 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     """Load the weights if nothing is missing (those that are ``kept`` aside), left over or of another shape."""
     own = target.state_dict()
     constants = {key for key in own if key.endswith("num_batches_tracked")}
+    # Frozen norms, such as transformers' RT-DETR makes of ours, have no counters.
+    state = {key: x for key, x in state.items() if key in own or not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in constants | kept]
     unexpected = [key for key in state if key not in own]
     both = [(key, state[key], own[key]) for key in own if key in state]
@@ -167,16 +171,13 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     if problems:
         raise CheckpointError(f"{name} does not fit this model; {'; '.join(problems)}")
     target.load_state_dict(state, strict=False)
-    report = LoadReport(
+    return LoadReport(
         source=name,
         content=content,
         loaded=len(state.keys() - constants),
         total=len(own.keys() - constants),
         notes=tuple(notes),
     )
-    for note in notes:
-        log.warning("%s: %s", name, note)
-    return report
 
 
 def _is_usable(found: Tensor, own: Tensor) -> bool:
@@ -209,8 +210,7 @@ def _read(path: Path, sha256: str | None) -> FileContent:
         if path.suffix == ".safetensors":
             content, verified = safetensors.torch.load_file(path), False
         else:
-            # timm's training checkpoints hold their command line as a Namespace, which is plain data.
-            content, verified = read_torch_file(path, allowed=[argparse.Namespace])
+            content, verified = read_torch_file(path, allowed=PLAIN_DATA)
     except (OSError, ValueError, SafetensorError) as error:
         text = str(error).split("\n", 1)[0]
         raise CheckpointError(text if text.startswith(str(path)) else f"{path} is damaged: {text}") from error

@@ -59,6 +59,8 @@ _OTHER_FORMATS = (
     (0, b"DDS ", "a DDS texture"),
     (0, b"\x00\x00\x01\x00", "an ICO file"),
     (0, b"icns", "an ICNS file"),
+    (0, b"<svg", "an SVG file"),
+    (0, b"<?xml", "an XML file, of which SVG is one kind"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the image itself (run: git lfs pull)"),
     (128, b"DICM", "a DICOM file"),
 )
