@@ -384,7 +384,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 @pytest.mark.parametrize("pool", ["OpenMP", "own"])
 def test_forked_processes_run(pool: str) -> None:
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, pool], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, pool], check=True, timeout=300)
 
 
 LAZY = """
