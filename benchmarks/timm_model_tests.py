@@ -123,7 +123,8 @@ def main() -> int:
     timm.list_models = listing(arguments.models)
     os.chdir(arguments.timm_checkout)
     options = ["-q", "--tb=short", "--import-mode=importlib", "-p", "no:cacheprovider", "-W", "ignore"]
-    pytest.main([*options, "-k", arguments.keyword, str(file)], plugins=[plugin])
+    options += ["-k", arguments.keyword]
+    pytest.main([*options, str(file)], plugins=[plugin])
     rows = [(test, *(count[o] for o in ("passed", "failed", "skipped")), "") for test, count in plugin.outcomes.items()]
     rows += [(test, 0, 0, 0, reason) for test, reason in NOT_APPLICABLE.items()]
     print_table(("timm's test", "passed", "failed", "skipped", "not applicable"), rows)

@@ -33,6 +33,7 @@ from a2mamba.layers import (
     over_images,
     rope_table,
 )
+from a2mamba.ops import positional_norm
 
 STAGES = 4
 
@@ -145,10 +146,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """(B, C, H, W) and the rotations of the map -> (B, C, H, W)."""
-        x = self.pos1(x)
-        x = self.skip1(x) + self.drop_path(self.scale1(self.mixer(self.norm1(x), rope)))
-        x = self.pos2(x)
-        return self.skip2(x) + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        x, normal = positional_norm(x, None, self.skip1, self.pos1, self.norm1)
+        mixed = self.drop_path(self.scale1(self.mixer(normal, rope)))
+        x, normal = positional_norm(x, mixed, self.skip1, self.pos2, self.norm2)
+        return self.skip2(x) + self.drop_path(self.scale2(self.mlp(normal)))
 
     def fold(self) -> None:
         """Fold the affine of every branch into the projection before it, for inference.
@@ -180,6 +181,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C, H', W')."""
         x = self.downsample(x)
+        # Under autocast, what all blocks add to keeps the dtype of the weights.
+        x = x.to(torch.promote_types(x.dtype, self.blocks[0].norm1.weight.dtype))
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
         if may_chunk(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):

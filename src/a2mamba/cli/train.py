@@ -104,6 +104,8 @@ def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, notes
 
 def _show_result(trainer: Trainer, output: Path, *, recipe: str, page: Path | None, as_json: bool) -> None:
     last, best = trainer.history[-1], trainer.best
+    if trainer.stop_reason is not None:
+        say(f"ended after {trainer.epoch} of {trainer.epochs} epochs: {trainer.stop_reason}")
     if as_json:
         print_json({"output": str(output), "last": last, "best": best})
         return

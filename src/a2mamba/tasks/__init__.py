@@ -32,7 +32,8 @@ from a2mamba.tasks.segmentation import (
     SegmentationTask,
     SegmenterConfig,
 )
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
+from a2mamba.tasks.view import View
 
 AnyRun = ClassificationRun | SegmentationRun | DetectionRun
 
@@ -92,6 +93,7 @@ __all__ = [
     "Evaluation",
     "ModelConfig",
     "NetworkConfig",
+    "NetworkInput",
     "Parts",
     "Prediction",
     "PredictionOptions",
@@ -105,6 +107,7 @@ __all__ = [
     "SystemConfig",
     "Task",
     "TrainingRun",
+    "View",
     "refuse_options",
     "task_of",
     "task_of_network",
