@@ -384,7 +384,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 @pytest.mark.parametrize("pool", ["OpenMP", "own"])
 def test_forked_processes_run(pool: str) -> None:
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, pool], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, pool], check=True, timeout=300)
 
 
 LAZY = """
@@ -615,6 +615,8 @@ def test_pairs_of_bfloat16_are_multiplied_where_the_processor_can(monkeypatch: p
         pytest.skip("no AVX512-BF16 here")
     from a2mamba.ops.neighborhood import numba_kernels, numba_kernels_bfloat16
 
+    first = AttentionCase(2, 2, 9, 9, 16, (3, 3))
+    attend(first, first.inputs(torch.bfloat16))  # a process's first call runs the self-test, which calls kernels, too
     call = mock.Mock(wraps=numba_threads.call)
     monkeypatch.setattr(numba_threads, "call", call)
     draw = random.Random(0)
@@ -635,7 +637,7 @@ def test_pairs_of_bfloat16_are_multiplied_where_the_processor_can(monkeypatch: p
         assert torch.equal(attention(v), found)
         assert torch.equal(attention(v), found)
     monkeypatch.setattr(numba_vectors.numba_config, "CPU_NAME", "generic")
-    assert not numba_vectors.has_pair_products()
+    assert not numba_vectors.has_pair_products.__wrapped__()  # the answer is kept
 
 
 @needs_numba
