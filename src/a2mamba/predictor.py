@@ -28,16 +28,18 @@ from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
+from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar, web
 from a2mamba.files import replace_text
 from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder, upload_folder, write_folder
-from a2mamba.recipes import read_checkpoint
+from a2mamba.recipes import describe, parse_run, read_checkpoint
 from a2mamba.tasks import (
     TASKS,
     AnyRun,
+    NetworkInput,
     Prediction,
     PredictionOptions,
     SourceImage,
+    View,
     refuse_options,
     task_of,
     task_of_network,
@@ -164,9 +166,19 @@ class Predictor:
         return self._task.name
 
     @property
+    def mode(self) -> str:
+        """Pillow's mode of the images that the network looks at: "L", "RGB" or "RGBA"."""
+        return image_mode(self._task.channels(self.run))
+
+    @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """What makes an image ready for `model`, see `Task.transform`."""
         return self._task.transform(self.run)
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """The images that the network was trained on, see `Task.network_input`."""
+        return self._task.network_input(self.run)
 
     @property
     def palette(self) -> Sequence[tuple[int, int, int]]:
@@ -257,7 +269,7 @@ class Predictor:
             path: the file.
             format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
             size: height and width that the file is for; None: those of training.
-            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            output: "logits", "class_map" (segmentation), "features" or "detections"; None: what the task predicts with.
             pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
             images: to compare on, beside random ones; they are squashed to the size.
             tolerance: largest difference, see `a2mamba.export.export_model`.
@@ -267,7 +279,7 @@ class Predictor:
             ImportError: the format needs a package that is not installed.
             a2mamba.export.ExportError: the file computes something else; it is not kept.
         """
-        trained = self._task.network_input(self.run)
+        trained = self.network_input
         height, width = size = trained.size if size is None else size
         compared = []
         for source in self._sources(images, MAX_PIXELS):
@@ -285,7 +297,13 @@ class Predictor:
             pixels=pixels,
             images=compared,
             tolerance=tolerance,
-            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
+            about={
+                "model": self.run.model.name,
+                "task": self.task,
+                "weights": self.report,
+                "best": self.best,
+                "run": json.loads(describe(self.run, "", self.classes)),
+            },
         )
 
     def save_pretrained(self, folder: Path | str, *, license: str | None = None) -> Path:
@@ -326,6 +344,60 @@ class Predictor:
         """Do what `load` does for a saved folder, or for a repository of the hub, "user/name"."""
         return load(source if Path(source).is_dir() else f"{HUB_PREFIX}{source}", device=device)
 
+    def view(self, image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> View:
+        """Return what the network sees of one image: what `a2mamba.explain` takes, and the same for people.
+
+        Args:
+            image: as `predict`, one.
+            max_pixels: as `predict`.
+
+        Raises:
+            UndecodableImageError: it cannot be read.
+            ValueError: not one image.
+        """
+        sources = list(self._sources(image, max_pixels))
+        if len(sources) != 1:
+            raise ValueError(f"{len(sources)} images: expected one")
+        return self._task.view(self.run, self.model, sources[0].load(), device=self.device)
+
+    def export_page(
+        self,
+        folder: Path | str,
+        *,
+        size: tuple[int, int] | None = None,
+        images: ImageLike | Iterable[ImageLike] = (),
+        tolerance: float = TOLERANCE,
+        runtime: Path | str | None = None,
+    ) -> Exported:
+        """Write a static page that runs the network in its visitor's browser; the file is compared as by `export`.
+
+        Args:
+            folder: of the page; what it holds stays there.
+            size: as `export`.
+            images: as `export`.
+            tolerance: as `export`.
+            runtime: a folder of onnxruntime-web, or its .tgz; None: downloaded once, 33 MB, and kept.
+
+        Raises:
+            ValueError: a network that a page cannot show, or as `export`.
+            OSError: onnxruntime-web cannot be downloaded.
+        """
+        trained = self.network_input
+        web.check_page(self.task, channels=len(trained.mean), interpolation=trained.interpolation)
+        files = web.find_runtime(None if runtime is None else Path(runtime))
+        exported = self.export(
+            Path(folder) / web.MODEL, size=size, output=web.TASKS[self.task], images=images, tolerance=tolerance
+        )
+        web.write_page(
+            Path(folder),
+            exported.description,
+            runtime=files,
+            resize=trained.resize_for(exported.description["size"]),
+            interpolation=trained.interpolation,
+            palette=self.palette,
+        )
+        return exported
+
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""
         return {"model": self.run.model.name, "weights": self.report, "predictions": entries}
@@ -340,12 +412,12 @@ class Predictor:
             image.release()
 
     def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
-        mode = image_mode(self._task.channels(self.run))
         for number, image in enumerate(_each(images)):
             if isinstance(image, Path):
-                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode, max_pixels=max_pixels))
+                read = partial(decode_image, image, mode=self.mode, max_pixels=max_pixels)
+                yield SourceImage(str(image), number, read)
             else:
-                yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
+                yield SourceImage(f"image-{number}", number, partial(_converted, image, self.mode))
 
     def __repr__(self) -> str:
         return f"Predictor({self.run.model.name}, {self.task}, {len(self.classes)} classes, {self.device})"
@@ -367,8 +439,9 @@ def load(
 
     Args:
         source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
-            saved, with ``name``; a folder of `Predictor.save_pretrained`, or one on the hub, as "hf-hub:user/name"; or
-            the name of a network whose weights are released, which are downloaded once.
+            saved, with ``name``; a folder of `Predictor.save_pretrained`, or one on the hub, as "hf-hub:user/name"; the
+            name of a network whose weights are released, which are downloaded once; or an .onnx or .xml file that
+            `Predictor.export` wrote, run on the CPU by its runtime.
         name: of the network, where the file does not say.
         pretrained: name of the data set whose released weights are meant, where ``source`` is a network that has
             several: "ade20k", "cityscapes" or "coco_stuff" for ``segman_*``.
@@ -389,15 +462,21 @@ def load(
     place, path = choose_device(device), _place(source)
     if path.is_dir() and not is_saved_folder(path):
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if name is not None:
-        task_of_network(name)  # says which one is nearest
-    networks = [network for task in TASKS.values() for network in task.networks()]
-    released = name is None and not path.exists() and str(source) in networks
+    released = name is None and not path.exists() and str(source) in _networks()
     if pretrained is not None and not released:
         raise ValueError(
             f"pretrained={pretrained!r} is for the name of a network, and {source} is none: a2mamba models"
         )
-    found = _released(str(source), pretrained, place) if released else _stored(path, name, place)
+    if released:
+        found = _released(str(source), pretrained, place)
+    elif path.suffix in SUFFIXES:
+        if name is not None or device not in ("auto", "cpu") or precision != "float32":
+            raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+        place, found = "cpu", _exported(path)
+    else:
+        if name is not None:
+            task_of_network(name)  # says which one is nearest
+        found = _stored(path, name, place)
     return Predictor(
         found.model,
         found.run,
@@ -409,6 +488,10 @@ def load(
         best=found.best,
         recipe=found.recipe,
     )
+
+
+def _networks() -> list[str]:
+    return [network for task in TASKS.values() for network in task.networks()]
 
 
 def _place(source: str | Path) -> Path:
@@ -434,6 +517,13 @@ def _released(name: str, dataset: str | None, device: str) -> _Loaded:
     path = fetch_weights(weights)
     model, report = task.load_model(run, read_file(path), classes, name=str(path), device=device)
     return _Loaded(model, run, classes, f"{report}; released for {weights.dataset}, {weights.license}")
+
+
+def _exported(path: Path) -> _Loaded:
+    """The file itself in the network's place."""
+    sidecar = read_sidecar(path)
+    trained = parse_run(sidecar.run, str(path.with_suffix(".json")))
+    return _Loaded(open_exported(path, sidecar), trained.run, trained.classes, f"{sidecar.format} file", sidecar.best)
 
 
 def _stored(path: Path, name: str | None, device: str) -> _Loaded:

@@ -241,6 +241,8 @@ def test_what_carries_no_checksum_says_so(tmp_path: Path, model: Any, released: 
         report = a2mamba.load_checkpoint(uninitialized(NAME), path)
         assert report.verified is verified
         assert ("not verified: the file carries no checksum" in str(report)) is not verified
+        assert a2mamba.load_checkpoint(uninitialized(NAME), read_file(path)).verified is verified
+        assert ("not verified" in a2mamba.load(path, name=NAME).report) is not verified
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         report = a2mamba.load_checkpoint(uninitialized(NAME), path, sha256=digest.upper())
         assert report.verified

@@ -103,11 +103,11 @@ def load_checkpoint(
     """
     if name is None:
         name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
-    content, verified = (source, True) if isinstance(source, Mapping) else _read(Path(source), sha256)
+    content = source if isinstance(source, Mapping) else _read(Path(source), sha256)
     report = load_content(model, content, name)
     for note in report.notes:
         log.warning("%s: %s", name, note)
-    return replace(report, verified=verified)
+    return replace(report, verified=not isinstance(content, FileContent) or content.verified)
 
 
 def load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
@@ -186,31 +186,39 @@ def _is_usable(found: Tensor, own: Tensor) -> bool:
     return plain and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
 
 
-def read_file(path: Path) -> Mapping[str, Any]:
+class FileContent(dict[str, Any]):
+    """The content of a file of weights, and whether a checksum of it was compared."""
+
+    verified = True
+
+
+def read_file(path: Path) -> FileContent:
     """Return the content of a .safetensors or torch file, on the CPU, without running code from it.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or holds more than tensors and plain data.
     """
-    return _read(path, None)[0]
+    return _read(path, None)
 
 
-def _read(path: Path, sha256: str | None) -> tuple[Mapping[str, Any], bool]:
-    """Return the content of a file, and whether a checksum of it was compared."""
+def _read(path: Path, sha256: str | None) -> FileContent:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         if sha256 is not None:
             check_sha256(path, sha256)
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path), sha256 is not None
-        content, verified = read_torch_file(path, allowed=PLAIN_DATA)
+            content, verified = safetensors.torch.load_file(path), False
+        else:
+            content, verified = read_torch_file(path, allowed=PLAIN_DATA)
     except (OSError, ValueError, SafetensorError) as error:
         text = str(error).split("\n", 1)[0]
         raise CheckpointError(text if text.startswith(str(path)) else f"{path} is damaged: {text}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, found {type(content).__name__}")
-    return content, verified or sha256 is not None
+    found = FileContent(content)
+    found.verified = verified or sha256 is not None
+    return found
 
 
 def weights_of(content: Mapping[str, Any]) -> StateDict:

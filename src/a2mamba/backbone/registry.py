@@ -27,7 +27,7 @@ REGISTERED: dict[str, Variant] = {}
 """Every registered backbone, in the order of registration."""
 
 _DEFAULTS = [p.name for p in inspect.signature(build_model_with_cfg).parameters.values() if p.default is not p.empty]
-BUILDER_OPTIONS = ("features_only", "out_indices", "scriptable", *_DEFAULTS)
+BUILDER_OPTIONS = ("features_only", "out_indices", "feature_cls", "scriptable", *_DEFAULTS)
 """Keywords that timm's builder takes out before the model's own; newer ones have more."""
 
 
@@ -96,7 +96,7 @@ def _build(
     Released weights are fetched and loaded as every file of a user's is.
 
     Raises:
-        ValueError: for an unknown keyword, naming the nearest valid one.
+        TypeError: for an unknown keyword, naming the nearest valid one.
         WeightsUnavailableError: if weights are asked for and cannot be downloaded.
     """
     sizes = {field.name for field in fields(Variant)}
@@ -104,7 +104,7 @@ def _build(
     for key in arguments:
         if key not in known:
             hint = did_you_mean(key, known, otherwise=f"valid options: {', '.join(sorted(known))}")
-            raise ValueError(f"{name}: unknown option {key!r}; {hint}")
+            raise TypeError(f"{name}: unknown option {key!r}; {hint}")
     design = replace(variant, **{key: value for key, value in arguments.items() if key in sizes})
 
     def construct(**options: Any) -> PyramidT:

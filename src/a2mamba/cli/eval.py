@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from a2mamba.cli.output import print_json, print_table, say, track, without_load
 from a2mamba.weights import fetch_weights, find_weights
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from a2mamba.tasks import TrainingRun
 
 
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Examples: a2mamba eval --checkpoint runs/digits/checkpoints/best.pt\n"
         "          a2mamba eval folder --checkpoint a2mamba_tiny.pth model.name=a2mamba_tiny data.root=/data/imagenet\n"
         "          a2mamba eval segman_small_cityscapes --pretrained cityscapes data.root=/data/cityscapes\n"
+        "          a2mamba eval --checkpoint runs/in1k_nano/checkpoints/best.pt --sizes 224,512,1024\n"
         "          a2mamba eval --checkpoint runs/scenes/checkpoints/best.pt --ms --save-images out"
     )
     parser.add_argument(
@@ -51,12 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="append the result to a file that `a2mamba paper --results` reads"
     )
+    parser.add_argument(
+        "--sizes", type=_sizes, metavar="N,N", help="classification: at each of these image sides, as in Table VIII"
+    )
     parser.add_argument("--per-class", action="store_true", help="segmentation, detection: a table of all classes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_device(parser)
 
 
-OPTIONS = ("confusion", "test_mode", "ms", "save_images", "results", "per_class")
+OPTIONS = ("confusion", "test_mode", "ms", "save_images", "results", "per_class", "sizes")
 """Those that not every task takes."""
 
 
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     words: list[str] = arguments.overrides
     named = next((word for word in words if "=" not in word), None)
     recipe = None if named is None else find_recipe(named)
-    checkpoint: Path = arguments.checkpoint or _released(recipe, arguments.pretrained)
+    arguments.checkpoint = checkpoint = arguments.checkpoint or _released(recipe, arguments.pretrained)
     content, trained = read_checkpoint(checkpoint)
     if trained is not None:
         if named not in (None, trained.recipe):
@@ -86,11 +92,18 @@ def run(arguments: argparse.Namespace) -> int:
     config = apply_overrides(config, [word for word in words if word is not named])
     task = task_of(config)
     refuse_options([name for name in OPTIONS if getattr(arguments, name)], task, lambda task: task.evaluation_options)
+    if arguments.sizes and arguments.confusion is not None:
+        raise ValueError("--confusion is of one image size; leave --sizes out")
     config = task.with_test_mode(config, arguments.test_mode, multi_scale=arguments.ms)
     device = choose_device(arguments.device)
     classes = task.held_out_classes(config) if trained is None else trained.classes
     with without_load_notes():
         model, report = task.load_model(config, content, classes, name=str(checkpoint), device=device)
+    recipe_name = str(named if trained is None else trained.recipe)
+    if arguments.sizes:
+        status = _at_sizes(config, model, classes, recipe_name, device, arguments)
+        say(str(report))
+        return status
     evaluation = task.evaluation(config, classes, device=device)
     metrics = evaluation(model, track=lambda loader: track(loader, "evaluating", total=len(loader)))
     say(str(report))
@@ -102,20 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(f"detections are in {path}")
     if arguments.save_images is not None:
         say(f"images are in {evaluation.write_images(model, arguments.save_images)}")
-    if arguments.record is not None:
-        from a2mamba.paper import network_name, record_result
-
-        record_result(
-            arguments.record,
-            recipe=str(named if trained is None else trained.recipe),
-            model=network_name(config.model),
-            metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
-            images=evaluation.images,
-            image_size=getattr(config.data, "image_size", None),
-            multi_scale=arguments.ms,
-            checkpoint=str(checkpoint),
-        )
-        say(f"recorded in {arguments.record}")
+    _record(config, metrics, evaluation.images, recipe_name, arguments)
     table = evaluation.class_table() if arguments.per_class else []
     if arguments.json:
         result = {"checkpoint": str(checkpoint), "images": evaluation.images, **metrics}
@@ -136,6 +136,58 @@ def _released(recipe: Callable[[], TrainingRun] | None, dataset: str) -> Path:
             "--pretrained needs the RECIPE whose network and data to use: a2mamba eval RECIPE --pretrained ..."
         )
     return fetch_weights(find_weights(recipe().model.name, dataset))
+
+
+def _at_sizes(
+    config: Any, model: nn.Module, classes: Sequence[str], recipe: str, device: str, arguments: argparse.Namespace
+) -> int:
+    """Evaluate one network at several image sides; print a row for each."""
+    from a2mamba.recipes.overrides import apply_overrides
+    from a2mamba.tasks import task_of
+
+    rows: list[dict[str, float]] = []
+    images = 0
+    for size in arguments.sizes:
+        resized = apply_overrides(config, [f"data.image_size={size}"])
+        evaluation = task_of(resized).evaluation(resized, classes, device=device)
+        what = f"evaluating at {size}"
+        metrics = evaluation(model, track=lambda loader, what=what: track(loader, what, total=len(loader)))
+        images = evaluation.images
+        _record(resized, metrics, images, recipe, arguments)
+        rows.append({"size": size, **metrics})
+    if arguments.json:
+        print_json({"checkpoint": str(arguments.checkpoint), "images": images, "sizes": rows})
+        return 0
+    names = list(rows[0])
+    print_table(names, [[f"{row[name]:.3f}" if name != "size" else str(row[name]) for name in names] for row in rows])
+    return 0
+
+
+def _record(config: Any, metrics: Mapping[str, float], images: int, recipe: str, arguments: argparse.Namespace) -> None:
+    """Append a result to the file of --record, where there is one."""
+    if arguments.record is None:
+        return
+    from a2mamba.paper import network_name, record_result
+
+    record_result(
+        arguments.record,
+        recipe=recipe,
+        model=network_name(config.model),
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        images=images,
+        image_size=getattr(config.data, "image_size", None),
+        multi_scale=arguments.ms,
+        checkpoint=str(arguments.checkpoint),
+    )
+    say(f"recorded in {arguments.record}")
+
+
+def _sizes(text: str) -> list[int]:
+    """The numbers of 224,512,1024."""
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"must be image sides in pixels, such as 224,512,1024, got {text!r}")
+    return [int(word) for word in words]
 
 
 def _cell(value: Any) -> str:

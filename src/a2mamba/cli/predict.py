@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.data import MAX_PIXELS
     from a2mamba.predictor import UnreadableImagesError, find_images, load, save_index
 
-    name, words = _name(arguments.images)
+    name, words = network_and_images(arguments.images)
     dataset = None
     if arguments.pretrained:
         if name is None:
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _name(words: list[Path]) -> tuple[str | None, list[Path]]:
+def network_and_images(words: list[Path]) -> tuple[str | None, list[Path]]:
     """The network's name, where the first word is one, and the images."""
     first = str(words[0])
     named = not words[0].exists() and not any(sign in first for sign in "./\\*?[")

@@ -65,7 +65,7 @@ def parse_run(stored: Mapping[str, Any], name: str) -> Trained:
     """
     try:
         task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{name} does not describe its run ({type(error).__name__}: {error})") from None
     if task not in TASKS:
         raise ValueError(f"{name} is of the task {task!r}; this version knows {', '.join(TASKS)}")

@@ -61,6 +61,8 @@ class SegmenterOptions(BackboneOptions):
     width: int | None = None
     """channels of the decoder, for a narrower or wider one than the system has; its other sizes follow in proportion.
     SegMAN-V2 needs a multiple of 32"""
+    output_norms: bool = False
+    """UperNet: normalize the channels of each of the backbone's maps"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +104,8 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
             f"num_classes={options.num_classes}: the weights for {options.pretrained} have {classes} classes; leave "
             "num_classes out, or give their file as backbone_checkpoint=..., of which the backbone is taken"
         )
+    if options.output_norms and not name.startswith("upernet"):
+        raise ValueError(f"output_norms=True is for UperNet; {name} reads the backbone's maps as they are")
     backbone = create_model(
         options.backbone or (SEGMENTERS | UNLISTED)[name],
         features_only=True,
@@ -116,7 +120,8 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
         elif name in segman.VARIANTS:
             model = _segman(name, backbone, classes, width)
         else:
-            model = upernet(backbone, num_classes=classes, width=width or UPER_WIDTHS.get(name, 512))
+            width = width or UPER_WIDTHS.get(name, 512)
+            model = upernet(backbone, num_classes=classes, width=width, output_norms=options.output_norms)
     for _, head in model.heads():
         head.to(dtype=options.dtype)
     file = fetch_weights(released) if released is not None else options.checkpoint
@@ -132,6 +137,7 @@ def upernet(
     width: int = 512,
     auxiliary_width: int | None = None,
     drop_rate: float = 0.1,
+    output_norms: bool = False,
 ) -> Segmenter:
     """Put UperNet's decoder and auxiliary head on any backbone with timm's contract.
 
@@ -141,6 +147,7 @@ def upernet(
         width: channels of the decoder.
         auxiliary_width: channels of the auxiliary head; half of ``width`` if None.
         drop_rate: of both classifiers' dropout.
+        output_norms: normalize the channels of each of the backbone's maps.
 
     Raises:
         ValueError: if the backbone does not offer those strides.
@@ -150,6 +157,7 @@ def upernet(
         backbone,
         partial(UperHead, num_classes=num_classes, width=width, drop_rate=drop_rate),
         partial(FCNHead, num_classes=num_classes, width=auxiliary_width, drop_rate=drop_rate),
+        output_norms=output_norms,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
 from a2mamba.weights import ReleasedWeights
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
@@ -44,7 +46,7 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     name = "classification"
     run_type = ClassificationRun
     prediction_type = ClassificationPrediction
-    evaluation_options = frozenset({"confusion"})
+    evaluation_options = frozenset({"confusion", "sizes"})
     prediction_options = frozenset({"top"})
     images_at_a_time = 16
 
@@ -203,12 +205,19 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
         return eval_transform(run.data)
 
     def network_input(self, run: ClassificationRun) -> NetworkInput:
-        """Return the size of training, and the run's normalization."""
-        return NetworkInput((run.data.image_size, run.data.image_size), run.data.mean, run.data.std)
+        """Return the size of training, the run's normalization, and how the evaluation transform resizes."""
+        side = run.data.image_size
+        scaled = math.floor(side / run.data.crop_pct)
+        resize = {"center": scaled, "squash": (scaled, scaled)}.get(run.data.crop_mode)
+        return NetworkInput((side, side), run.data.mean, run.data.std, resize, run.data.interpolation)
 
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""
         return run.data.in_chans
+
+    def view(self, run: ClassificationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the crop that evaluation looks at."""
+        return view_of_batch(self.transform(run)(image)[None].to(device), run.data.mean, run.data.std)
 
     def predict(
         self,

@@ -29,13 +29,14 @@ from a2mamba.data import (
 )
 from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
-from a2mamba.segmentation.inference import SCALES, find_test_mode
+from a2mamba.segmentation.inference import SCALES, find_test_mode, network_inputs
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
 from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
 from a2mamba.weights import ReleasedWeights
 
 _GLOBAL_BIASES = ("global_attention.bias", "token_mixer.rpb.1")
@@ -94,6 +95,7 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 img_size=run.model.stored_size or run.data.crop_size,
                 **run.model.of_run(),
                 backbone=run.model.backbone,
+                output_norms=run.model.output_norms,
                 width=run.model.width,
             )
 
@@ -232,6 +234,11 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""
         return segmentation_palette(run.data.layout, len(classes))
+
+    def view(self, run: SegmentationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the whole image at the first size of the test mode, also where that looks through windows."""
+        mean, std = run.data.mean, run.data.std
+        return view_of_batch(next(network_inputs(pil_to_tensor(image).to(device), run.test, mean, std)), mean, std)
 
     def predict(
         self,
