@@ -41,6 +41,7 @@ def test_a_saved_network_is_the_same(task: str, tmp_path: Path) -> None:
     for again in (a2mamba.load(folder, device="cpu"), Predictor.from_pretrained(folder, device="cpu")):
         assert again.task == task
         assert again.classes == CLASSES
+        assert "not verified" in again.report, "safetensors carry no checksum"
         assert (again.best, again.recipe) == (saved.best, "folder")
         assert outputs(again) == outputs(saved)
         state = saved.model.state_dict()

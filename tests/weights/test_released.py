@@ -17,7 +17,7 @@ import a2mamba
 from a2mamba.backbone import CheckpointError, read_file
 from a2mamba.catalog import FACTS, RELEASED
 from a2mamba.cli.main import main
-from a2mamba.data import SEGMENTATION_DATASETS
+from a2mamba.data import SEGMENTATION_DATASETS, cityscapes_labels
 from a2mamba.segmentation import TEST_MODES, Segmenter, list_segmenters
 from a2mamba.tasks import SegmentationRun, task_of_network
 from a2mamba.weights import REMARKS, WEIGHTS, DriveFile, HubFile, find_weights
@@ -129,6 +129,28 @@ def test_networks_with_released_weights(segman: Segmenter, tmp_path: Path, capsy
     found = Image.open(tmp_path / "out" / result.json["predictions"][0]["map"])
     expected = predictor.predict(photo(tmp_path))[0]
     assert torch.equal(torch.from_numpy(np.array(found)), expected.class_map)  # type: ignore[attr-defined]
+
+
+def test_evaluation_of_released_weights(segman: Segmenter, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        predictor = a2mamba.load("segman_tiny", pretrained="cityscapes", test_mode="image", device="cpu")
+        counts = predictor.predict(noise)[0].class_map.flatten().bincount(minlength=19)  # type: ignore[attr-defined]
+    label = cityscapes_labels().class_values[int(counts.argmax())]  # everything is what the network sees most of
+    for folder, ending, pixels in (
+        ("leftImg8bit", "leftImg8bit", noise),
+        ("gtFine", "gtFine_labelIds", np.full((64, 64), label, np.uint8)),
+    ):
+        for split in ("train", "val"):
+            path = tmp_path / folder / split / "aachen" / f"aachen_000000_{ending}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(pixels).save(path)
+    words = ("segman_tiny_cityscapes", "--pretrained", "cityscapes", f"data.root={tmp_path}", "data.workers=0")
+    result = in_process("eval", *words, "--test-mode", "image", "--device", "cpu", "--json")
+    assert result.status == 0, result
+    assert result.json["images"] == 1
+    assert result.json["checkpoint"].endswith("segman_tiny_cityscapes.pth")
+    assert 0 < result.json["pixel_accuracy"] == pytest.approx(100 * int(counts.max()) / 64**2)
 
 
 def test_a_file_of_another_network_is_refused(segman: Segmenter) -> None:

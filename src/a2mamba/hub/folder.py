@@ -17,6 +17,7 @@ import safetensors.torch
 from torch import nn
 
 from a2mamba.backbone import Pyramid, is_fused, read_file
+from a2mamba.backbone.checkpoint import FileContent
 from a2mamba.files import read_json, replace_file, replace_text
 from a2mamba.hub.card import model_card
 from a2mamba.hub.timm_config import has_timm_config, run_of_timm, timm_classes, timm_config
@@ -97,10 +98,12 @@ def read_folder(folder: Path) -> Checkpoint:
     else:
         found = own.get("format") if isinstance(own, dict) else own
         raise ValueError(f"{path} describes no network of this package: format {found!r}, expected {FORMAT!r}")
-    weights = read_file(folder / WEIGHTS_FILE)
+    file = read_file(folder / WEIGHTS_FILE)
     # transformers puts its own name before those of timm.
-    weights = {name.removeprefix("timm_model."): tensor for name, tensor in weights.items()}
-    return Checkpoint({"model": weights, "best": _checked_best(best, path)}, trained)
+    weights = {name.removeprefix("timm_model."): tensor for name, tensor in file.items()}
+    content = FileContent({"model": weights, "best": _checked_best(best, path)})
+    content.verified = file.verified
+    return Checkpoint(content, trained)
 
 
 def _checked_best(best: Any, path: Path) -> dict[str, Any] | None:

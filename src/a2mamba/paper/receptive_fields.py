@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from a2mamba.data import decode_image
+from a2mamba.data.classification.datasets.imagenet import IMAGENET
 from a2mamba.explain import (
     Drawing,
     draw_receptive_fields,
@@ -74,7 +75,8 @@ def fig_5(
     """
     task = TASKS["classification"]
     ours = NETWORKS["A2Mamba-T"]
-    run = task.run_of_network(ours, pretrained=pretrained)
+    run = task.run_of_network(ours)
+    run = replace(run, model=replace(run.model, pretrained=pretrained))
     transform = task.transform(run)
     photos = [decode_image(file) for file in files] if files else list(_crops())
     images = [transform(photo).to(device) for photo in photos]
@@ -82,7 +84,7 @@ def fig_5(
     for name, network in NETWORKS.items():
         progress(f"receptive field of {name}")
         if network == ours:
-            model = task.build_model(run, [str(i) for i in range(task.released_classes)]).eval()
+            model = task.build_model(run, [str(i) for i in range(IMAGENET.classes)]).eval()
             features = last_map(model.to(device))
         else:
             model = timm_features(
