@@ -50,24 +50,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(content, None)
     if found != FORMAT:
         raise ValueError(f"{path} is a training checkpoint of another version: format {found!r}, expected {FORMAT!r}")
-    return Checkpoint(content, read_run(content.get("run", ""), str(path)))
+    try:
+        stored = parse_json(content["run"], f"{path}: run")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} does not describe its run ({type(error).__name__}: {error})") from None
+    return Checkpoint(content, parse_run(stored, f"checkpoint {path}"))
 
 
-def read_run(text: str, name: str) -> Trained:
-    """Return what `describe` wrote.
-
-    Args:
-        text: JSON.
-        name: of the file that it stands in, for messages.
+def parse_run(stored: Mapping[str, Any], name: str) -> Trained:
+    """Return what `describe` wrote, checked.
 
     Raises:
-        ValueError: it is damaged, or of an unknown task.
+        ValueError: something is missing, of another kind, or of an unknown task; the message has ``name``.
     """
     try:
-        stored = parse_json(text, f"{name}: run")
         task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"checkpoint {name} does not describe its run ({type(error).__name__}: {error})") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not describe its run ({type(error).__name__}: {error})") from None
     if task not in TASKS:
-        raise ValueError(f"{name}: a checkpoint of the task {task!r}; this version knows {', '.join(TASKS)}")
+        raise ValueError(f"{name} is of the task {task!r}; this version knows {', '.join(TASKS)}")
     return Trained(from_json(TASKS[task].run_type, json.dumps(config)), recipe, list(classes))
