@@ -49,6 +49,9 @@ def test_a_segmenter_to_class_maps(tmp_path: Path) -> None:
 def test_features_to_a_program(classifier: nn.Module, tmp_path: Path) -> None:
     exported = export(classifier, tmp_path / "x.pt2", "features")
     assert exported.description["outputs"] == [f"features_{i}" for i in range(4)]
+    values = [node.meta.get("val") for node in torch.export.load(exported.path).graph.nodes]
+    ranks = [value.dim() for value in values if isinstance(value, torch.Tensor)]
+    assert max(ranks) <= 5, "Core ML has no tensors of more axes"
     images = torch.randn(1, 3, 64, 64)
     found = FORMATS["pt2"].load(exported.path, 1)(images.numpy())
     with torch.inference_mode():

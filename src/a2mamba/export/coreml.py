@@ -30,8 +30,13 @@ class CoreMLFormat(Format):
 
         # Operations that coremltools 9 does not know.
         unknown = get_decompositions([torch.ops.aten.addcmul.default, torch.ops.aten.new_ones.default])
+        known = plain(program).run_decompositions(unknown)
+        for node in list(known.graph.nodes):
+            if node.target is torch.ops.aten.alias.default:
+                node.replace_all_uses_with(node.args[0])
+                known.graph.erase_node(node)
         model = coremltools.convert(
-            plain(program).run_decompositions(unknown),
+            known,
             convert_to="mlprogram",
             minimum_deployment_target=coremltools.target.iOS17,
             compute_precision=coremltools.precision.FLOAT32,

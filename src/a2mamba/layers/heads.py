@@ -30,9 +30,10 @@ def rotated_qkv(qkv: Tensor, heads: int, rope: Tensor) -> tuple[Tensor, Tensor, 
         q, k, v, each (B, G, H, W, d) with the heads of a position side by side in memory.
     """
     channels = qkv.shape[1] // 3
-    queries_keys = qkv[:, : 2 * channels].permute(0, 2, 3, 1).unflatten(-1, (2, heads, -1))
-    rotated = rotate(queries_keys, rope).permute(3, 0, 4, 1, 2, 5)
-    return rotated[0], rotated[1], to_heads(qkv[:, 2 * channels :], heads)
+    # Five axes at most: Core ML has no tensors of more.
+    queries_keys = qkv[:, : 2 * channels].permute(0, 2, 3, 1).unflatten(-1, (2 * heads, -1))
+    queries, keys = rotate(queries_keys, rope).permute(0, 3, 1, 2, 4).split(heads, dim=1)
+    return queries, keys, to_heads(qkv[:, 2 * channels :], heads)
 
 
 def join_halves(first: Tensor, second: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from a2mamba.ops.rotary import reference
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Return the shape and dtype of ``x``; arguments as in ``reference.rotate``."""
+    if torch.compiler.is_compiling():  # compilers fuse the plain form, and have no code for complex numbers
+        return reference.rotate(x, table)
     pairs = x.to(torch.promote_types(x.dtype, table.dtype)).unflatten(-1, (-1, 2))
-    # Compilers fuse the plain form, and have no code for complex numbers.
-    if torch.compiler.is_compiling() or not _are_complex(pairs):
+    if not _are_complex(pairs):
         return reference.rotate(x, table)
     table = table.view(*table.shape[:2], *[1] * (x.dim() - 4), *table.shape[2:])
     rotated = torch.view_as_complex(pairs) * torch.view_as_complex(table.to(pairs.dtype))
