@@ -154,7 +154,7 @@ def test_two_gigabytes_are_refused_early(page: Page, tmp_path: Path) -> None:
 
 
 def test_many_requests(page: Page, image: Path) -> None:
-    """The small form of benchmarks/serve.py: all are answered, each by its own network."""
+    """The small form of benchmarks/serving.py: all are answered, each by its own network."""
     classes = {"a2mamba_test": 3, "a2mamba_test (other.pth)": 2}
 
     def ask(number: int) -> None:

@@ -1,6 +1,6 @@
 """Many requests at once to `a2mamba serve`: none may fail, and its memory must not grow.
 
-    python benchmarks/serve.py CHECKPOINT --requests 200 --clients 8
+    python benchmarks/serving.py CHECKPOINT --requests 200 --clients 8
 
 Starts the command as a user does, asks it from threads through Gradio's own client, and prints requests, failures,
 seconds, and the server's memory after the first eighth of the requests and at the end. Exit status 1 where a request
