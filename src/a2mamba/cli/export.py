@@ -7,7 +7,7 @@ from pathlib import Path
 
 from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "web": ""}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "aot": ".pt2", "coreml": ".mlpackage", "web": ""}
 """Format -> what its files end in; as in `a2mamba.export.FORMATS`, which is not imported for --help. "web" is a folder:
 a page around an ONNX file."""
 
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        choices=["logits", "class_map", "features"],
-        help="logits (default), a segmenter's class of every pixel, or the maps of a backbone",
+        choices=["logits", "class_map", "features", "detections"],
+        help="logits (default), a segmenter's class of every pixel, the maps of a backbone, or what detectors return",
     )
     parser.add_argument(
         "--pixels", action="store_true", help="take uint8 (B, H, W, C) and normalize it inside, not normalized images"
@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("outputs", ", ".join(description["outputs"])),
         ("bytes", f"{description['bytes']:,}"),
         *([("nodes", f"{description['nodes']:,}")] if "nodes" in description else []),
+        ("compared", description["compared"]),
         ("loaded in", f"{description['load_seconds']:.2f} s"),
         ("largest difference", f"{comparison.difference:.2g}, allowed {description['tolerance']:.2g}"),
         ("one image, 2 threads", f"{comparison.file_ms:.1f} ms; the network itself {comparison.eager_ms:.1f} ms"),

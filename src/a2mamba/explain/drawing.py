@@ -19,7 +19,7 @@ from a2mamba.visualize import heat_image, heat_overlay, image_grid, mark_point
 SHARES = (0.5, 0.9, 0.99)
 """Of an effective receptive field, for which the smallest squares are stated."""
 
-_CELL = 260
+_CELL = 300
 _FADE = 0.25
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-# From black through violet and red to pale yellow, each lighter than the one before, so that a gray print reads alike.
+# From black through violet and red to pale yellow, each lighter than the one before: a gray print reads alike.
 _COLORS = np.array(
     [(6, 4, 24), (52, 15, 98), (116, 26, 110), (180, 45, 92), (229, 89, 52), (249, 157, 24), (252, 246, 164)],
-    np.float32,
+    dtype=np.float32,
 )
 
 
@@ -56,9 +56,11 @@ def mark_point(image: Image.Image, point: tuple[float, float]) -> Image.Image:
     marked = image.convert("RGB")
     draw = ImageDraw.Draw(marked)
     x, y = point
-    radius = max(4.0, min(image.size) / 40)
-    for reach, color in ((radius + 1.5, (16, 18, 22)), (radius, (255, 255, 255)), (radius - 1.5, (16, 18, 22))):
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=color, width=2)
+    radius, line = max(4.0, min(image.size) / 32), max(1, round(min(image.size) / 140))
+    # White between dark stands out on any ground.
+    for place, color in ((1, (16, 18, 22)), (-1, (16, 18, 22)), (0, (255, 255, 255))):
+        reach = radius + place * line
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=color, width=line + (place != 0))
     return marked
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import timm
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid, check_name, create_model, list_models, load_checkpoint
@@ -23,6 +24,7 @@ from a2mamba.data import (
     split_classes,
     train_loader,
 )
+from a2mamba.data.classification.datasets.imagenet import IMAGENET
 from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification.evaluation import ClassificationEvaluation
@@ -32,6 +34,7 @@ from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
 from a2mamba.tasks.view import View, view_of_batch
+from a2mamba.weights import ReleasedWeights
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
 _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
@@ -43,26 +46,31 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     name = "classification"
     run_type = ClassificationRun
     prediction_type = ClassificationPrediction
-    evaluation_options = frozenset({"confusion"})
+    evaluation_options = frozenset({"confusion", "sizes"})
     prediction_options = frozenset({"top"})
-    released_classes = 1000
     images_at_a_time = 16
 
     def networks(self) -> list[str]:
         """Return the names of the backbones."""
         return list_models()
 
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> ClassificationRun:
+    def run_of_network(self, name: str) -> ClassificationRun:
         """Return a run that sees images as timm's record of a backbone says."""
         check_name(name)
         record = timm.get_pretrained_cfg(name)
         assert record is not None, "every backbone is registered"
         return ClassificationRun(
-            model=ModelConfig(name=name, pretrained=pretrained),
+            model=ModelConfig(name=name),
             data=ClassificationData(root="", crop_pct=record.crop_pct, interpolation=record.interpolation),
             optimizer=OptimizerConfig(lr=0.0),
             schedule=ScheduleConfig(epochs=1),
         )
+
+    def run_of_released(self, weights: ReleasedWeights) -> tuple[ClassificationRun, list[str]]:
+        """Return the run of the backbone, and ImageNet's names as timm has them."""
+        assert weights.dataset == IMAGENET.name
+        info = ImageNetInfo()
+        return self.run_of_network(weights.name), [info.index_to_description(i) for i in range(weights.classes)]
 
     def build_model(self, run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         """Return the backbone of a run with a classifier."""
