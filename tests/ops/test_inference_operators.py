@@ -56,8 +56,9 @@ def changed(arguments: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(arguments, tuple):
         return tuple(changed(each, change) for each in arguments)
     if isinstance(arguments, nn.Module):
-        for leaf in arguments.parameters():
-            leaf.data = change(leaf.data)
+        for leaf in (*arguments.parameters(), *arguments.buffers()):
+            if leaf.is_floating_point():
+                leaf.data = change(leaf.data)
     return change(arguments) if isinstance(arguments, Tensor) else arguments
 
 
@@ -89,12 +90,13 @@ def test_bfloat16_is_read_and_written(name: str, operator: Any, inputs: Any) -> 
 @torch.no_grad()
 def test_maps_in_bfloat16_beside_norms_in_float32() -> None:
     """As under autocast, where what convolutions make is rounded."""
-    x, added, gate, norm, out_norm = MAP.gated_norm_inputs()
+    x, added, gate, *norms = MAP.gated_norm_inputs()
     maps = x, added.bfloat16(), gate.bfloat16()
-    found = gated_norm(*maps, norm, out_norm, backend="numba")
-    assert found.dtype == torch.float32
-    expected = gated_norm(*maps, norm, out_norm, backend="torch")
-    assert relative_error(found, expected) < 2e-6
+    expected = gated_norm(*(each.float() for each in maps), *norms, backend="reference")
+    for dtype, tolerance in ((None, 2e-6), (torch.bfloat16, 4e-3)):
+        found = gated_norm(*maps, *norms, dtype=dtype, backend="numba")
+        assert found.dtype == (dtype or torch.float32)
+        assert relative_error(found, expected) < tolerance
 
 
 @needs_numba
@@ -144,13 +146,15 @@ def test_references_read_like_the_paper(name: str, operator: Any, inputs: Any) -
         mixed = torch.stack([sum(w * s for w, s in zip(row, states, strict=True)) for row in weight]) + bias[:, None]
         expected = mixed.flatten() * readings[batch, y, x] + skip * u[batch, :, y, x]
     else:
-        source, added, gate, norm, out_norm = arguments
+        source, added, gate, gate_norm, norm, out_norm = arguments
+        scaled = (gate[batch, :, y, x] - gate_norm.running_mean) / (gate_norm.running_var + gate_norm.eps).sqrt()
+        gate = F.silu(scaled * gate_norm.weight + gate_norm.bias)
 
         def normed(values: Tensor, norm: nn.LayerNorm) -> Tensor:
             normal = (values - values.mean()) / (values.var(unbiased=False) + norm.eps).sqrt()
             return normal * norm.weight + norm.bias
 
-        inner = (normed(source[batch, :, y, x], norm) + added[batch, :, y, x]) * gate[batch, :, y, x]
+        inner = (normed(source[batch, :, y, x], norm) + added[batch, :, y, x]) * gate
         expected = normed(inner, out_norm)
     assert relative_error(found[batch, :, y, x], expected) < 1e-12
 
@@ -294,9 +298,19 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     channels = maps[0].shape[1]
 
     def objection(out_norm: Any) -> str | None:
-        return readout.explain_gated_norm(*maps[:4], out_norm)[1].reason
+        return readout.explain_gated_norm(*maps[:5], out_norm)[1].reason
 
-    assert objection(maps[4]) is None
+    assert objection(maps[5]) is None
+    for gate_norm, reason in (
+        (nn.BatchNorm2d(channels), "must be in evaluation mode"),
+        (nn.BatchNorm2d(2).eval(), "must be in evaluation mode and have 32 channels"),
+        (nn.BatchNorm2d(channels, track_running_stats=False).eval(), "with weight, bias and statistics, got BatchNorm"),
+        (nn.ReLU(), "got ReLU"),
+    ):
+        assert reason in str(readout.explain_gated_norm(*maps[:3], gate_norm, *maps[4:])[1].reason)
+    folded = [*maps[:3], nn.Identity(), *maps[4:]]
+    expected = gated_norm(*folded, backend="reference")
+    assert relative_error(gated_norm(*folded, backend="numba"), expected) < 2e-6
     assert objection(nn.BatchNorm2d(channels)) == (
         "the norms must be LayerNorms with weight and bias, got ['ChannelNorm', 'BatchNorm2d']"
     )
@@ -305,8 +319,8 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     assert "must have shape (32,), got [(32,), (32,), (2,), (2,)]" in str(objection(nn.LayerNorm(2)))
     assert "added to variances, got 1e-06 and 0.1" in str(objection(nn.LayerNorm(channels, eps=0.1)))
     seen: list[object] = []
-    maps[4].register_forward_hook(lambda *arguments: seen.append(arguments))
-    assert objection(maps[4]) == "a forward hook waits for the call of a norm"
+    maps[5].register_forward_hook(lambda *arguments: seen.append(arguments))
+    assert objection(maps[5]) == "a forward hook waits for the call of a norm"
     gated_norm(*maps)
     assert len(seen) == 1
 

@@ -404,6 +404,7 @@ for module in (
     "feed_forward.numba_kernels",
     "neighborhood.numba_kernels",
     "neighborhood.numba_kernels_backward",
+    "positional.numba_kernels",
     "rotary.numba_kernels",
     *(["neighborhood.numba_kernels_bfloat16"] if has_pair_products() else []),
     "readout.numba_kernels",
@@ -415,7 +416,7 @@ for module in (
 """
     for _ in range(2):
         found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert len(found.splitlines()) in (7, 8)
+    assert len(found.splitlines()) in (8, 9)
     assert {line.split()[1] for line in found.splitlines()} == {"1"}, found
 
 

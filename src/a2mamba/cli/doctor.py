@@ -87,7 +87,7 @@ def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[..., Tenso
     import torch
 
     from a2mamba import ops
-    from a2mamba.ops import depthwise, feed_forward, neighborhood, readout, rotary, selective_scan
+    from a2mamba.ops import depthwise, feed_forward, neighborhood, positional, readout, rotary, selective_scan
     from a2mamba.ops.channel_norm import CASES as NORM_CASES
     from a2mamba.ops.channel_norm import explain_backends as explain_norm
 
@@ -113,6 +113,12 @@ def _calls(device: str) -> Iterator[tuple[str, list[Choice], Callable[..., Tenso
     wide = feed_forward.CASES[1].inputs(torch.float32, device)
     yield "gelu_depthwise", feed_forward.explain_backends(*wide), partial(ops.gelu_depthwise, *wide)
     yield "residual_depthwise", feed_forward.explain_residual(*wide), partial(feed_forward.residual_depthwise, *wide)
+    block = positional.CASES[1].inputs(torch.float32, device)
+    yield (
+        "positional_norm",
+        positional.explain_backends(*block),
+        lambda **chosen: torch.stack(ops.positional_norm(*block, **chosen)),
+    )
     narrow = depthwise.CASES[0].inputs(torch.float32, device)
     yield "depthwise_conv", depthwise.explain_backends(*narrow), partial(ops.depthwise_conv, *narrow)
     x, weight, x_bias, eps, dtype = NORM_CASES[0].inputs(torch.float32, device)

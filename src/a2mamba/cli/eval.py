@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2mamba.cli.device import add_device, choose_device
 from a2mamba.cli.output import print_json, print_table, say, track, without_load_notes
+from a2mamba.weights import fetch_weights, find_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
     from a2mamba.engine import Loader
+    from a2mamba.tasks import TrainingRun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A training checkpoint of ours brings recipe and configuration along; key=value changes it, data.root say.\n"
         "Examples: a2mamba eval --checkpoint runs/digits/checkpoints/best.pt\n"
         "          a2mamba eval folder --checkpoint a2mamba_tiny.pth model.name=a2mamba_tiny data.root=/data/imagenet\n"
+        "          a2mamba eval segman_small_cityscapes --pretrained cityscapes data.root=/data/cityscapes\n"
         "          a2mamba eval --checkpoint runs/in1k_nano/checkpoints/best.pt --sizes 224,512,1024\n"
         "          a2mamba eval --checkpoint runs/scenes/checkpoints/best.pt --ms --save-images out"
     )
@@ -34,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[RECIPE] key=value",
         help="whose data to use, where the file does not say; changes to the recipe, typed",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights: EMA weights are preferred")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="weights: EMA weights are preferred")
+    source.add_argument(
+        "--pretrained", metavar="DATASET", help="the RECIPE's network with its released weights: a2mamba weights"
+    )
     parser.add_argument("--confusion", type=Path, metavar="FILE", help="write the confusion matrix as JSON")
     parser.add_argument(
         "--test-mode", metavar="NAME", help="segmentation: how images are looked at; image, ade20k, cityscapes, ..."
@@ -71,20 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
     words: list[str] = arguments.overrides
     named = next((word for word in words if "=" not in word), None)
     recipe = None if named is None else find_recipe(named)
-    content, trained = read_checkpoint(arguments.checkpoint)
+    arguments.checkpoint = checkpoint = arguments.checkpoint or _released(recipe, arguments.pretrained)
+    content, trained = read_checkpoint(checkpoint)
     if trained is not None:
         if named not in (None, trained.recipe):
             raise ValueError(
-                f"{arguments.checkpoint} was trained with the recipe {trained.recipe!r}; "
-                f"use: a2mamba eval {trained.recipe} --checkpoint {arguments.checkpoint}"
+                f"{checkpoint} was trained with the recipe {trained.recipe!r}; "
+                f"use: a2mamba eval {trained.recipe} --checkpoint {checkpoint}"
             )
         config: Any = trained.run
     elif recipe is not None:
         config = recipe()
     else:
-        raise ValueError(
-            f"{arguments.checkpoint} does not say what it was trained on; name the RECIPE whose data to use"
-        )
+        raise ValueError(f"{checkpoint} does not say what it was trained on; name the RECIPE whose data to use")
     config = apply_overrides(config, [word for word in words if word is not named])
     task = task_of(config)
     refuse_options([name for name in OPTIONS if getattr(arguments, name)], task, lambda task: task.evaluation_options)
@@ -94,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     classes = task.held_out_classes(config) if trained is None else trained.classes
     with without_load_notes():
-        model, report = task.load_model(config, content, classes, name=str(arguments.checkpoint), device=device)
+        model, report = task.load_model(config, content, classes, name=str(checkpoint), device=device)
     recipe_name = str(named if trained is None else trained.recipe)
     if arguments.sizes:
         status = _at_sizes(config, model, classes, recipe_name, device, arguments)
@@ -114,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     _record(config, metrics, evaluation.images, recipe_name, arguments)
     table = evaluation.class_table() if arguments.per_class else []
     if arguments.json:
-        result = {"checkpoint": str(arguments.checkpoint), "images": evaluation.images, **metrics}
+        result = {"checkpoint": str(checkpoint), "images": evaluation.images, **metrics}
         print_json(result | ({"classes": table} if arguments.per_class else {}))
         return 0
     print_table(("metric", "value"), [(name, f"{value:.3f}") for name, value in metrics.items()])
@@ -123,6 +129,15 @@ def run(arguments: argparse.Namespace) -> int:
         columns = tuple(name for name in table[0] if not name.endswith(("_small", "_medium", "_large")))
         print_table(columns, [[_cell(row[column]) for column in columns] for row in table])
     return 0
+
+
+def _released(recipe: Callable[[], TrainingRun] | None, dataset: str) -> Path:
+    """The file of the released weights of a recipe's network."""
+    if recipe is None:
+        raise ValueError(
+            "--pretrained needs the RECIPE whose network and data to use: a2mamba eval RECIPE --pretrained ..."
+        )
+    return fetch_weights(find_weights(recipe().model.name, dataset))
 
 
 def _at_sizes(

@@ -9,7 +9,7 @@ from a2mamba.layers.chunking import may_chunk, over_images, over_rows
 from a2mamba.layers.depthwise import GeluDepthwise
 from a2mamba.layers.pointwise import PointwiseConv
 
-MAX_CHUNK_ELEMENTS = 2**21
+MAX_CHUNK_ELEMENTS = 2**20
 """Elements of the wide map that are computed at a time, where the map has at least twice as many."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from a2mamba.layers.a2ssm import A2SSM
 from a2mamba.layers.channel_norm import ChannelNorm
@@ -77,7 +76,7 @@ class MASS(nn.Module):
             (B, C, H, W) in the dtype of the weights.
         """
         channels, height, width = x.shape[1:]
-        gate = F.silu(self.gate_norm(self.gate(x)))
+        gate = self.gate(x)
         qkv = self.qkv(x)
         lepe = self.lepe(qkv[:, 2 * channels :])
         q, k, v = rotated_qkv(qkv, self.heads, rope)
@@ -99,4 +98,4 @@ class MASS(nn.Module):
         else:
             assert self.ssm is not None
             mixed = self.ssm(from_heads(y), aggregate)
-        return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)
+        return gated_projection(mixed, lepe, gate, self.gate_norm, self.norm, self.proj_norm, self.proj)

@@ -121,7 +121,7 @@ class MASSParts(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Mix tokens: (B, C, H, W), with the rotations (H, W, C / G / 2, 2) of the map, to (B, C, H, W)."""
-        gate = F.silu(self.gate_norm(self.gate(x))) if self.options.gate else None
+        gate = self.gate(x) if self.options.gate else None
         qkv = self.qkv(x)
         lepe = self.lepe(qkv[:, 2 * x.shape[1] :])
         q, k, v = rotated_qkv(qkv, self.heads, rope)
@@ -135,7 +135,7 @@ class MASSParts(nn.Module):
         else:
             mixed = self._scanned(from_heads(y))
         if gate is not None:
-            return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)
+            return gated_projection(mixed, lepe, gate, self.gate_norm, self.norm, self.proj_norm, self.proj)
         if self.options.scan == "attended":
             mixed = self.norm(mixed.to(self.norm.weight.dtype))
         return self.proj(mixed + lepe)

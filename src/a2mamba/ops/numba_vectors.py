@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ def load_half_splat(b: Builder, address: Value) -> Value:
     return b.shuffle_vector(first, _UNDEFINED, _ints(0))
 
 
+@lru_cache(maxsize=1)
 def has_pair_products() -> bool:
     """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
     settings: Any = numba_config  # read from the environment: its names are not in the module's text
@@ -175,10 +177,16 @@ def pair_fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
     return b.call(function, [z, b.bitcast(x, _PAIRS), b.bitcast(y, _PAIRS)])
 
 
+def round_to_half(b: Builder, x: Value) -> Value:
+    """Return positive floats rounded to what bfloat16 can hold, of two to the larger one."""
+    bits = b.add(b.bitcast(x, _INTS), _ints(0x8000))
+    return b.bitcast(b.and_(bits, _ints(0xFFFF0000)), VECTOR)
+
+
 def pair(b: Builder, low: Value, high: Value) -> Value:
-    """Return the pairs of two vectors of floats, rounded to bfloat16."""
-    low, high = (b.add(b.bitcast(each, _INTS), _ints(0x8000)) for each in (low, high))
-    return b.bitcast(b.or_(b.lshr(low, _ints(16)), b.and_(high, _ints(0xFFFF0000))), VECTOR)
+    """Return the pairs of two vectors of floats that bfloat16 can hold."""
+    low, high = (b.bitcast(each, _INTS) for each in (low, high))
+    return b.bitcast(b.or_(b.lshr(low, _ints(16)), high), VECTOR)
 
 
 def reader(half: bool) -> tuple[Callable[[Builder, Value], Value], int]:
@@ -243,19 +251,20 @@ def _fit(function: Callable[[np.ndarray], np.ndarray], low: float, high: float, 
     return tuple(float(c) for c in np.linalg.lstsq(powers, np.ones_like(points), rcond=None)[0])
 
 
-_EXP = _fit(np.exp, -0.5 * math.log(2), 0.5 * math.log(2), 6)
+_EXP, _EXP_HALF = (_fit(np.exp, -0.5 * math.log(2), 0.5 * math.log(2), degree) for degree in (6, 3))
 _LOG1P_BY_X = _fit(lambda x: np.log1p(x) / x, 0.0, 1.0, 11)
 _LN2_HIGH = 0.693359375
 """ln 2 to so few bits that its product with an exponent is exact; the rest is subtracted separately."""
 
 
-def exp(b: Builder, x: Value, positive: bool = False) -> Value:
-    """Return exp(x) to two units in the last place; 0 below -87, NaN for NaN.
+def exp(b: Builder, x: Value, positive: bool = False, half: bool = False) -> Value:
+    """Return exp(x) to two units in the last place, or to 1e-4 of it if ``half``; 0 below -87, NaN for NaN.
 
     Args:
         b: where to emit.
         x: at most zero, or any vector if ``positive``: then infinity above 88.
         positive: whether ``x`` may be positive.
+        half: whether the result will be rounded to bfloat16.
     """
     # Adding 1.5 * 2^23 rounds to an integer, and leaves it in the low bits, from where it is shifted to the exponent.
     shifted = fma(b, x, constant(1 / math.log(2)), constant(1.5 * 2**23))
@@ -264,7 +273,7 @@ def exp(b: Builder, x: Value, positive: bool = False) -> Value:
     rest = fma(b, n, constant(_LN2_HIGH - math.log(2)), rest)
     exponent = b.shl(b.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * LANES))
     power = b.bitcast(b.add(exponent, ir.Constant(_INTS, [127 << 23] * LANES)), VECTOR)
-    result = b.fmul(polynomial(b, rest, _EXP), power)
+    result = b.fmul(polynomial(b, rest, _EXP_HALF if half else _EXP), power)
     result = b.select(b.fcmp_ordered("<", x, constant(-87.0)), constant(0.0), result)
     if positive:
         result = b.select(b.fcmp_ordered(">", x, constant(88.0)), constant(math.inf), result)
@@ -292,19 +301,29 @@ def _fit_ratio(
     return tuple(map(float, numerator / scale)), (1.0, *map(float, denominator / scale[1:]))
 
 
-_NORMAL = _fit_ratio(
-    lambda s: np.array([0.5 * math.erf(math.sqrt(x / 2)) / math.sqrt(x) for x in s]), _GELU_REACH**2, 5
-)
+def _normal_by_x(squares: np.ndarray) -> np.ndarray:
+    return np.array([0.5 * math.erf(math.sqrt(square / 2)) / math.sqrt(square) for square in squares])
+
+
+_NORMAL, _NORMAL_HALF = (_fit_ratio(_normal_by_x, _GELU_REACH**2, degree) for degree in (5, 3))
 """Of x^2: (normal distribution function of x - 1 / 2) / x."""
 
 
-def gelu(b: Builder, x: Value) -> Value:
-    """Return x times the normal distribution function of x, to 1e-6 of the larger of |x| and 1; NaN for NaN."""
+def gelu(b: Builder, x: Value, half: bool = False) -> Value:
+    """Return x times the normal distribution function of x, to 1e-6 of the larger of |x| and 1; NaN for NaN.
+
+    ``half``: to 1e-4 of it, for results that will be rounded to bfloat16.
+    """
     square = b.fmul(x, x)
-    above, below = (polynomial(b, square, coefficients) for coefficients in _NORMAL)
+    above, below = (polynomial(b, square, coefficients) for coefficients in (_NORMAL_HALF if half else _NORMAL))
     near = b.fmul(x, fma(b, x, b.fdiv(above, below), constant(0.5)))
     # Far from zero the ratio may be anything, also not a number.
     return b.select(b.fcmp_ordered("<", square, constant(_GELU_REACH**2)), near, maximum(b, constant(0.0), x))
+
+
+def silu(b: Builder, x: Value) -> Value:
+    """Return x / (1 + exp(-x)) to 1e-6 of |x|; NaN for NaN and for minus infinity."""
+    return b.fdiv(x, b.fadd(constant(1.0), exp(b, b.fsub(constant(0.0), x), positive=True)))
 
 
 def softplus(b: Builder, x: Value) -> Value:

@@ -50,7 +50,7 @@ def _activation(with_gelu: bool, half: bool) -> Callable[..., Any]:
             inner = Loop(b, vectors, outer.values)
             x, to = inner.values
             value = read(b, x)
-            store(b, gelu(b, value) if with_gelu else value, to)
+            store(b, gelu(b, value, half) if with_gelu else value, to)
             inner.close([ahead(b, x, size), ahead(b, to, BYTES)])
             source, target = outer.values
             outer.close([b.add(source, source_step), b.add(target, target_step)])
@@ -99,7 +99,8 @@ _convolve_four, _convolve_four_half = (_convolve(TOGETHER, half) for half in (Fa
 
 
 @njit(error_model="numpy")
-def _read_row(with_gelu, half, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
+def read_row(with_gelu, half, source, source_step, target, target_step, positions, vectors):  # type: ignore[no-untyped-def]
+    """Write a row of positions as float32, or GELU of them; ``half`` if they are bfloat16."""
     if with_gelu:
         if half:
             _gelu_row_half(source, source_step, target, target_step, positions, vectors)
@@ -112,7 +113,8 @@ def _read_row(with_gelu, half, source, source_step, target, target_step, positio
 
 
 @njit(error_model="numpy")
-def _write_row(half, above, here, below, step, weights, out, out_step, columns, vectors):  # type: ignore[no-untyped-def]
+def write_row(half, above, here, below, step, weights, out, out_step, columns, vectors):  # type: ignore[no-untyped-def]
+    """Write a row of the convolution; three rows of positions ``step`` bytes apart, from left of the first on."""
     i = 0
     while i < columns:
         at, to = step * i, out + out_step * i
@@ -154,13 +156,13 @@ def _work(p):  # type: ignore[no-untyped-def]
             else:
                 fill(row, vectors)
                 source = x + image * x_batch + y * x_row
-                _read_row(with_gelu, half, source, x_step, row + step, step, columns, vectors)
+                read_row(with_gelu, half, source, x_step, row + step, step, columns, vectors)
                 fill(row + step * (columns + 1), vectors)
             if y <= first:
                 continue
             above, here = mine + line * ((y + 1) % 3), mine + line * ((y + 2) % 3)
             to = out + image * out_batch + (y - 1) * out_row
-            _write_row(half, above, here, row, step, weights, to, out_step, columns, vectors)
+            write_row(half, above, here, row, step, weights, to, out_step, columns, vectors)
 
 
 def _compile(version: int) -> Any:

@@ -38,6 +38,7 @@ from a2mamba.ops.numba_vectors import (
     maximum,
     procedure,
     read,
+    round_to_half,
     store,
     take_number,
     transpose,
@@ -135,10 +136,16 @@ def _values(product: Product, rows: int, channels: int) -> Callable[..., Any]:
     return block
 
 
-@intrinsic
-def _softmax(typing, scores, groups, inverse):  # type: ignore[no-untyped-def]
-    """Turn scores into exp(score - maximum) in place; write one over their sum to ``inverse``."""
-    signature, wrap = procedure(3)
+def _exponentials(half: bool) -> Callable[..., Any]:
+    """Return an intrinsic that turns scores into exp(score - maximum) in place, and writes one over their sum.
+
+    ``half``: they are rounded to what bfloat16 can hold, before they are added: the weights still add up to one.
+    """
+
+    @intrinsic
+    def softmax(typing, scores, groups, inverse):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(3)
+        return signature, wrap(emit)
 
     def emit(b, scores, groups, inverse):  # type: ignore[no-untyped-def]
         loop = Loop(b, groups, [scores, *[load(b, scores)] * UNROLLED])
@@ -149,14 +156,19 @@ def _softmax(typing, scores, groups, inverse):  # type: ignore[no-untyped-def]
         loop = Loop(b, groups, [scores, *[constant(0.0)] * UNROLLED])
         address, *sums = loop.values
         for i in range(UNROLLED):
-            weight = exp(b, b.fsub(load(b, ahead(b, address, BYTES * i)), top))
+            weight = exp(b, b.fsub(load(b, ahead(b, address, BYTES * i)), top), half=half)
+            if half:
+                weight = round_to_half(b, weight)
             store(b, weight, ahead(b, address, BYTES * i))
             sums[i] = b.fadd(sums[i], weight)
         _, *sums = loop.close([ahead(b, address, BYTES * UNROLLED), *sums])
         total = b.fadd(b.fadd(sums[0], sums[1]), b.fadd(sums[2], sums[3]))
         store(b, b.fdiv(constant(1.0), total), inverse)
 
-    return signature, wrap(emit)
+    return softmax
+
+
+_softmax, _softmax_half = _exponentials(False), _exponentials(True)
 
 
 @intrinsic
@@ -184,13 +196,19 @@ def strip_part(part, window, shift, rows):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def softmax_tile(weights, window, count, inverse):  # type: ignore[no-untyped-def]
-    """Turn scores of :func:`score_tile` into weights, which still lack the factor written to ``inverse``."""
+def softmax_tile(half, weights, window, count, inverse):  # type: ignore[no-untyped-def]
+    """Turn scores of :func:`score_tile` into weights, which still lack the factor written to ``inverse``.
+
+    ``half``: into weights that bfloat16 can hold.
+    """
     vectors = count * window
     groups = (vectors + UNROLLED - 1) // UNROLLED
     for i in range(vectors, groups * UNROLLED):
         _exclude(weights + BYTES * i)
-    _softmax(weights, groups, inverse)
+    if half:
+        _softmax_half(weights, groups, inverse)
+    else:
+        _softmax(weights, groups, inverse)
 
 
 def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
@@ -491,7 +509,7 @@ def _work(p):  # type: ignore[no-untyped-def]
                         first_bias, 4 * span, mask, scale, weights, weights_size, count
                     )  # fmt: skip
                     for r in range(rows):
-                        softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
+                        softmax_tile(False, weights + r * weights_size, window_h, count, inverses + r * BYTES)
                 a, line = v_packed + channel * v_width * first_key + at, BYTES * count
                 value_tile(
                     window_h, shift, rows, sums, v_width, a, v_step, channel, offset,

@@ -221,7 +221,7 @@ def _work(p):  # type: ignore[no-untyped-def]
                 groups = (vectors + UNROLLED - 1) // UNROLLED
                 for r in range(rows):
                     w, dp, inverse = weights + r * weights_size, grads + r * weights_size, inverses + r * BYTES
-                    softmax_tile(w, window_h, count, inverse)
+                    softmax_tile(False, w, window_h, count, inverse)
                     fill(dp + BYTES * vectors, UNROLLED)
                     _differentiate(
                         w, dp, groups, inverse, window_h, count, row_p + r * kept + in_row, row_s + r * kept + in_row,

@@ -3,8 +3,8 @@
 The forward of ``numba_kernels.py``, read and written in bfloat16. What it multiplies are *pairs*, side by side in 32
 bits: of scores, two neighboring channels of queries and keys; of outputs, the weights at two neighboring offsets and
 the values that stand there. So packed keys are half as long, and packed values hold, at every position, its own value
-and that of the position one offset on; weights are rounded to bfloat16 in pairs. Sums, biases and the softmax are
-float32.
+and that of the position one offset on; weights are rounded to bfloat16 before they are added up. Sums, biases and the
+softmax are float32.
 
 :data:`KERNEL` is the address of the compiled function; ``numba_impl.py`` says what its argument holds.
 """
@@ -191,7 +191,7 @@ def _work(p):  # type: ignore[no-untyped-def]
                         first_bias, 4 * span, mask, scale, weights, weights_size, count
                     )  # fmt: skip
                     for r in range(rows):
-                        softmax_tile(weights + r * weights_size, window_h, count, inverses + r * BYTES)
+                        softmax_tile(True, weights + r * weights_size, window_h, count, inverses + r * BYTES)
                         _pair_tile(weights + r * weights_size, window_h, count)
                 a, line = v_packed + channel * v_width * first_key + at, BYTES * pairs
                 _value_tile(

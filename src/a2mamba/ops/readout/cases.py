@@ -68,16 +68,19 @@ class Case:
 
     def gated_norm_inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor, ChannelNorm, ChannelNorm]:
-        """Return x, what is added, the gate and both norms."""
+    ) -> tuple[Tensor, Tensor, Tensor, nn.BatchNorm2d, ChannelNorm, ChannelNorm]:
+        """Return x, what is added, the gate, its norm and the two others."""
         x, gate, added = self.maps(3, dtype, device, seed)
         norms = []
-        a, b, c, d = self.vectors(4, dtype, device, seed)
+        a, b, c, d, e, f, mean, variance = self.vectors(8, dtype, device, seed)
         for weight, bias in ((a, b), (c, d)):
             norm = ChannelNorm(len(weight), eps=1e-6)
             norm.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
             norms.append(norm)
-        return x, added, gate, norms[0], norms[1]
+        gate_norm = nn.BatchNorm2d(len(e)).eval()
+        gate_norm.weight, gate_norm.bias = (nn.Parameter(each, requires_grad=False) for each in (e, f))
+        gate_norm.running_mean, gate_norm.running_var = mean, variance.square()
+        return x, added, gate, gate_norm, norms[0], norms[1]
 
 
 CASES = (

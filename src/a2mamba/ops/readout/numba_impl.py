@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mamba.ops import numba_threads
 
@@ -38,26 +39,45 @@ def read_out(
     return out.permute(0, 3, 1, 2)
 
 
-def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
-    """Return the gated norm; arguments as in ``reference.gated_norm``."""
+def gated_norm(
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the gated norm; arguments as in ``operator.gated_norm``."""
     from a2mamba.ops.readout import numba_kernels
 
-    out = _empty(x, out_norm.weight.dtype)
-    channels, half = x.shape[1], torch.bfloat16
-    # All float32; what convolutions made under autocast in bfloat16; or that and the output.
-    kind = 2 if out.dtype == half else int(added.dtype == gate.dtype == half)
-    map_dtype = half if kind else torch.float32
-    affine = torch.cat([p.to(torch.float32) for p in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)])
+    dtype = out_norm.weight.dtype if dtype is None else dtype
+    channels = x.shape[1]
+    half = added.dtype == gate.dtype == dtype == torch.bfloat16
+    map_dtype = torch.bfloat16 if half else torch.float32
+    out = _empty(x, map_dtype)
+    vectors = (norm.weight, norm.bias, out_norm.weight, out_norm.bias, *_gate_affine(gate_norm, norm.weight))
+    affine = torch.cat([each.to(torch.float32) for each in vectors])
     constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
     between = affine.new_empty(_workers(out), numba_kernels.TOGETHER * channels)
     dtypes = (torch.float32, map_dtype, map_dtype)
-    maps = [_rows(each.permute(0, 2, 3, 1), dtype) for each, dtype in zip((x, added, gate), dtypes, strict=True)]
+    maps = [_rows(each.permute(0, 2, 3, 1), kind) for each, kind in zip((x, added, gate), dtypes, strict=True)]
     numbers = [channels, affine.data_ptr(), constants.data_ptr()]
     for each in (*maps, _rows(out, out.dtype)):
         numbers += [each.data_ptr(), _step(each)]
-    numbers += [kind, between.data_ptr(), 4 * between.stride(0)]
+    numbers += [int(half), between.data_ptr(), 4 * between.stride(0)]
     _run(numba_kernels.GATED_NORM, out, numbers)
-    return out.permute(0, 3, 1, 2)
+    return out.to(dtype).permute(0, 3, 1, 2)
+
+
+def _gate_affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias, by channel, of a norm whose statistics are constant, or of nn.Identity."""
+    if not isinstance(norm, _BatchNorm):
+        return torch.ones_like(like), torch.zeros_like(like)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight = norm.weight.to(torch.float32) * torch.rsqrt(norm.running_var.to(torch.float32) + norm.eps)
+    return weight, norm.bias - norm.running_mean * weight
 
 
 def _empty(like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,6 +27,7 @@ from a2mamba.ops.numba_vectors import (
     load_splat,
     procedure,
     reader,
+    silu,
     square_root,
     store,
     take_number,
@@ -63,18 +64,18 @@ def _mixing(in_half: bool) -> Callable[..., Any]:
 _mix, _mix_half = _mixing(False), _mixing(True)
 
 
-def _gate_rows(rows: int, maps_half: bool, out_half: bool) -> Callable[..., Any]:
-    """Return an intrinsic that writes norm((norm(x) + added) * gate) of ``rows`` neighboring positions.
+def _gate_rows(rows: int, half: bool) -> Callable[..., Any]:
+    """Return an intrinsic that writes norm((norm(x) + added) * silu(gate)) of ``rows`` neighboring positions.
 
     Its arguments: four maps, each with the bytes between positions; how many vectors a position has; ``affine``, weight
-    and bias of the first norm, then of the second, ``size`` bytes apart; ``numbers``, one over the channels and
-    what is added to variances; ``between``, memory for as many positions, ``size`` bytes each. Several positions
+    and bias of the first norm, of the second and of the gate, ``size`` bytes apart; ``numbers``, one over the channels
+    and what is added to variances; ``between``, memory for as many positions, ``size`` bytes each. Several positions
     at once, because every step of a norm waits for the one before.
 
-    The flags say what is bfloat16: ``added`` and ``gate``, and the output.
+    ``half``: all but ``x`` are bfloat16.
     """
-    read_map, map_bytes = reader(maps_half)
-    write_out, out_bytes = writer(out_half)
+    read_map, map_bytes = reader(half)
+    write_out, out_bytes = writer(half)
 
     @intrinsic
     def gate_rows(  # type: ignore[no-untyped-def]
@@ -139,10 +140,12 @@ def _gate_rows(rows: int, maps_half: bool, out_half: bool) -> Callable[..., Any]
             *addresses, weight = loop.values[:5]
             totals = loop.values[5:]
             scale, shift = load(b, weight), load(b, b.add(weight, size))
+            gate_scale, gate_shift = (load(b, b.add(weight, b.mul(size, integer(row)))) for row in (4, 5))
             places = zip(*map(starts, addresses, (x_step, added_step, gate_step, size)), strict=True)
             for row, (at, add, gates, to) in enumerate(places):
                 value = fma(b, b.fmul(b.fsub(load(b, at), means[row]), factors[row]), scale, shift)
-                value = b.fmul(b.fadd(value, read_map(b, add)), read_map(b, gates))
+                open_gate = silu(b, fma(b, read_map(b, gates), gate_scale, gate_shift))
+                value = b.fmul(b.fadd(value, read_map(b, add)), open_gate)
                 store(b, value, to)
                 totals[row] = b.fadd(totals[row], value)
             sizes = (BYTES, map_bytes, map_bytes, BYTES, BYTES)
@@ -166,32 +169,26 @@ def _gate_rows(rows: int, maps_half: bool, out_half: bool) -> Callable[..., Any]
 TOGETHER = 4
 """Positions that are normalized at once."""
 
-_gate_one, _gate_four = (_gate_rows(rows, False, False) for rows in (1, TOGETHER))
-_gate_one_mixed, _gate_four_mixed = (_gate_rows(rows, True, False) for rows in (1, TOGETHER))
-_gate_one_half, _gate_four_half = (_gate_rows(rows, True, True) for rows in (1, TOGETHER))
+_gate_one, _gate_four = (_gate_rows(rows, False) for rows in (1, TOGETHER))
+_gate_one_half, _gate_four_half = (_gate_rows(rows, True) for rows in (1, TOGETHER))
 
 
 @njit(error_model="numpy")
 def _gate(  # type: ignore[no-untyped-def]
-    kind, together, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, numbers, between
+    half, together, x, x_step, added, added_step, gate, gate_step, out, out_step, vectors, affine, numbers, between
 ):
-    """Do one position or four, of the maps' dtypes by ``kind``: see ``numba_impl.gated_norm``."""
+    """Do one position or four."""
     size = BYTES * vectors
     a, b, c, d = x_step, added_step, gate_step, out_step
-    if kind == 0:
+    if half:
         if together:
-            _gate_four(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+            _gate_four_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
         else:
-            _gate_one(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
-    elif kind == 1:
-        if together:
-            _gate_four_mixed(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
-        else:
-            _gate_one_mixed(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+            _gate_one_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
     elif together:
-        _gate_four_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+        _gate_four(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
     else:
-        _gate_one_half(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
+        _gate_one(x, a, added, b, gate, c, out, d, vectors, affine, size, numbers, between)
 
 
 @njit(error_model="numpy")
@@ -225,7 +222,7 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
     channels, affine, numbers = p[6], p[7], p[8]
     x, x_step, added, added_step = p[9], p[10], p[11], p[12]
     gate, gate_step, out, out_step = p[13], p[14], p[15], p[16]
-    kind, scratch, scratch_size = p[17], p[18], p[19]
+    half, scratch, scratch_size = p[17], p[18], p[19]
     between = scratch + scratch_size * take_number(counters + 8)
     while True:
         item = take_number(counters)
@@ -237,7 +234,7 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
             at_gate, at_out = gate + i * gate_step, out + i * out_step
             together = last - i >= TOGETHER
             _gate(
-                kind, together, at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
+                half, together, at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
                 channels // LANES, affine, numbers, between
             )  # fmt: skip
             i += TOGETHER if together else 1

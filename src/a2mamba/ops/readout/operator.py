@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference, unhooked
 from a2mamba.ops.readout import comparison, numba_impl, reference, torch_impl
@@ -38,12 +40,29 @@ def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str |
     return None if all(map(unhooked, norms)) else "a forward hook waits for the call of a norm"
 
 
+def _unfit_gate_norm(x: Tensor, norm: nn.Module) -> str | None:
+    """Return why the norm of a gate is not a weight and a bias a channel, or None."""
+    if isinstance(norm, nn.Identity):
+        return None if unhooked(norm) else "a forward hook waits for the call of a norm"
+    if not isinstance(norm, _BatchNorm) or not norm.affine or norm.running_mean is None or norm.running_var is None:
+        return f"the gate's norm must be a BatchNorm with weight, bias and statistics, got {type(norm).__name__}"
+    if norm.training or norm.weight.shape != x.shape[1:2]:
+        return f"the gate's norm must be in evaluation mode and have {x.shape[1]} channels, got {norm}"
+    return None if unhooked(norm) else "a forward hook waits for the call of a norm"
+
+
 def _gated_norm_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
 ) -> str | None:
-    objection = _unfit_norms(x, norm, out_norm)
+    objection = _unfit_gate_norm(x, gate_norm) or _unfit_norms(x, norm, out_norm)
     if objection is None:
-        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias, *gate_norm.parameters()
         objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters)
     return objection or comparison.gated_norm(x.device)
 
@@ -64,7 +83,13 @@ def _read_out_triton(*arguments: Any) -> Tensor:
 
 
 def _gated_norm_triton_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
 ) -> str | None:
     missing = triton_missing(x) or _unfit_norms(x, norm, out_norm)
     if missing is not None:
@@ -147,9 +172,11 @@ def gated_norm(
     x: Tensor,
     added: Tensor,
     gate: Tensor,
+    gate_norm: nn.Module,
     norm: nn.LayerNorm,
     out_norm: nn.LayerNorm,
     *,
+    dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Normalize over the channels, add, multiply, and normalize again: the end of a mixer (docs/network.md, section 4).
@@ -157,13 +184,15 @@ def gated_norm(
     Args:
         x: (B, C, H, W).
         added: position encoding, shape of ``x``; like ``x`` and the gate of any dtype.
-        gate: shape of ``x``.
-        norm, out_norm: modules that normalize such maps over their channels, as timm's LayerNorm2d. They are called
-            where a hook waits for it; otherwise their weight, bias and eps may be all that is used.
+        gate: shape of ``x``, before its norm and activation.
+        gate_norm: a BatchNorm2d, or nn.Identity where it was folded.
+        norm, out_norm: modules that normalize such maps over their channels, as timm's LayerNorm2d. The norms are
+            called where a hook waits for it; otherwise their parameters and buffers may be all that is used.
+        dtype: of the result; None is that of the norms' weights.
         backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
-        (B, C, H, W) in the dtype of the norms' weights: out_norm((norm(x) + added) * gate).
+        (B, C, H, W): out_norm((norm(x) + added) * silu(gate_norm(gate))).
 
     Raises:
         ValueError: for shapes or a backend that do not fit.
@@ -173,7 +202,7 @@ def gated_norm(
             "x, added and gate must have one shape (B, C, H, W), got "
             f"{tuple(x.shape)}, {tuple(added.shape)} and {tuple(gate.shape)}"
         )
-    arguments = (x, added, gate, norm, out_norm)
+    arguments = (x, added, gate, gate_norm, norm, out_norm, dtype)
     return select("gated_norm", GATED_NORM, backend, arguments).run(*arguments)
 
 

@@ -19,11 +19,20 @@ def read_out(
     return mixed * readout[:, None] + u * skip[:, None, None]
 
 
-def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
+def gated_norm(
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Return (B, C, H, W); see ``operator.gated_norm``."""
 
     def normalized(x: Tensor, norm: nn.LayerNorm) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
 
-    x, added, gate = (each.permute(0, 2, 3, 1) for each in (x, added, gate))
-    return normalized((normalized(x, norm) + added) * gate, out_norm).permute(0, 3, 1, 2)
+    x, added, gate = (each.permute(0, 2, 3, 1) for each in (x, added, F.silu(gate_norm(gate))))
+    out = normalized((normalized(x, norm) + added) * gate, out_norm).permute(0, 3, 1, 2)
+    return out if dtype is None else out.to(dtype)

@@ -29,7 +29,17 @@ def read_out(
         return torch.addcmul(u.to(dtype) * skip.to(dtype)[:, None, None], mixed.to(dtype), readout[:, None].to(dtype))
 
 
-def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
-    """Return the gated norm; arguments as in ``reference.gated_norm``. The norms are called, with their hooks."""
-    dtype = norm.weight.dtype
-    return out_norm((norm(x.to(dtype)) + added.to(dtype)) * gate.to(dtype))
+def gated_norm(
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the gated norm; arguments as in ``operator.gated_norm``. The norms are called, with their hooks."""
+    inner = norm.weight.dtype
+    gate = F.silu(gate_norm(gate))
+    out = out_norm((norm(x.to(inner)) + added.to(inner)) * gate.to(inner))
+    return out if dtype is None else out.to(dtype)

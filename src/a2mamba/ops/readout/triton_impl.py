@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from a2mamba.ops.dispatch import unfit
 from a2mamba.ops.readout import triton_kernels as kernels
@@ -143,16 +144,25 @@ def gated_norm_launch(
     return kernels.gated_norm_kernel, (triton.cdiv(rows, per_program),), arguments
 
 
-def gated_norm(x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> Tensor:
-    """Return (B, C, H, W) in the dtype of the last norm's weight; arguments as in ``operator.gated_norm``."""
-    out = empty_map(x, out_norm.weight.dtype)
+def gated_norm(
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: nn.Module,
+    norm: nn.LayerNorm,
+    out_norm: nn.LayerNorm,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the gated norm; arguments as in ``operator.gated_norm``."""
+    out = empty_map(x, out_norm.weight.dtype if dtype is None else dtype)
     if not out.numel():
         return out
+    gate = F.silu(gate_norm(gate))
     weight, bias, out_weight, out_bias = (
         each.contiguous() for each in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)
     )
     eps = norm.eps
-    key = "gated norm", *map(kind, (x, added, gate, weight, bias, out_weight, out_bias)), eps
+    key = "gated norm", *map(kind, (x, added, gate, weight, bias, out_weight, out_bias)), eps, out.dtype
     (launch,) = repeated(
         key, lambda: [gated_norm_launch(out, x, added, gate, (weight, bias), (out_weight, out_bias), eps)]
     )

@@ -20,6 +20,8 @@ class SegmenterConfig(SystemConfig):
     """another backbone than the network's own"""
     width: int | None = None
     """channels of the decoder; none: those of the system"""
+    stored_size: tuple[int, int] | None = None
+    """height and width in pixels for which the bias of the backbone's global attention is stored; none: the crop's"""
     output_norms: bool = False
     """UperNet: normalize the channels of each of the backbone's maps"""
 

@@ -1,0 +1,60 @@
+"""The positional convolution with its norm on CPUs through Numba: memory and the call.
+
+The kernel is ``numba_kernels.py``. Numba is imported, and the kernel compiled or read from Numba's cache on disk, at
+the first run. There is no gradient here: training calls the modules.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from a2mamba.ops import numba_threads
+from a2mamba.ops.feed_forward.torch_impl import with_residual
+from a2mamba.ops.precision import in_half_precision
+
+
+def parameters(pos: nn.Conv2d, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what the kernel reads of the modules."""
+    assert pos.bias is not None
+    return pos.weight, pos.bias, norm.weight, norm.bias
+
+
+def positional_norm(
+    x: Tensor, branch: Tensor | None, skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm
+) -> tuple[Tensor, Tensor]:
+    """Return two maps (B, C, H, W), channels innermost; arguments as in ``operator.positional_norm``."""
+    from a2mamba.ops.positional import numba_kernels
+
+    batch, channels, height, columns = x.shape
+    normal_dtype = torch.bfloat16 if in_half_precision(x) else x.dtype
+    out = x.new_empty(batch, height, columns, channels)
+    normal = x.new_empty(batch, height, columns, channels, dtype=normal_dtype)
+    if not out.numel():
+        return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+    # All float32; float32 beside what convolutions make under autocast; or all bfloat16.
+    kind = 2 if x.dtype == torch.bfloat16 else int(normal_dtype == torch.bfloat16)
+    weight, bias, scale, shift = (each.to(torch.float32) for each in parameters(pos, norm))
+    affine = [each.to(torch.float32)[None] for each in skip.parameters()] or [
+        bias.new_ones(1, channels),
+        bias.new_zeros(1, channels),
+    ]
+    tables = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None], scale[None], shift[None], *affine))
+    constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
+    chunks = numba_threads.chunks_per_image(batch, height)
+    workers = min(numba_threads.threads(), batch * chunks)
+    # Three rows that the convolution sees, and the one that it makes.
+    rings = tables.new_empty(workers, (3 * (columns + 2) + columns) * channels)
+    numbers = [batch * chunks, chunks, height, columns, channels, kind]
+    numbers += [tables.data_ptr(), constants.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
+    sources = [_rows(x, x.dtype), None if branch is None else _rows(branch, normal_dtype)]
+    for each in (*sources, out, normal):
+        numbers += [0] * 4 if each is None else [each.data_ptr(), *(each.element_size() * s for s in each.stride()[:3])]
+    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
+    return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (B, C, H, W) as (B, H, W, C) in ``dtype``, channels side by side."""
+    x = x.to(dtype).permute(0, 2, 3, 1)
+    return x if x.stride(-1) == 1 else x.contiguous()
