@@ -77,6 +77,22 @@ def test_a_network_of_timm_beside(photos: Path, tmp_path: Path) -> None:
     in_process("explain", *words, "--beside", "convnext_atom").refused("timm has no network", "did you mean")
 
 
+def test_released_weights_are_asked_for_by_their_data_set(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(source: str, *, pretrained: str | None, device: str) -> None:
+        asked.append((source, pretrained))
+        raise ValueError("the weights are not downloaded in a test")
+
+    monkeypatch.setattr("a2mamba.predictor.load", load)
+    one = photos / "photo0.png"
+    for words in (("segman_small", "--pretrained", "cityscapes"), ("a2mamba_tiny", "--pretrained")):
+        in_process("explain", *words, one, "--out", tmp_path).refused("not downloaded")
+    assert asked == [("segman_small", "cityscapes"), ("a2mamba_tiny", None)]
+
+
 def test_mistakes_are_one_line(photos: Path, tmp_path: Path) -> None:
     one = photos / "photo0.png"
     random = ("explain", "a2mamba_test", "--random", one, "--out", tmp_path)

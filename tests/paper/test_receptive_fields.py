@@ -77,7 +77,7 @@ def test_mistakes_are_one_line(words: list[str], part: str, capsys: pytest.Captu
 def test_the_page_shows_it() -> None:
     field = torch.zeros(32, 32, dtype=torch.float64)
     field[12:21, 12:21] = 1
-    figure = Fig5({"A2Mamba-T": field}, "2 images", "random weights")
+    figure = Fig5({"A2Mamba-T": field}, "2 images", pretrained=False)
     assert figure.sides() == {"A2Mamba-T": {"0.5": 7, "0.9": 9, "0.99": 9}}
     text = page([Report(find_table("I"), ())], fig_5=figure)
     assert 'id="fig5"' in text

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from a2mamba.weights import fetch_weights, find_weights
 if TYPE_CHECKING:
     from torch import nn
 
+    from a2mamba.engine import Loader
     from a2mamba.tasks import TrainingRun
 
 
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(str(report))
         return status
     evaluation = task.evaluation(config, classes, device=device)
-    metrics = evaluation(model, track=lambda loader: track(loader, "evaluating", total=len(loader)))
+    metrics = evaluation(model, track=partial(_tracked, "evaluating"))
     say(str(report))
     if arguments.confusion is not None:
         matrix = {"classes": list(classes), "matrix": evaluation.confusion()}
@@ -150,8 +152,7 @@ def _at_sizes(
     for size in arguments.sizes:
         resized = apply_overrides(config, [f"data.image_size={size}"])
         evaluation = task_of(resized).evaluation(resized, classes, device=device)
-        what = f"evaluating at {size}"
-        metrics = evaluation(model, track=lambda loader, what=what: track(loader, what, total=len(loader)))
+        metrics = evaluation(model, track=partial(_tracked, f"evaluating at {size}"))
         images = evaluation.images
         _record(resized, metrics, images, recipe, arguments)
         rows.append({"size": size, **metrics})
@@ -180,6 +181,10 @@ def _record(config: Any, metrics: Mapping[str, float], images: int, recipe: str,
         checkpoint=str(arguments.checkpoint),
     )
     say(f"recorded in {arguments.record}")
+
+
+def _tracked(what: str, loader: Loader) -> Iterator[Any]:
+    return track(loader, what, total=len(loader))
 
 
 def _sizes(text: str) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from a2mamba.cli.device import add_device, choose_device
 from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 from a2mamba.cli.page import STYLE
-from a2mamba.cli.predict import network_and_images
+from a2mamba.cli.predict import dataset_and_images, network_and_images
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Without --kind, all that the network has. Points are pixels of the image as the network sees it.\n"
         "Examples: a2mamba explain --checkpoint runs/digits/checkpoints/best.pt a.png --out out --point 20 12\n"
         "          a2mamba explain a2mamba_tiny --pretrained photo.jpg --out out --kind attention grad-cam\n"
+        "          a2mamba explain segman_small --pretrained cityscapes photo.jpg --out out --kind grad-cam\n"
         "          a2mamba explain a2mamba_tiny --random photos --out out --kind receptive-field --beside convnext_tiny"
     )
     parser.add_argument(
@@ -45,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="weights, of any layout that load_checkpoint takes")
-    source.add_argument("--pretrained", action="store_true", help="the released weights of NAME, downloaded once")
+    source.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="the released weights of NAME, downloaded once; a word behind it may be the data set: a2mamba weights",
+    )
     source.add_argument("--random", action="store_true", help="random weights: what NAME's design does by itself")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--kind", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
@@ -68,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.predictor import find_images
 
     name, words = network_and_images(arguments.images)
+    dataset = None
+    if arguments.pretrained and name is not None:
+        dataset, words = dataset_and_images(name, words)
     if not words:
         raise ValueError("an IMAGE is missing: expected image files, folders or globs")
     kinds = arguments.kind or list(KINDS)
@@ -78,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_timm_name(model)
     files = [file for word in words for file in find_images(word)]
     with without_load_notes():
-        predictor = _predictor(name, arguments)
+        predictor = _predictor(name, dataset, arguments)
     class_index = None if arguments.class_name is None else _class(arguments.class_name, predictor.classes)
     sections: list[dict[str, Any]] = []
     seen: list[View] = []
@@ -107,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _predictor(name: str | None, arguments: argparse.Namespace) -> Predictor:
+def _predictor(name: str | None, dataset: str | None, arguments: argparse.Namespace) -> Predictor:
     """The network in a file, the released one, or one with random weights."""
     from a2mamba.predictor import Predictor, load
     from a2mamba.tasks import PredictionOptions, task_of_network
@@ -118,7 +126,7 @@ def _predictor(name: str | None, arguments: argparse.Namespace) -> Predictor:
         option = "--pretrained" if arguments.pretrained else "--random"
         raise ValueError(f"{option} needs the name of a network: a2mamba explain NAME {option} IMAGE ...")
     if arguments.pretrained:
-        return load(name, device=arguments.device)
+        return load(name, pretrained=dataset, device=arguments.device)
     task, device = task_of_network(name), choose_device(arguments.device)
     run = task.run_of_network(name)
     classes = [f"class {i}" for i in range(_CLASSES_OF_RANDOM)]

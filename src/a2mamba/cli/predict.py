@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pretrained:
         if name is None:
             raise ValueError("--pretrained needs the name of a network: a2mamba predict NAME --pretrained IMAGE ...")
-        dataset, words = _dataset(name, words)
+        dataset, words = dataset_and_images(name, words)
         source, name = name, None
     else:
         source = arguments.checkpoint
@@ -108,7 +108,7 @@ def network_and_images(words: list[Path]) -> tuple[str | None, list[Path]]:
     return (first, words[1:]) if named else (None, words)
 
 
-def _dataset(name: str, words: list[Path]) -> tuple[str | None, list[Path]]:
+def dataset_and_images(name: str, words: list[Path]) -> tuple[str | None, list[Path]]:
     """The data set of the weights, where the first word is one that the network was trained on, and the images."""
     if words and str(words[0]) in {weights.dataset for weights in WEIGHTS if weights.name == name}:
         return str(words[0]), words[1:]

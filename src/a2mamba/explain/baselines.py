@@ -22,6 +22,9 @@ class Normalized(nn.Module):
         mean, std: of each channel, that the images are normalized with.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network

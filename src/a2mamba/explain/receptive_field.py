@@ -68,7 +68,7 @@ def effective_receptive_field(features: Callable[[Tensor], Tensor], images: Iter
 
 
 def side_holding(field: Tensor, share: float) -> int:
-    """Return the side of the smallest square around the middle that holds a share of the field, in pixels.
+    """Return the side of the smallest square around the image's middle that holds a share of the field, in pixels.
 
     Args:
         field: (H, W) of ``effective_receptive_field``.

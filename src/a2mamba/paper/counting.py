@@ -22,12 +22,12 @@ Size = tuple[int, int]
 
 
 @cache
-def build(subject: Subject, size: Size | None = None) -> nn.Module:
+def build(subject: Subject, size: Size | None) -> nn.Module:
     """Return the network of a row without values, in eval mode, with the classes of ImageNet-1K, ADE20K or COCO.
 
     Args:
         subject: what the row is about.
-        size: of the images, for the models of timm that are made for one.
+        size: of the images, for the models of timm that are made for one; None: their own.
     """
     name, _, backbone = subject.model.partition(" on ")
     if not subject.ours:
@@ -68,7 +68,7 @@ def _bare(subject: Subject) -> Subject:
 
 @cache
 def _parameters(subject: Subject) -> int:
-    return parameters(build(subject))
+    return parameters(build(subject, None))
 
 
 @cache
@@ -81,7 +81,7 @@ def _flops(subject: Subject, size: Size) -> int:
 
 def layout(subject: Subject) -> dict[str, tuple[int, ...]]:
     """Return channels, depths, heads and attention windows of the four stages of a backbone of this package."""
-    network = build(_bare(subject))
+    network = build(_bare(subject), None)
     assert isinstance(network, Pyramid)
     stages = network.stage_list()
     return {

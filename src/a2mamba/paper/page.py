@@ -56,8 +56,14 @@ def _fig_5(figure: Fig5) -> str:
     file = io.BytesIO()
     drawing.image.save(file, format="PNG")
     image = base64.b64encode(file.getvalue()).decode()
+    random = (
+        "<p>Random weights show designs before they have learned anything: ConvNeXt's blocks, whose scales begin at "
+        "one millionth, do nothing yet. <code>a2mamba paper fig5 --pretrained --images DIR</code> shows trained ones."
+        "</p>"
+    )
+    note = "" if figure.pretrained else random
     return (
-        f'<section id="fig5"><h2>Fig. 5: effective receptive fields</h2><p>{escape(drawing.caption)}</p>'
+        f'<section id="fig5"><h2>Fig. 5: effective receptive fields</h2><p>{escape(drawing.caption)}</p>{note}'
         f'<figure><img src="data:image/png;base64,{image}" alt="{escape(drawing.title)}"></figure></section>'
     )
 
@@ -71,7 +77,7 @@ def _header(title: str, reports: Sequence[Report], device: str | None) -> str:
     timm = [cell for report in reports for row in report.rows if not row.ours for cell in row.cells]
     cards = []
     for name, cells in (("counts of our networks", ours), ("counts of timm's networks", timm)):
-        computed = [cell for cell in cells if cell.origin == "computed"]
+        computed = [cell for cell in cells if cell.origin == "computed" and cell.agrees is not None]
         if computed:
             agreeing = sum(bool(cell.agrees) for cell in computed)
             cards.append((f"{agreeing} of {len(computed)}", f"{name} agree with the paper"))

@@ -38,8 +38,13 @@ class Fig5:
     """network -> float64 (H, W), see ``effective_receptive_field``"""
     images: str
     """what they were averaged over, in words"""
-    weights: str
-    """of the networks, in words"""
+    pretrained: bool
+    """whether the networks have released weights; otherwise theirs are random"""
+
+    @property
+    def weights(self) -> str:
+        """The networks' weights in words."""
+        return "released weights" if self.pretrained else "random weights"
 
     def sides(self) -> dict[str, dict[str, int]]:
         """Return network -> share of the field -> side of the square in the middle that holds it, in pixels."""
@@ -93,7 +98,7 @@ def fig_5(
             features = model.to(device)
         fields[name] = effective_receptive_field(features, images)
     words = f"{len(files)} images" if files else f"{len(images)} crops of the two photographs in scikit-learn"
-    return Fig5(fields, words, "released weights" if pretrained else "random weights")
+    return Fig5(fields, words, pretrained)
 
 
 def _crops() -> Iterator[Image.Image]:

@@ -93,7 +93,7 @@ class ReportRow:
     @property
     def disagreements(self) -> list[Cell]:
         """The cells of counts or designs in which we and the paper differ."""
-        return [cell for cell in self.cells if cell.origin == "computed" and not cell.agrees]
+        return [cell for cell in self.cells if cell.origin == "computed" and cell.agrees is False]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `a2mamba paper --json` prints of a row."""
