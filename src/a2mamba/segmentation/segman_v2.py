@@ -126,7 +126,7 @@ class GlobalMASS(nn.Module):
             (B, C, H, W) in the dtype of the weights.
         """
         channels = x.shape[1]
-        gate = F.silu(self.gate_norm(self.gate(x)))
+        gate = self.gate(x)
         qkv = self.qkv(x)
         lepe = self.lepe(qkv[:, 2 * channels :])
         if self.rotary:
@@ -145,7 +145,7 @@ class GlobalMASS(nn.Module):
             return (attend(states) if self.state_attention else states,)
 
         mixed = self.ssm(from_heads(attend(v)), aggregate)
-        return gated_projection(mixed, lepe, gate, self.norm, self.proj_norm, self.proj)
+        return gated_projection(mixed, lepe, gate, self.gate_norm, self.norm, self.proj_norm, self.proj)
 
 
 class GlobalScan(nn.Module):
