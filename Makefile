@@ -1,8 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# Two processes of one thread: small operations do not gain from two. A process that has no test left takes half of the
+# other's, from the end; until then neighbors stay together, and so share what they prepare.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: .venv demo demo-detect test test-slow test-all test-lowest check bench bench-gpu clean
+.PHONY: .venv demo demo-detect test test-slow test-all test-lowest check docs bench bench-gpu clean
 
 # The environment, with everything that the demo and the tests need. Made anew when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -23,11 +26,11 @@ demo-detect: $(VENV)/.installed
 
 # The small form of every check; CI runs it first.
 test: check
-	$(RUN)/python -m pytest
+	$(PYTEST)
 
-# What is marked `slow`: the full-size forms.
+# What is marked `slow`: the full-size forms. OPTIONS are for pytest.
 test-slow: $(VENV)/.installed
-	$(RUN)/python -m pytest -m slow
+	$(PYTEST) -m slow $(OPTIONS)
 
 test-all: test test-slow
 
@@ -40,6 +43,10 @@ check: $(VENV)/.installed
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 
+# The documentation as a site, in site/; anything that a reader would stumble over is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
+
 # On CPUs: the first table of docs/benchmarks/cpu.md; its page has the commands of the others.
 bench: $(VENV)/.installed
 	$(RUN)/a2mamba bench --models convnext_tiny swin_tiny_patch4_window7_224 a2mamba_tiny a2mamba_nano --threads 2
@@ -49,4 +56,4 @@ bench-gpu: $(VENV)/.installed
 	$(RUN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo demo-detect runs build dist
+	rm -rf $(VENV) .venv-lowest demo demo-detect runs build dist site

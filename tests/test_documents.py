@@ -1,36 +1,33 @@
-"""Documents say what is true: commands and options exist, links lead somewhere, Python examples are Python."""
+"""Documents say what is true: commands, options, keys and Python names exist, links lead somewhere.
+
+Nothing is run here; `tests/test_walkthroughs.py` runs what documents show.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
+import importlib
+import inspect
 import io
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
+import snippets
+from a2mamba.catalog import FACTS, MODELS
 from a2mamba.cli.main import COMMANDS, main
+from snippets import PYTHON, ROOT, SHELL, blocks, fenced
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.md")])
+GENERATED = {ROOT / "docs" / name for name in ("commands.md", "recipes.md", "reference.md")}
+"""Pages that hooks in docs/hooks make when the site is built."""
 EXAMPLES = [file for file in DOCUMENTS if file.name != "CHANGELOG.md"]
 every_document = pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-
-
-class Block(NamedTuple):
-    """A fenced block: the word behind the opening fence, and the text."""
-
-    language: str
-    text: str
-
-
-def fenced(text: str) -> list[Block]:
-    """The fenced blocks of a document."""
-    found = re.findall(r"^[ \t]*```([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", text, flags=re.MULTILINE | re.DOTALL)
-    return [Block(language, body) for language, body in found]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -95,14 +92,29 @@ def test_documents_were_found() -> None:
 
 @every_document
 def test_links_lead_somewhere(file: Path) -> None:
-    broken = [target for target in links(file.read_text()) if not (file.parent / target).exists()]
-    assert broken == []
+    assert [target for target in links(file.read_text()) if not leads_somewhere((file.parent / target).resolve())] == []
+
+
+def leads_somewhere(target: Path) -> bool:
+    """Whether a file is there, or will be a page of the site: docs/code has the README files beside the code."""
+    if target.exists() or target in GENERATED:
+        return True
+    code = ROOT / "docs" / "code"
+    return (
+        target.is_relative_to(code)
+        and (ROOT / "src" / "a2mamba" / target.relative_to(code).with_suffix("") / "README.md").exists()
+    )
+
+
+def test_the_readme_stands_alone() -> None:
+    """It is shown where the repository is not: nothing but its images, which have a text, is beside it."""
+    assert [target for target in links((ROOT / "README.md").read_text()) if not target.endswith(".png")] == []
 
 
 @every_document
 def test_python_examples_are_python(file: Path) -> None:
     for block in fenced(file.read_text()):
-        if block.language in ("python", "py"):
+        if block.language in PYTHON:
             source = "\n".join(re.sub(r"^(>>>|\.\.\.) ?", "", line) for line in block.text.splitlines())
             ast.parse(source if source.strip() else "pass")
 
@@ -121,7 +133,7 @@ def options() -> dict[str, set[str]]:
 
 
 def _actions(command: str) -> list[str]:
-    return ["demo", "check", "convert"] if command == "data" else []
+    return {"data": ["demo", "check", "convert"], "hub": ["save", "push"]}.get(command, [])
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -132,6 +144,150 @@ def test_commands_and_their_options_exist(file: Path, options: dict[str, set[str
         assert words[0] in COMMANDS, f"a2mamba {shlex.join(words)}"
         used = {re.split(r"[=\]]", word.lstrip("["))[0] for word in words if word.lstrip("[").startswith("--")}
         assert used <= options[words[0]], f"a2mamba {shlex.join(words)}"
+
+
+def invocations(text: str) -> list[list[str]]:
+    """The words behind each `a2mamba` in the shell blocks of a document, also under torchrun, but for synopses."""
+    found = []
+    for block in blocks(text):
+        if block.language not in SHELL:
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            for command in re.split(r"&&|\||;", line.split(" #")[0]):
+                words = shlex.split(command)
+                place = next((i for i, word in enumerate(words) if word.rsplit("/", 1)[-1] == "a2mamba"), None)
+                synopsis = any(word.isupper() or word.endswith("=DIR") or "..." in word for word in words)
+                if place is not None and not synopsis:
+                    found.append(words[place + 1 :])
+    return found
+
+
+def test_invocations() -> None:
+    text = """
+```bash
+torchrun -m a2mamba train digits \\
+  data.root=x && a2mamba eval --checkpoint "a b.pt" | head  # a2mamba
+a2mamba data check DIR
+pip install a2mamba-x
+```
+"""
+    assert invocations(text) == [["train", "digits", "data.root=x"], ["eval", "--checkpoint", "a b.pt"]]
+
+
+INVOCATIONS = sorted({tuple(words) for file in snippets.DOCUMENTS for words in invocations(file.read_text())})
+
+
+@pytest.mark.parametrize("words", INVOCATIONS, ids=shlex.join)
+def test_commands_are_understood(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command's own parser; recipes exist, and so do the keys that are changed, with values of their type."""
+    parsed: list[argparse.Namespace] = []
+
+    def run(arguments: argparse.Namespace) -> int:
+        parsed.append(arguments)
+        return 0
+
+    monkeypatch.setattr(importlib.import_module(f"a2mamba.cli.{words[0]}"), "run", run)
+    with contextlib.suppress(SystemExit):  # --help, --version
+        assert main(words) == 0
+    assert parsed or "--help" in words
+    for arguments in parsed:
+        names_exist(arguments)
+
+
+def names_exist(arguments: argparse.Namespace) -> None:
+    """Recipes, keys and networks of parsed arguments exist."""
+    from a2mamba.recipes import RECIPES, make_run
+    from a2mamba.recipes.batches import override
+
+    if arguments.command == "train":
+        override(make_run(arguments.recipe, paper=arguments.paper), arguments.overrides)
+    if arguments.command == "info":
+        assert arguments.name in networks()
+    if getattr(arguments, "model", None) is not None:
+        assert arguments.model in networks()
+    if arguments.command == "eval":
+        assert [word for word in arguments.overrides if "=" not in word and word not in RECIPES] == []
+    if arguments.command == "bench" and arguments.models:
+        import timm
+
+        assert set(arguments.models) <= {*networks(), *timm.list_models()}
+
+
+def networks() -> set[str]:
+    return {name for names in MODELS.values() for name in names}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in EXAMPLES if any(block.language in PYTHON for block in fenced(file.read_text()))],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_python_names_exist(file: Path) -> None:
+    """What is imported from the package, its attributes, and the keywords of calls."""
+    for block in fenced(file.read_text()):
+        if block.language in PYTHON:
+            check_names(ast.parse(block.text))
+
+
+def check_names(tree: ast.AST) -> None:
+    """Raise AssertionError for a name of the package that does not exist, or a keyword that its function lacks."""
+    known: dict[str, Any] = {"a2mamba": importlib.import_module("a2mamba")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "a2mamba":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name), f"from {node.module} import {name.name}"
+                known[name.asname or name.name] = getattr(module, name.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            resolve(node, known)
+        if isinstance(node, ast.Call):
+            function = resolve(node.func, known)
+            if function is not None:
+                parameters = inspect.signature(function).parameters
+                lacking = [word.arg for word in node.keywords if word.arg and word.arg not in parameters]
+                kinds = {parameter.kind for parameter in parameters.values()}
+                assert not lacking or inspect.Parameter.VAR_KEYWORD in kinds, f"{ast.unparse(node)}: {lacking}"
+
+
+def resolve(node: ast.AST, known: dict[str, Any]) -> Any:
+    """The object that a name or dotted name of the package stands for; None for everything else."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = resolve(node.value, known)
+        if inspect.ismodule(owner):
+            assert hasattr(owner, node.attr), ast.unparse(node)
+            return getattr(owner, node.attr)
+    return None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from a2mamba.data import recognise",
+        "import a2mamba\na2mamba.create_modell('x')",
+        "import a2mamba\na2mamba.load('x', devise='cpu')",
+    ],
+)
+def test_a_wrong_name_is_seen(source: str) -> None:
+    with pytest.raises(AssertionError):
+        check_names(ast.parse(source))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/classification.md"])
+def test_tables_of_models_have_our_counts(name: str) -> None:
+    rows = {
+        cells[1].strip("` "): [cell.strip() for cell in cells[2:5]]
+        for line in (ROOT / name).read_text().splitlines()
+        if (cells := line.split("|"))[0] == "" and len(cells) > 5
+    }
+    for model in ("nano", "tiny", "small", "base", "large"):
+        facts = FACTS[f"a2mamba_{model}"]
+        parameters, flops, top1 = rows[f"a2mamba_{model}"]
+        assert parameters == f"{facts.parameters / 1e6:.1f} M"
+        assert flops == f"{facts.flops / 1e9:.2f}"
+        assert top1.split()[0] == str(facts.top1)
 
 
 def test_the_changelog_names_every_command() -> None:

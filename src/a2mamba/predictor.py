@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,25 +22,29 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from a2mamba.backbone import weights_of
+from a2mamba.backbone import read_file, weights_of
 from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
 from a2mamba.data.images import MAX_PIXELS, image_mode, upright
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import TOLERANCE, Exported, OutputName, export_model
+from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar, web
 from a2mamba.files import replace_text
-from a2mamba.recipes import read_checkpoint
+from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder, upload_folder, write_folder
+from a2mamba.recipes import describe, parse_run, read_checkpoint
 from a2mamba.tasks import (
     TASKS,
     AnyRun,
+    NetworkInput,
     Prediction,
     PredictionOptions,
     SourceImage,
+    View,
     refuse_options,
     task_of,
     task_of_network,
 )
+from a2mamba.weights import fetch_weights, find_weights
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """A file, folder or glob; an image; uint8 (H, W, C) or (H, W); uint8 (C, H, W)"""
@@ -124,6 +129,7 @@ class Predictor:
         precision: of the forward pass.
         options: see `PredictionOptions`.
         best: "metric", "value" and "epoch" of the run's best weights, where the file says so.
+        recipe: that the network was trained by, where the file says so.
 
     Raises:
         ValueError: an option that the task does not take.
@@ -140,6 +146,7 @@ class Predictor:
         precision: PrecisionName,
         options: PredictionOptions,
         best: Mapping[str, Any] | None = None,
+        recipe: str | None = None,
     ) -> None:
         self._task = task_of(run)
         refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
@@ -150,6 +157,7 @@ class Predictor:
         self.report = report
         self.options = options
         self.best = best
+        self.recipe = recipe
         self._precision = resolve_precision(precision, device)
 
     @property
@@ -158,9 +166,19 @@ class Predictor:
         return self._task.name
 
     @property
+    def mode(self) -> str:
+        """Pillow's mode of the images that the network looks at: "L", "RGB" or "RGBA"."""
+        return image_mode(self._task.channels(self.run))
+
+    @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """What makes an image ready for `model`, see `Task.transform`."""
         return self._task.transform(self.run)
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """The images that the network was trained on, see `Task.network_input`."""
+        return self._task.network_input(self.run)
 
     @property
     def palette(self) -> Sequence[tuple[int, int, int]]:
@@ -251,7 +269,7 @@ class Predictor:
             path: the file.
             format: "onnx", "pt2" or "openvino"; None: by the path's suffix.
             size: height and width that the file is for; None: those of training.
-            output: "logits", "class_map" (segmentation) or "features"; None: "logits".
+            output: "logits", "class_map" (segmentation), "features" or "detections"; None: what the task predicts with.
             pixels: the file takes uint8 (B, H, W, C) and normalizes it, instead of normalized float32 (B, C, H, W).
             images: to compare on, beside random ones; they are squashed to the size.
             tolerance: largest difference, see `a2mamba.export.export_model`.
@@ -261,7 +279,7 @@ class Predictor:
             ImportError: the format needs a package that is not installed.
             a2mamba.export.ExportError: the file computes something else; it is not kept.
         """
-        trained = self._task.network_input(self.run)
+        trained = self.network_input
         height, width = size = trained.size if size is None else size
         compared = []
         for source in self._sources(images, MAX_PIXELS):
@@ -279,8 +297,106 @@ class Predictor:
             pixels=pixels,
             images=compared,
             tolerance=tolerance,
-            about={"model": self.run.model.name, "task": self.task, "weights": self.report, "best": self.best},
+            about={
+                "model": self.run.model.name,
+                "task": self.task,
+                "weights": self.report,
+                "best": self.best,
+                "run": json.loads(describe(self.run, "", self.classes)),
+            },
         )
+
+    def save_pretrained(self, folder: Path | str, *, license: str | None = None) -> Path:
+        """Write the network as a folder: model.safetensors, config.json, and a model card, README.md.
+
+        `load` reads it again; a classifier's is read by timm ("local-dir:FOLDER") and transformers too. It holds no
+        code, and no path of this machine.
+
+        Args:
+            folder: is made.
+            license: of the weights, as the hub writes it ("apache-2.0"); None: the card says that none is stated.
+
+        Raises:
+            ValueError: a fused network; a license that is no identifier.
+        """
+        return write_folder(
+            folder, self.model, self.run, self.classes, recipe=self.recipe, best=self.best, license=license
+        )
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, license: str | None = None, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; return the address.
+
+        Args:
+            repository: "user/name"; it is made where there is none.
+            private: for one that is made.
+            license: as in `save_pretrained`.
+            token: of the hub; None: that of `hf auth login`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return upload_folder(
+                self.save_pretrained(folder, license=license), repository, private=private, token=token
+            )
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: str = "auto") -> Predictor:
+        """Do what `load` does for a saved folder, or for a repository of the hub, "user/name"."""
+        return load(source if Path(source).is_dir() else f"{HUB_PREFIX}{source}", device=device)
+
+    def view(self, image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> View:
+        """Return what the network sees of one image: what `a2mamba.explain` takes, and the same for people.
+
+        Args:
+            image: as `predict`, one.
+            max_pixels: as `predict`.
+
+        Raises:
+            UndecodableImageError: it cannot be read.
+            ValueError: not one image.
+        """
+        sources = list(self._sources(image, max_pixels))
+        if len(sources) != 1:
+            raise ValueError(f"{len(sources)} images: expected one")
+        return self._task.view(self.run, self.model, sources[0].load(), device=self.device)
+
+    def export_page(
+        self,
+        folder: Path | str,
+        *,
+        size: tuple[int, int] | None = None,
+        images: ImageLike | Iterable[ImageLike] = (),
+        tolerance: float = TOLERANCE,
+        runtime: Path | str | None = None,
+    ) -> Exported:
+        """Write a static page that runs the network in its visitor's browser; the file is compared as by `export`.
+
+        Args:
+            folder: of the page; what it holds stays there.
+            size: as `export`.
+            images: as `export`.
+            tolerance: as `export`.
+            runtime: a folder of onnxruntime-web, or its .tgz; None: downloaded once, 33 MB, and kept.
+
+        Raises:
+            ValueError: a network that a page cannot show, or as `export`.
+            OSError: onnxruntime-web cannot be downloaded.
+        """
+        trained = self.network_input
+        web.check_page(self.task, channels=len(trained.mean), interpolation=trained.interpolation)
+        files = web.find_runtime(None if runtime is None else Path(runtime))
+        exported = self.export(
+            Path(folder) / web.MODEL, size=size, output=web.TASKS[self.task], images=images, tolerance=tolerance
+        )
+        web.write_page(
+            Path(folder),
+            exported.description,
+            runtime=files,
+            resize=trained.resize_for(exported.description["size"]),
+            interpolation=trained.interpolation,
+            palette=self.palette,
+        )
+        return exported
 
     def describe(self, entries: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what predictions.json holds: the model's name, what was loaded, and an entry for each image."""
@@ -296,12 +412,12 @@ class Predictor:
             image.release()
 
     def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
-        mode = image_mode(self._task.channels(self.run))
         for number, image in enumerate(_each(images)):
             if isinstance(image, Path):
-                yield SourceImage(str(image), number, partial(decode_image, image, mode=mode, max_pixels=max_pixels))
+                read = partial(decode_image, image, mode=self.mode, max_pixels=max_pixels)
+                yield SourceImage(str(image), number, read)
             else:
-                yield SourceImage(f"image-{number}", number, partial(_converted, image, mode))
+                yield SourceImage(f"image-{number}", number, partial(_converted, image, self.mode))
 
     def __repr__(self) -> str:
         return f"Predictor({self.run.model.name}, {self.task}, {len(self.classes)} classes, {self.device})"
@@ -311,6 +427,7 @@ def load(
     source: str | Path,
     *,
     name: str | None = None,
+    pretrained: str | None = None,
     classes: Sequence[str] | Path | None = None,
     device: str = "auto",
     precision: PrecisionName = "float32",
@@ -322,8 +439,12 @@ def load(
 
     Args:
         source: a training checkpoint of ours, which says everything itself; a file of weights alone, released or
-            saved, with ``name``; or the name of a network whose weights are released, which are downloaded once.
+            saved, with ``name``; a folder of `Predictor.save_pretrained`, or one on the hub, as "hf-hub:user/name"; the
+            name of a network whose weights are released, which are downloaded once; or an .onnx or .xml file that
+            `Predictor.export` wrote, run on the CPU by its runtime.
         name: of the network, where the file does not say.
+        pretrained: name of the data set whose released weights are meant, where ``source`` is a network that has
+            several: "ade20k", "cityscapes" or "coco_stuff" for ``segman_*``.
         classes: names in index order, or a file of them, one a line; by default those of the file, or numbers.
         device: "cpu", "cuda", ...; "auto" is a GPU where there is one.
         precision: of the forward pass.
@@ -338,14 +459,24 @@ def load(
         WeightsUnavailableError: released weights cannot be downloaded.
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
-    place, path = choose_device(device), Path(source)
-    if path.is_dir():
+    place, path = choose_device(device), _place(source)
+    if path.is_dir() and not is_saved_folder(path):
         raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    if name is not None:
-        task_of_network(name)  # says which one is nearest
-    networks = [network for task in TASKS.values() for network in task.networks()]
-    released = name is None and not path.exists() and str(source) in networks
-    found = _released(str(source), place) if released else _stored(path, name, place)
+    released = name is None and not path.exists() and str(source) in _networks()
+    if pretrained is not None and not released:
+        raise ValueError(
+            f"pretrained={pretrained!r} is for the name of a network, and {source} is none: a2mamba models"
+        )
+    if released:
+        found = _released(str(source), pretrained, place)
+    elif path.suffix in SUFFIXES:
+        if name is not None or device not in ("auto", "cpu") or precision != "float32":
+            raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+        place, found = "cpu", _exported(path)
+    else:
+        if name is not None:
+            task_of_network(name)  # says which one is nearest
+        found = _stored(path, name, place)
     return Predictor(
         found.model,
         found.run,
@@ -355,7 +486,18 @@ def load(
         precision=precision,
         options=options,
         best=found.best,
+        recipe=found.recipe,
     )
+
+
+def _networks() -> list[str]:
+    return [network for task in TASKS.values() for network in task.networks()]
+
+
+def _place(source: str | Path) -> Path:
+    """Where a source is on this machine."""
+    word = str(source)
+    return download_folder(word.removeprefix(HUB_PREFIX)) if word.startswith(HUB_PREFIX) else Path(source)
 
 
 class _Loaded(NamedTuple):
@@ -364,18 +506,29 @@ class _Loaded(NamedTuple):
     classes: list[str]
     report: str
     best: Mapping[str, Any] | None = None
+    recipe: str | None = None
 
 
-def _released(name: str, device: str) -> _Loaded:
+def _released(name: str, dataset: str | None, device: str) -> _Loaded:
     """A network with the weights that were released of it."""
+    weights = find_weights(name, dataset)
     task = task_of_network(name)
-    run, classes = task.run_of_network(name, pretrained=True), _numbers(task.released_classes)
-    return _Loaded(task.build_model(run, classes).eval().to(device), run, classes, "released weights")
+    run, classes = task.run_of_released(weights)
+    path = fetch_weights(weights)
+    model, report = task.load_model(run, read_file(path), classes, name=str(path), device=device)
+    return _Loaded(model, run, classes, f"{report}; released for {weights.dataset}, {weights.license}")
+
+
+def _exported(path: Path) -> _Loaded:
+    """The file itself in the network's place."""
+    sidecar = read_sidecar(path)
+    trained = parse_run(sidecar.run, str(path.with_suffix(".json")))
+    return _Loaded(open_exported(path, sidecar), trained.run, trained.classes, f"{sidecar.format} file", sidecar.best)
 
 
 def _stored(path: Path, name: str | None, device: str) -> _Loaded:
     """The network in a file, which says what it is, or has to be of this name."""
-    content, trained = read_checkpoint(path)
+    content, trained = read_folder(path) if path.is_dir() else read_checkpoint(path)
     if trained is not None:
         run, classes = trained.run, trained.classes
         if name not in (None, run.model.name):
@@ -393,8 +546,8 @@ def _stored(path: Path, name: str | None, device: str) -> _Loaded:
             raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
         classes = _numbers(count)
     model, report = task.load_model(run, content, classes, name=str(path), device=device)
-    best = None if trained is None else content.get("best")
-    return _Loaded(model, run, classes, str(report), best)
+    best, recipe = (None, None) if trained is None else (content.get("best"), trained.recipe or None)
+    return _Loaded(model, run, classes, str(report), best, recipe)
 
 
 def find_images(word: str | Path) -> list[Path]:

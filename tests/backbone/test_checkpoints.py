@@ -241,6 +241,8 @@ def test_what_carries_no_checksum_says_so(tmp_path: Path, model: Any, released: 
         report = a2mamba.load_checkpoint(uninitialized(NAME), path)
         assert report.verified is verified
         assert ("not verified: the file carries no checksum" in str(report)) is not verified
+        assert a2mamba.load_checkpoint(uninitialized(NAME), read_file(path)).verified is verified
+        assert ("not verified" in a2mamba.load(path, name=NAME).report) is not verified
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         report = a2mamba.load_checkpoint(uninitialized(NAME), path, sha256=digest.upper())
         assert report.verified
@@ -284,6 +286,7 @@ def test_pretrained_reads_the_hub_file(tmp_path: Path, monkeypatch: pytest.Monke
     source = create("a2mamba_nano")
     released = a2mamba.to_released(source)
     hub_cache(tmp_path, {"state_dict_ema": released, "args": argparse.Namespace(lr=1)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for loaded in (
         make("a2mamba_nano", pretrained=True, cache_dir=tmp_path),

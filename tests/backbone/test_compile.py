@@ -51,7 +51,7 @@ def test_inductor(name: str, side: int) -> None:
 
 
 def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = example("a2mamba_test", 64)
+    model, _ = example("a2mamba_test", 64, ONE_EACH)
     # Eager inference computes the larger of the sizes in chunks; a compiled graph must not ask which they are.
     monkeypatch.setattr(pyramid, "MAX_CHUNK_ELEMENTS", 40_000)
     monkeypatch.setattr(ffn, "MAX_CHUNK_ELEMENTS", 40_000)

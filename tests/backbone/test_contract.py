@@ -76,6 +76,9 @@ def test_features_only(name: str) -> None:
     chosen = make(name, features_only=True, out_indices=(1, 3)).eval()
     assert chosen.feature_info.reduction() == [8, 32]
     assert [m.shape[-1] for m in chosen(images)] == [8, 2]
+    getter = make(name, features_only=True, feature_cls="getter").eval()
+    getter.load_state_dict(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(getter(images), maps, strict=True))
     last = make(name, features_only=True, out_indices=[-2]).eval()
     assert [m.shape[-1] for m in last(images)] == [4]
 
@@ -116,6 +119,7 @@ def test_classifier_can_be_reset(name: str) -> None:
     assert model(images).shape == (2, 3, 2, 2)
     model.reset_classifier(3, "catavgmax")
     assert model(images).shape == (2, 3)
+    assert not any(module.training for module in model.modules())
     bare = make(name, num_classes=0, global_pool="").eval()
     assert bare(images).shape == (2, bare.head_hidden_size, 2, 2)
 
@@ -129,8 +133,25 @@ def test_pruning(name: str) -> None:
     assert len(model.stages) == 2
     assert model.num_features == expected.shape[1]
     assert torch.equal(model.forward_intermediates(images, indices=[1], intermediates_only=True)[0], expected)
-    with pytest.raises(ValueError, match="pruned"):
+    with pytest.raises(ValueError, match=r"pruned.*global_pool"):
         model.reset_classifier(10)
+
+
+@every_small
+def test_a_pruned_network_can_have_a_classifier(name: str) -> None:
+    model = make(name, drop_rate=0.5).double().eval()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    assert model.prune_intermediate_layers([1]) == [1]
+    features = model.forward_features(images)
+    model.reset_classifier(0, "avg")
+    assert torch.equal(model(images), features.mean((2, 3)))
+    model.reset_classifier(7, "catavgmax")
+    assert model(images).shape == (2, model.num_classes) == (2, 7)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    assert model.head.drop.p == 0.5
+    assert not any(module.training for module in model.modules())
+    model.reset_classifier(0)
+    assert torch.equal(model(images), features)
 
 
 def gradients(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -268,7 +289,7 @@ def test_hubs_are_asked_by_timm_in_the_same_way(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("name", ALL)
 def test_the_two_entrances_know_the_same_options(name: str) -> None:
     assert timm.models.model_entrypoint(name)(num_classes=3, device="meta").num_classes == 3
-    with pytest.raises(ValueError, match=rf"{name}: unknown option 'drop_path'; did you mean 'drop_path_rate'"):
+    with pytest.raises(TypeError, match=rf"{name}: unknown option 'drop_path'; did you mean 'drop_path_rate'"):
         timm.create_model(name, drop_path=0.1, device="meta")
     with pytest.raises(TypeError, match="drop_path"):
         a2mamba.create_model(name, drop_path=0.1)  # type: ignore[call-overload]

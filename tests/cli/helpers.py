@@ -75,7 +75,7 @@ def start(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
 def in_new_process(*words: str | Path, **environment: str) -> Result:
     """Run a command as a user does, in a process of its own."""
     with start(*words, **environment) as process:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
     return Result(process.returncode, out, err)
 
 

@@ -158,6 +158,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no command": ((), ("COMMAND",)),
     "unknown option": (("train", "digits", "--epochs", "3"), ("--epochs",)),
     "stray word": (("models", "all"), ("all",)),
+    "no such file to save": (("hub", "save", "nothing.pt", "folder"), ("nothing.pt",)),
+    "stray word, weights": (("weights", "all"), ("all",)),
     "missing option": (("eval", "digits"), ("--checkpoint",)),
     "option without a value": (("eval", "digits", "--checkpoint"), ("--checkpoint",)),
     "unknown device, train": ((*SMALL, "data.root={digits}", "--device", "nonsense"), ("nonsense", "--device cpu")),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +63,23 @@ def test_info_as_json_in_a_process_of_its_own(workplace: Path) -> None:
         (192, 32, 7),
     ]
     assert content(workplace) == {}
+
+
+def test_info_knows_the_networks_of_ablations() -> None:
+    found = in_process("info", "ablation_lass_test", "--json").json
+    assert [m["channels"] for m in found["feature_maps"]] == [16, 32, 32, 48]
+    in_process("info", "ablation_las").refused("unknown model 'ablation_las'", "did you mean 'ablation_lass'?")
+
+
+def test_the_list_of_recipes_needs_no_torch() -> None:
+    code = (
+        "import sys; from a2mamba.cli.main import main\n"
+        "try: main(['train', '--help'])\n"
+        "finally: sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  segman_v2_tiny_ade20k" in done.stdout
 
 
 def test_info_of_a_image_that_is_not_square() -> None:

@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 
 import a2mamba
+from a2mamba.cli.export import SUFFIXES
+from a2mamba.export import FORMATS
+from a2mamba.tasks import ClassificationPrediction
 
 from .helpers import Result, Trained, in_process
 
@@ -137,8 +140,26 @@ def test_mistakes_are_one_line(written: Written, tmp_path: Path) -> None:
     in_process(*words, tmp_path / "x.pt2", "--output", "class_map").refused("has 'logits' or 'features'")
     torch.save(a2mamba.create_detector("mask_rcnn_a2mamba_test", num_classes=2).state_dict(), tmp_path / "d.pth")
     detector = ("export", tmp_path / "d.pth", "--name", "mask_rcnn_a2mamba_test", "--out", tmp_path / "x.onnx")
-    in_process(*detector).refused("networks for detection cannot be exported yet")
+    in_process(*detector, "--size", "64", "90").refused("a detector takes multiples of 32")
     assert [file.name for file in tmp_path.iterdir()] == ["d.pth"]
+
+
+def test_suffixes_are_those_of_the_formats() -> None:
+    assert {name: each.suffix for name, each in FORMATS.items()} == SUFFIXES
+
+
+def test_the_file_predicts_as_the_network(written: Written) -> None:
+    photo = np.random.default_rng(2).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    (found,) = a2mamba.load(written.folder / "out" / "net.onnx").predict(photo)
+    network = a2mamba.load(written.checkpoint, name="a2mamba_test", device="cpu")
+    images = torch.nn.functional.interpolate(
+        network.transform(Image.fromarray(photo))[None], (64, 96), mode="bilinear", antialias=True
+    )
+    with torch.inference_mode():
+        expected = network.model(images)[0].softmax(0)
+    assert isinstance(found, ClassificationPrediction)
+    assert found.classes == CLASSES
+    assert torch.allclose(found.probabilities, expected, atol=1e-3)
 
 
 def test_a_missing_package_is_named(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

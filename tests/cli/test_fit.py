@@ -13,9 +13,11 @@ from PIL import Image
 from a2mamba.detection import detector_config
 from a2mamba.recipes import ClassificationRun
 from a2mamba.recipes.fit import Wishes, choose_run, fitting_length
-from data.folders import FLAT, SEGMENTATION, class_folders, table
+from data.folders import SEGMENTATION, class_folders
+from data.helpers import write_image
 
 from .helpers import content, in_process
+from .test_every_layout import WORDS
 
 
 def write(folder: Path, names: tuple[str, ...], count: int, size: tuple[int, int] = (40, 40)) -> None:
@@ -194,23 +196,6 @@ def test_a_layout_can_be_given(digits: Path) -> None:
     assert in_process("data", "check", digits, "--layout", "csv").status == 2
 
 
-def test_a_table_and_masks_beside_images_train_and_are_evaluated(tmp_path: Path) -> None:
-    """Both hold a part out; evaluation of the checkpoint reads the same part."""
-    table(tmp_path / "kaggle")
-    FLAT["beside"](tmp_path / "scenes")
-    words = ("--scratch", "--device", "cpu", "--quiet", "--json", "--epochs", "1", "data.workers=0")
-    classes = in_process("fit", tmp_path / "kaggle", *words, "--model", "a2mamba_test", "--out", tmp_path / "a")
-    assert classes.status == 0, classes
-    found = in_process("eval", "--checkpoint", tmp_path / "a" / "checkpoints" / "last.pt", "--json")
-    assert found.json["images"] == 2, found
-    assert found.json["top1"] == classes.json["last"]["ema_top1"]
-    scenes = in_process("fit", tmp_path / "scenes", *words, "--model", "segman_v2_test", "--out", tmp_path / "b")
-    assert scenes.status == 0, scenes
-    assert "images with masks beside them (*_mask)" in scenes.err
-    found = in_process("eval", "--checkpoint", tmp_path / "b" / "checkpoints" / "last.pt", "--json")
-    assert found.json["miou"] == scenes.json["last"]["miou"]
-
-
 def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "d")
     damaged = next((tmp_path / "d" / "val" / "digit_3").iterdir())
@@ -219,6 +204,58 @@ def test_a_damaged_validation_image_costs_no_epoch(digits: Path, tmp_path: Path)
     assert result.status == 2
     assert f"1 of 60 images to evaluate on cannot be used: {damaged} (the file is empty)" in result.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+def test_a_damaged_training_image_is_named_wherever_one_looks(
+    task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the console, in the summary and in the epoch's row: the run goes on with its neighbor."""
+    root, out = tmp_path / "d", tmp_path / "run"
+    if task == "classification":
+        class_folders(root, "train", "val")
+        damaged = root / "train" / "cat" / "3.png"
+    elif task == "segmentation":
+        SEGMENTATION["images/masks"](root)
+        damaged = root / "images" / "train" / "3.jpg"
+    else:
+        pytest.importorskip("faster_coco_eval")
+        yolo(root)
+        damaged = root / "images" / "train" / "3.png"
+    damaged.write_bytes(damaged.read_bytes()[:99])
+    words = [word.replace("schedule.iterations=2", "schedule.iterations=4") for word in WORDS[task]]  # see every image
+    words = [word.replace("schedule.interval=2", "schedule.interval=4") for word in words]
+    quiet = ("--scratch", "--device", "cpu", "--quiet", "--json", "data.workers=0", "max_undecodable=0.5")
+    result = in_process("fit", root, *words, "data.batch_size=2", *quiet, "--out", out)
+    assert result.status == 0, result
+    assert "training images cannot be decoded and were replaced; new in this epoch: " in caplog.text
+    assert f"{damaged} (" in caplog.text
+    assert result.json["last"]["undecodable_images"] == 1
+    assert str(damaged) in (out / "summary.html").read_text(encoding="utf-8")
+    assert list(json.loads((out / "quarantine.json").read_text())["quarantined"]) == [str(damaged)]
+
+
+def yolo(root: Path) -> None:
+    """Images of noise with a box each, of two classes."""
+    for split, count in (("train", 8), ("val", 2)):
+        for number in range(count):
+            write_image(root / "images" / split / f"{number}.png", seed=100 * count + number, size=(64, 64))
+            text = root / "labels" / split / f"{number}.txt"
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text(f"{number % 2} 0.5 0.5 0.5 0.4\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    class_folders(tmp_path / "photos", "train", "val")
+    quiet = ("--device", "cpu", "--quiet", "--json", "data.workers=0", "--out", tmp_path / "run")
+    words = ("fit", tmp_path / "photos", "--scratch", "--model", "a2mamba_test", *quiet)
+    result = in_process(*words, "--epochs", "9", "patience=2")
+    assert result.status == 0, result
+    last, best = result.json["last"]["epoch"], result.json["best"]["epoch"]
+    assert last == best + 2 < 9
+    assert f"ended after {last:.0f} of 9 epochs: " in result.err
+    assert f"that of epoch {best}, in 2 epochs (patience 2)" in result.err
 
 
 def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import pickle
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -173,6 +174,38 @@ def test_a_program_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_other_formats_are_refused_by_name(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     error_line(lambda: decode_image(tmp_path / "a.jpg"), "a.jpg", reason)
+
+
+def _heic(path: Path, *, orientation: int = 1) -> np.ndarray:
+    """An iPhone's file: white in its stored upper left quarter."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+    pixels[:24, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif.tobytes())
+    return pixels
+
+
+def test_heic_is_read_and_turned_once(tmp_path: Path) -> None:
+    pixels = _heic(tmp_path / "a.heic")
+    assert np.abs(np.asarray(decode_image(tmp_path / "a.heic"), dtype=int) - pixels).mean() < 4
+    _heic(tmp_path / "b.heic", orientation=6)
+    turned = np.asarray(decode_image(tmp_path / "b.heic"))
+    assert turned.shape == (64, 48, 3) == (*image_size(tmp_path / "b.heic")[:2], 3)
+    assert turned[:30, 26:].min() > 200 > 50 > turned[34:].max()
+
+
+def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _heic(tmp_path / "a.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    images._formats.cache_clear()
+    try:
+        error_line(lambda: decode_image(tmp_path / "a.heic"), "a HEIC file", 'pip install "a2mamba[heif]"')
+    finally:
+        images._formats.cache_clear()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, SyntaxError, struct.error, RecursionError, TypeError])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from a2mamba.data import (
     ClassificationData,
@@ -25,10 +27,12 @@ from a2mamba.data import (
     segmentation_folder,
     train_loader,
 )
+from a2mamba.evaluation import MeanIoU
 
-from .folders import FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
+from .folders import BINARY, FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
 from .helpers import write_image
 
+MIOU = 53.633431801173735  # of the evaluation scenes' labels, two pixels aside
 GOLDEN = Path(__file__).parents[1] / "assets" / "messages_of_folders.json"
 
 
@@ -46,8 +50,11 @@ def test_every_arrangement_of_masks_gives_the_same_scenes(name: str, tmp_path: P
     assert [int(re.sub(r"\D", "", Path(path).stem)) for path in map(dataset.path, range(TRAIN))] == list(range(TRAIN))
     for number in range(TRAIN):
         assert np.array_equal(dataset[number].target.numpy(), labels(number))
+    metric = MeanIoU(len(found.classes))
     for number, image in enumerate(eval_segmentation_loader(data, classes=found.classes), start=TRAIN):
         assert np.array_equal(image.target.numpy(), labels(number))
+        metric.update(torch.from_numpy(np.roll(labels(number), 2, axis=1)), image.target)
+    assert dict(metric.results())["miou"] == pytest.approx(MIOU, abs=1e-9)
     check_validation(found)
     assert check_dataset(root).problems == []
 
@@ -131,6 +138,50 @@ def test_two_tables(tmp_path: Path) -> None:
     assert check_dataset(tmp_path).problems == ["val: no images of 1 of 2 classes: dog"]
 
 
+def test_a_table_with_a_column_of_splits(tmp_path: Path) -> None:
+    """Rows of a test split are not trained on, rows that are there twice count once, and any delimiter will do."""
+    table(tmp_path)
+    rows = [f"{n}.png|{'dog' if n % 2 else 'cat'}|{'train' if n < 6 else 'Test'}" for n in range(8)]
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "labels.csv").write_text("\n".join(["image|label|split", *rows, rows[0], ""]))
+    found = recognize(tmp_path)
+    assert (found.counts, found.classes, found.holdout) == ({"train": 6, "Test": 2}, ["cat", "dog"], 0.0)
+    data = found.place(ClassificationData(root="elsewhere", workers=0, batch_size=2))
+    (batch,) = eval_loader(data)
+    assert sorted(Path(path).name for path in batch.paths) == ["6.png", "7.png"]
+    assert sorted(Path(p).stem for batch in train_loader(data, seed=0) for p in batch.paths) == list("012345")
+    check_validation(found)
+    assert check_dataset(tmp_path).problems == []
+
+
+def test_quoted_names(tmp_path: Path) -> None:
+    table(tmp_path)
+    rows = [f'"{n}.png","{"dog, old" if n % 2 else "cat"}"' for n in range(8)]
+    (tmp_path / "train.csv").write_text("\n".join(['"image","label"', *rows]))
+    assert recognize(tmp_path).classes == ["cat", "dog, old"]
+
+
+def test_classes_with_the_same_name_are_said(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "Cat ").mkdir()
+    for number in range(3):
+        write_image(tmp_path / "Cat " / f"{number}.png", seed=70 + number)
+    said = "classes with the same name, but for upper and lower case, are learned apart: 'cat' = 'Cat '"
+    assert recognize(tmp_path).notes == [said]
+    assert check_dataset(tmp_path).problems == [said]
+
+
+def test_what_systems_add_is_no_class_and_no_image(tmp_path: Path) -> None:
+    class_folders(tmp_path)
+    for place in ("Thumbs.db", "cat/.DS_Store", "cat/._0.png", "__MACOSX/cat/._0.png", "@eaDir/cat/0.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"\0\5\x16\7")
+    found = recognize(tmp_path)
+    assert (found.counts, found.classes) == ({"": 10}, ["cat", "dog"])
+    check_validation(found)
+    assert check_dataset(tmp_path).problems == []
+
+
 def test_a_validation_split_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class_folders(tmp_path, "train", "val")
     for file in (tmp_path / "val" / "cat").iterdir():
@@ -209,7 +260,7 @@ def _archive(root: Path) -> None:
 
 
 def _colors(root: Path) -> None:
-    SEGMENTATION["colors"](root)
+    SEGMENTATION["colors in labelmap.txt"](root)
     (root / "labelmap.txt").unlink()
 
 
@@ -241,6 +292,59 @@ def _table_without_columns(root: Path) -> None:
     (root / "train.csv").write_text("a,b\n1,2\n")
 
 
+def _masks_jpeg(root: Path) -> None:
+    """Three classes, whose numbers JPEG smears."""
+    SEGMENTATION["levels"](root)
+    for mask in (root / "masks").rglob("*.png"):
+        Image.open(mask).save(mask.with_suffix(".jpg"), quality=80)
+        mask.unlink()
+
+
+def _masks_resized(root: Path) -> None:
+    """Three classes, whose numbers were blended by a resize."""
+    SEGMENTATION["levels"](root)
+    for mask in (root / "masks").rglob("*.png"):
+        small = Image.open(mask).resize((19, 13), Image.Resampling.BICUBIC)
+        small.resize((32, 24), Image.Resampling.BICUBIC).save(mask)
+
+
+def _masks_colors_jpeg(root: Path) -> None:
+    SEGMENTATION["colors in labelmap.txt"](root)
+    for mask in (root / "masks").rglob("*.png"):
+        Image.open(mask).save(mask.with_suffix(".jpg"), quality=80)
+        mask.unlink()
+
+
+def _masks_mixed(root: Path) -> None:
+    """Two people, two conventions."""
+    BINARY["0 and 1"](root)
+    for mask in list((root / "masks" / "train").iterdir())[:3]:
+        Image.fromarray(np.asarray(Image.open(mask)) * 255).save(mask)
+
+
+def _masks_of_val_otherwise(root: Path) -> None:
+    BINARY["0 and 1"](root)
+    for mask in (root / "masks" / "val").iterdir():
+        Image.fromarray(np.asarray(Image.open(mask)) * 255).save(mask)
+
+
+def _two_labels(root: Path) -> None:
+    table(root)
+    (root / "train.csv").write_text("image,label\n" + "".join(f"{n}.png,cat\n{n}.png,dog\n" for n in range(6)))
+
+
+def _one_image_of_a_class(root: Path) -> None:
+    class_folders(root)
+    for number in range(4):
+        (root / "cat" / f"{number}.png").unlink()
+
+
+def _table_without_header(root: Path) -> None:
+    table(root, folder="images")
+    text = (root / "train.csv").read_text("utf-8-sig")
+    (root / "train.csv").write_text(text.split("\n", 1)[1])
+
+
 WRONG: dict[str, Callable[[Path], None]] = {
     "absent": _absent,
     "a file": _file,
@@ -262,6 +366,17 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "colors without names": _colors,
     "names given twice": _double_names,
     "masks under other names": _unpaired,
+    "masks as jpeg": _masks_jpeg,
+    "masks resized": _masks_resized,
+    "colors as jpeg": _masks_colors_jpeg,
+    "masks of two conventions": _masks_mixed,
+    "masks of another convention to evaluate on": _masks_of_val_otherwise,
+    "kaggle with two labels": _two_labels,
+    "kaggle without header": _table_without_header,
+    "one image of a class": _one_image_of_a_class,
+    "a folder too deep": lambda root: _images(root, *(f"train/{c}/images/{n}.jpg" for c in ("a", "b") for n in "12")),
+    "classes in classes": lambda root: _images(root, *(f"{c}/{d}/1.jpg" for c in "ab" for d in "cd")),
+    "an archive in itself": lambda root: class_folders(root / "photos" / "photos", "train", "val"),
 }
 
 

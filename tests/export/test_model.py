@@ -103,8 +103,8 @@ def test_refusals(classifier: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="output 'class_map': a A2Mamba has 'logits' or 'features'"):
         export(classifier, tmp_path / "x.pt2", "class_map")
     detector = a2mamba.create_detector("mask_rcnn_a2mamba_test", num_classes=2).eval()
-    with pytest.raises(ValueError, match="detectors cannot be exported yet"):
-        export(detector, tmp_path / "x.pt2")
+    with pytest.raises(ValueError, match="output 'logits': a Detector has 'detections'"):
+        export(detector, tmp_path / "x.pt2", "logits")
     with pytest.raises(ValueError, match="training mode"):
         export(a2mamba.create_model("a2mamba_test"), tmp_path / "x.pt2")
     with pytest.raises(ValueError, match="float32 on the cpu"):

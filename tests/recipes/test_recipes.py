@@ -20,12 +20,14 @@ import pytest
 import torch
 
 import a2mamba
+from a2mamba.catalog import recipes as catalog
 from a2mamba.data import write_demo
 from a2mamba.engine import Hook, Progress, Trainer, move_to, parameter_groups
 from a2mamba.recipes import (
     RECIPES,
     ClassificationRun,
     describe,
+    document,
     dry_run,
     find_recipe,
     has_paper_form,
@@ -75,6 +77,11 @@ def small(name: str, digits: Path) -> ClassificationRun:
 
 def fit(run: ClassificationRun, folder: Path, recipe: str = "digits", *, hooks: Sequence[Hook] = ()) -> Trainer:
     return train(run, folder, recipe=recipe, device="cpu", quiet=True, hooks=hooks)
+
+
+def test_the_catalog_lists_them_as_they_document_themselves() -> None:
+    found = [(name, document(recipe).splitlines()[0]) for name, recipe in RECIPES.items()]
+    assert list(catalog.RECIPES.items()) == found
 
 
 def test_recipes_were_found() -> None:

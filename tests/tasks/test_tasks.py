@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,15 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import a2mamba
-from a2mamba.data import write_demo
+from a2mamba.data import recognize, write_demo
 from a2mamba.engine import Hook, Trainer
 from a2mamba.evaluation import CocoMetric
 from a2mamba.recipes import RECIPES, read_checkpoint, train
 from a2mamba.tasks import TASKS, Evaluation, evaluation, task_of, task_of_network
+from data import folders
 
 SOURCE = Path(a2mamba.__file__).parent
 
@@ -110,6 +114,36 @@ def test_boxes_alone_train_evaluate_and_predict(name: str, coco: Path, tmp_path:
     entry = found.save(tmp_path / "out")
     assert "mask_pixels" not in str(entry)
     assert (tmp_path / "out" / entry["drawing"]).is_file()
+
+
+@pytest.mark.parametrize("kind", ["detection", "segmentation"])
+def test_classes_that_the_split_lacks_are_said_once(
+    kind: str, coco: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And do not count: the means are over the others."""
+    if kind == "detection":
+        run = boxes_only(coco)
+        file = coco / "annotations" / "instances_val2017.json"
+        shown = {entry["category_id"] for entry in json.loads(file.read_text())["annotations"]}
+    else:
+        folders.SEGMENTATION["images/masks"](tmp_path)
+        for mask in (tmp_path / "masks" / "val").iterdir():
+            mask.write_bytes((tmp_path / "masks" / "train" / "0.png").read_bytes())
+            Image.fromarray(np.minimum(np.asarray(Image.open(mask)), 1)).save(mask)
+        run = RECIPES["segman_v2_nano_ade20k"]()
+        run = replace(run, data=recognize(tmp_path).place(run.data))
+        run = task_of(run).debug(run)
+        shown = {0, 1}
+    task = task_of(run)
+    measured = task.evaluation(run, task.held_out_classes(run), device="cpu")
+    model = task.build_model(run, measured.classes)
+    for _ in range(2):
+        measured(model)
+    values = {row["class"]: row.get("iou", row.get("box_ap")) for row in measured.class_table()}
+    absent = [name for name, value in values.items() if value is None or math.isnan(value)]
+    count = f"nothing of {len(absent)} of {len(measured.classes)} classes"
+    assert len(absent) == len(measured.classes) - len(shown) > 0
+    assert caplog.text.count(f"the evaluation split shows {count} ({absent[0]}") == 1
 
 
 def test_the_first_process_alone_computes_the_metric(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from a2mamba.backbone.fusion import fuse_for_inference, is_fused
 from a2mamba.backbone.graphed import GraphedModel, cuda_graph
 from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions, RunOptions
 from a2mamba.backbone.pyramid import Pyramid
-from a2mamba.backbone.registry import WeightsUnavailableError, register
+from a2mamba.backbone.registry import register
 from a2mamba.backbone.segman import SegMANEncoder
 from a2mamba.backbone.variant import Variant
 from a2mamba.backbone.weights import CheckpointError, Layout, from_released, to_released
+from a2mamba.weights import WeightsUnavailableError
 
 __all__ = [
     "A2Mamba",

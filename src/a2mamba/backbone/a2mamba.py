@@ -40,10 +40,6 @@ MASS_RULES: tuple[Rule, ...] = (
 """Our name inside a block (a pattern for its beginning) -> released name(s) there, and the change of shape."""
 
 
-def _released(name: str) -> tuple[str, str]:
-    return "LMMM2025/A2Mamba", f"a2mamba_pretrained_weights/{name}.pth"
-
-
 # Table I of the paper, with what the paper leaves out taken from the released weights.
 VARIANTS: dict[str, Variant] = {
     "a2mamba_nano": Variant(
@@ -52,7 +48,6 @@ VARIANTS: dict[str, Variant] = {
         depths=(2, 2, 8, 2),
         heads=(2, 2, 4, 8),
         mlp_ratios=(4, 4, 3, 3),
-        weights=_released("a2mamba_nano"),
         released_mixer=MASS_RULES,
     ),
     "a2mamba_tiny": Variant(
@@ -61,7 +56,6 @@ VARIANTS: dict[str, Variant] = {
         depths=(2, 2, 10, 2),
         heads=(2, 4, 8, 16),
         mlp_ratios=(4, 4, 3, 3),
-        weights=_released("a2mamba_tiny"),
         released_mixer=MASS_RULES,
     ),
     "a2mamba_small": Variant(
@@ -71,7 +65,6 @@ VARIANTS: dict[str, Variant] = {
         heads=(2, 4, 10, 16),
         mlp_ratios=(4, 4, 3, 3),
         scaling=("none", "none", "residual", "residual"),
-        weights=_released("a2mamba_small"),
         released_mixer=MASS_RULES,
     ),
     "a2mamba_base": Variant(
@@ -83,7 +76,6 @@ VARIANTS: dict[str, Variant] = {
         scaling=("layer",) * 4,
         scale_init=(1, 1, 1e-6, 1e-6),
         crop_pct=0.95,
-        weights=_released("a2mamba_base"),
         released_mixer=MASS_RULES,
     ),
     "a2mamba_large": Variant(
@@ -95,7 +87,6 @@ VARIANTS: dict[str, Variant] = {
         scaling=("layer",) * 4,
         scale_init=(1, 1, 1e-6, 1e-6),
         crop_pct=0.975,
-        weights=_released("a2mamba_large"),
         released_mixer=MASS_RULES,
     ),
     # The Large of the paper's Table I, which its Tables III to VII measure. No weights were released.

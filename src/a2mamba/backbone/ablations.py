@@ -63,7 +63,7 @@ _MIXERS: dict[str, dict[str, Any]] = {
     "ablation_mass": {"mixer": MASS},
 }
 
-_TINY = replace(A2MAMBA["a2mamba_tiny"], weights=None, released_mixer=None)
+_TINY = replace(A2MAMBA["a2mamba_tiny"], released_mixer=None)
 _SMALL = replace(SEGMAN["segman_encoder_small"], released_mixer=None)
 _TEST = replace(A2MAMBA["a2mamba_test"], released_mixer=None, channels=(16, 32, 32, 48), heads=(4, 4, 4, 4))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from a2mamba.backbone.pyramid import STAGES, Pyramid
 from a2mamba.backbone.weights import CheckpointError, StateDict, from_released
-from a2mamba.files.torch_file import check_sha256, read_torch_file
+from a2mamba.files.torch_file import PLAIN_DATA, check_sha256, read_torch_file
 from a2mamba.layers import resize_pair_bias
 
 log = logging.getLogger(__name__)
@@ -104,12 +103,15 @@ def load_checkpoint(
     """
     if name is None:
         name = "a mapping" if isinstance(source, Mapping) else os.fspath(source)
-    content, verified = (source, True) if isinstance(source, Mapping) else _read(Path(source), sha256)
-    report = _load_content(model, content, name)
-    return replace(report, verified=verified)
+    content = source if isinstance(source, Mapping) else _read(Path(source), sha256)
+    report = load_content(model, content, name)
+    for note in report.notes:
+        log.warning("%s: %s", name, note)
+    return replace(report, verified=not isinstance(content, FileContent) or content.verified)
 
 
-def _load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
+def load_content(model: nn.Module, content: Mapping[str, Any], name: str) -> LoadReport:
+    """Do what :func:`load_checkpoint` does with a checkpoint's content, without a word in the log."""
     if isinstance(model, Network) and not isinstance(model, FeatureGetterNet):
         return _load_network(model, content, name)
     target = _backbone(model)
@@ -149,6 +151,8 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     """Load the weights if nothing is missing (those that are ``kept`` aside), left over or of another shape."""
     own = target.state_dict()
     constants = {key for key in own if key.endswith("num_batches_tracked")}
+    # Frozen norms, such as transformers' RT-DETR makes of ours, have no counters.
+    state = {key: x for key, x in state.items() if key in own or not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in constants | kept]
     unexpected = [key for key in state if key not in own]
     both = [(key, state[key], own[key]) for key in own if key in state]
@@ -167,16 +171,13 @@ def _load(target: nn.Module, state: StateDict, kept: set[str], notes: list[str],
     if problems:
         raise CheckpointError(f"{name} does not fit this model; {'; '.join(problems)}")
     target.load_state_dict(state, strict=False)
-    report = LoadReport(
+    return LoadReport(
         source=name,
         content=content,
         loaded=len(state.keys() - constants),
         total=len(own.keys() - constants),
         notes=tuple(notes),
     )
-    for note in notes:
-        log.warning("%s: %s", name, note)
-    return report
 
 
 def _is_usable(found: Tensor, own: Tensor) -> bool:
@@ -185,32 +186,39 @@ def _is_usable(found: Tensor, own: Tensor) -> bool:
     return plain and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
 
 
-def read_file(path: Path) -> Mapping[str, Any]:
+class FileContent(dict[str, Any]):
+    """The content of a file of weights, and whether a checksum of it was compared."""
+
+    verified = True
+
+
+def read_file(path: Path) -> FileContent:
     """Return the content of a .safetensors or torch file, on the CPU, without running code from it.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or holds more than tensors and plain data.
     """
-    return _read(path, None)[0]
+    return _read(path, None)
 
 
-def _read(path: Path, sha256: str | None) -> tuple[Mapping[str, Any], bool]:
-    """Return the content of a file, and whether a checksum of it was compared."""
+def _read(path: Path, sha256: str | None) -> FileContent:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         if sha256 is not None:
             check_sha256(path, sha256)
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path), sha256 is not None
-        # timm's training checkpoints hold their command line as a Namespace, which is plain data.
-        content, verified = read_torch_file(path, allowed=[argparse.Namespace])
+            content, verified = safetensors.torch.load_file(path), False
+        else:
+            content, verified = read_torch_file(path, allowed=PLAIN_DATA)
     except (OSError, ValueError, SafetensorError) as error:
         text = str(error).split("\n", 1)[0]
         raise CheckpointError(text if text.startswith(str(path)) else f"{path} is damaged: {text}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: expected a mapping of tensors, found {type(content).__name__}")
-    return content, verified or sha256 is not None
+    found = FileContent(content)
+    found.verified = verified or sha256 is not None
+    return found
 
 
 def weights_of(content: Mapping[str, Any]) -> StateDict:

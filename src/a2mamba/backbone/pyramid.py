@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, SelectAdaptivePool2d, trunc_normal_
+from timm.layers import ClassifierHead, DropPath, SelectAdaptivePool2d, trunc_normal_
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -241,12 +241,12 @@ class Head(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Replace the classifier, and the pooling where ``global_pool`` is not None."""
+        """Replace the classifier, and the pooling where ``global_pool`` is not None; both are in the head's mode."""
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool).train(self.training)
         width = self.conv.out_channels * self.global_pool.feat_mult()
-        self.fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
-        self.fc.apply(init_plain)
+        fc = nn.Linear(width, num_classes, device=device, dtype=dtype) if num_classes > 0 else nn.Identity()
+        self.fc = fc.apply(init_plain).train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, classes); features (B, 1024) with ``pre_logits``; maps where nothing is pooled."""
@@ -333,7 +333,8 @@ class Pyramid(nn.Module):
             downsample = Downsample(channels[i - 1], channels[i], device=device, dtype=dtype) if i else nn.Identity()
             stages.append(Stage(downsample, blocks, channels[i] // heads[i]))
         self.stages = nn.Sequential(*stages)
-        self.head: Head | None = Head(
+        self.drop_rate = options.drop_rate
+        self.head: Head | ClassifierHead | None = Head(
             channels[last],
             variant.head_hidden_size,
             options.num_classes,
@@ -349,7 +350,8 @@ class Pyramid(nn.Module):
         """Width of the features that the classifier sees; of the last map where the head was pruned."""
         if self.head is None:
             return self.num_features
-        return self.head.conv.out_channels * self.head.global_pool.feat_mult()
+        width = self.head.conv.out_channels if isinstance(self.head, Head) else self.num_features
+        return width * self.head.global_pool.feat_mult()
 
     def stage_list(self) -> list[Stage]:
         """Return the stages; after pruning there are fewer than four."""
@@ -416,7 +418,9 @@ class Pyramid(nn.Module):
         """
         take, last = _take(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
+        training = self.stages.training
         self.stages = self.stages[: last + 1]
+        self.stages.training = training  # without its parts, which keep their own
         if prune_head or shortened:
             self.head = None
             self.num_classes = 0
@@ -431,16 +435,23 @@ class Pyramid(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one (none for 0), and the pooling where ``global_pool`` is given.
 
+        Where the head was pruned, ``global_pool`` makes a new one, of pooling and a classifier alone.
+
         Raises:
-            ValueError: if the head was pruned and a classifier is asked for.
+            ValueError: if the head was pruned and a classifier is asked for without ``global_pool``.
         """
-        if self.head is None:
-            if num_classes:
-                raise ValueError("this model's head was pruned; create a new model to have a classifier")
-            return
+        parameter = next(self.parameters())
+        if isinstance(self.head, Head):
+            self.head.reset(num_classes, global_pool, device=parameter.device, dtype=parameter.dtype)
+        elif global_pool:
+            head = ClassifierHead(self.num_features, num_classes, global_pool, self.drop_rate)
+            head.fc.apply(init_plain)
+            self.head = head.to(device=parameter.device, dtype=parameter.dtype).train(self.training)
+        elif num_classes:
+            raise ValueError("this model's head was pruned; give the pooling of the new one, as global_pool='avg'")
+        else:
+            self.head = None
         self.num_classes = num_classes
-        weight = self.head.conv.weight
-        self.head.reset(num_classes, global_pool, device=weight.device, dtype=weight.dtype)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

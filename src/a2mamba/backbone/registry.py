@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -16,11 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from a2mamba.backbone.checkpoint import checkpoint_filter
+from a2mamba.backbone.checkpoint import checkpoint_filter, load_content, read_file
 from a2mamba.backbone.options import ClassifierOptions
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.variant import Variant
 from a2mamba.near_names import did_you_mean
+from a2mamba.weights import HubFile, WeightsUnavailableError, fetch_weights, find_weights, has_released_weights
 
 PyramidT = TypeVar("PyramidT", bound=Pyramid)
 
@@ -28,12 +27,8 @@ REGISTERED: dict[str, Variant] = {}
 """Every registered backbone, in the order of registration."""
 
 _DEFAULTS = [p.name for p in inspect.signature(build_model_with_cfg).parameters.values() if p.default is not p.empty]
-BUILDER_OPTIONS = ("features_only", "out_indices", "scriptable", *_DEFAULTS)
+BUILDER_OPTIONS = ("features_only", "out_indices", "feature_cls", "scriptable", *_DEFAULTS)
 """Keywords that timm's builder takes out before the model's own; newer ones have more."""
-
-
-class WeightsUnavailableError(OSError):
-    """Pretrained weights could not be downloaded."""
 
 
 def register(family: type[Pyramid], variants: Mapping[str, Variant]) -> None:
@@ -51,8 +46,8 @@ def register(family: type[Pyramid], variants: Mapping[str, Variant]) -> None:
         REGISTERED[name] = variant
         entry = _entry(family, name, variant)
         setattr(module, name, entry)
-        tagged = name if variant.weights is None else f"{name}.in1k"
-        configurations = generate_default_cfgs({tagged: _pretrained_cfg(variant)})
+        tagged = f"{name}.in1k" if has_released_weights(name) else name
+        configurations = generate_default_cfgs({tagged: _pretrained_cfg(name, variant)})
         module.__dict__.setdefault("default_cfgs", {}).update(configurations)
         register_model(entry)
 
@@ -71,7 +66,7 @@ def _entry(family: type[PyramidT], name: str, variant: Variant) -> Callable[...,
     return entry
 
 
-def _pretrained_cfg(variant: Variant) -> dict[str, Any]:
+def _pretrained_cfg(name: str, variant: Variant) -> dict[str, Any]:
     """Return timm's record of preprocessing and, where released, of weights."""
     record: dict[str, Any] = {
         "num_classes": 1000,
@@ -85,32 +80,23 @@ def _pretrained_cfg(variant: Variant) -> dict[str, Any]:
         "classifier": "head.fc",
         "paper_ids": "arXiv:2507.16624",
     }
-    if variant.weights is not None:
-        repository, filename = variant.weights
+    if has_released_weights(name):
+        source = find_weights(name).source
+        assert isinstance(source, HubFile), "timm knows those of the hub"
         # The authors state no license for their weights.
-        record |= {"hf_hub_id": repository, "hf_hub_filename": filename, "license": "unknown"}
+        record |= {"hf_hub_id": source.repository, "hf_hub_filename": source.path, "license": "unknown"}
     return record
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keep the hub's remarks on its retries to itself: what it comes to is one error, which we translate."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _build(
     family: type[PyramidT], name: str, variant: Variant, pretrained: bool, arguments: dict[str, Any]
 ) -> PyramidT:
-    """Build a variant through timm's builder, which loads weights and wraps feature extractors.
+    """Build a variant through timm's builder, which wraps feature extractors and loads the weights of folders and hubs.
+
+    Released weights are fetched and loaded as every file of a user's is.
 
     Raises:
-        ValueError: for an unknown keyword, naming the nearest valid one.
+        TypeError: for an unknown keyword, naming the nearest valid one.
         WeightsUnavailableError: if weights are asked for and cannot be downloaded.
     """
     sizes = {field.name for field in fields(Variant)}
@@ -118,19 +104,23 @@ def _build(
     for key in arguments:
         if key not in known:
             hint = did_you_mean(key, known, otherwise=f"valid options: {', '.join(sorted(known))}")
-            raise ValueError(f"{name}: unknown option {key!r}; {hint}")
+            raise TypeError(f"{name}: unknown option {key!r}; {hint}")
     design = replace(variant, **{key: value for key, value in arguments.items() if key in sizes})
 
     def construct(**options: Any) -> PyramidT:
         return family(design, ClassifierOptions(**options))
 
+    # Folders and repositories of other people's come with a record of their own; a name has a tag at most.
+    released = pretrained and isinstance(arguments.get("pretrained_cfg"), str | None)
+    released = released and not arguments.get("pretrained_cfg_overlay")
+    file = fetch_weights(find_weights(name), hub_cache=arguments.get("cache_dir")) if released else None
     try:
         # Training checkpoints of timm hold their command line as a Namespace, which is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]), _quiet_hub():
-            return build_model_with_cfg(
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            model = build_model_with_cfg(
                 construct,
                 name,
-                pretrained,
+                pretrained and not released,
                 pretrained_filter_fn=checkpoint_filter,
                 feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
                 **{key: value for key, value in arguments.items() if key not in sizes},
@@ -140,3 +130,6 @@ def _build(
             f"{name}: the pretrained weights could not be downloaded ({type(error).__name__}); connect to the "
             "internet, or download the file elsewhere and pass its path as checkpoint=..."
         ) from error
+    if file is not None:
+        load_content(model, read_file(file), str(file))
+    return model

@@ -62,8 +62,6 @@ class Variant:
     """channels that the classifier sees"""
     crop_pct: float = 0.9
     """part of the resized image that evaluation looks at"""
-    weights: tuple[str, str] | None = None
-    """(Hugging Face repository, file) of the released weights"""
     released_mixer: tuple[Rule, ...] | None = None
     """the mixer's weight table; none: files in a layout other than ours do not exist"""
     listed: bool = True

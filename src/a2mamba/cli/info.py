@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Examples: a2mamba info a2mamba_tiny --size 512 --json\n"
         "          a2mamba info segman_v2_tiny --size 512 --classes 150"
     )
-    parser.add_argument("name", help="a model of `a2mamba models`")
+    parser.add_argument("name", help="a model of `a2mamba models`, or of an ablation: ablation_lass, ...")
     parser.add_argument(
         "--size",
         type=int,

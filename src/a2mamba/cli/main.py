@@ -16,13 +16,17 @@ from a2mamba.near_names import did_you_mean
 COMMANDS = {
     "doctor": "versions, devices, and which backend each operator uses and why",
     "models": "the backbones: sizes, accuracy, weights",
+    "weights": "the released weights: task, data set, accuracy, license, address",
     "info": "parameters, multiply-accumulates and feature maps of a model",
     "data": "write the embedded data, or check a data set",
     "train": "train a recipe",
     "fit": "look at a folder of images, choose a recipe, train",
     "eval": "evaluate a checkpoint on a recipe's data",
     "predict": "classify, segment or find objects in images",
+    "hub": "a network as a folder for timm, transformers and the Hugging Face hub",
+    "explain": "what a network looks at: attention, states, Grad-CAM, features, receptive field",
     "export": "a network as a file for ONNX Runtime, OpenVINO or torch.export",
+    "serve": "a local web page for images",
     "bench": "speed and memory of models, timm's beside ours in one run",
     "paper": "the tables of the paper, our numbers beside them",
     "demo": "embedded data, training, evaluation, prediction, report: the whole way",
@@ -86,7 +90,7 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
     """
     arguments, rest = parser.parse_known_args(argv)
     if rest and not any(word.startswith("-") for word in rest):
-        for name, read in (("overrides", str), ("images", Path)):
+        for name, read in (("overrides", str), ("words", str), ("images", Path)):
             if hasattr(arguments, name):
                 getattr(arguments, name).extend(map(read, rest))
                 return arguments

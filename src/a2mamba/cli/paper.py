@@ -12,6 +12,7 @@ from a2mamba.cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from a2mamba.paper import Report, Table
+    from a2mamba.paper.receptive_fields import Fig5
     from a2mamba.paper.report import Cell, Measurements, ReportRow
     from a2mamba.paper.tables import Column
 
@@ -24,16 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Without TABLE, the tables are listed. fig1 is Tables II, VII and IV, which Fig. 1 draws. A number of ours\n"
         "follows the published one: counted now, measured now (--measure), or of your own runs (--results).\n"
+        "fig5 computes effective receptive fields of A2Mamba-T, ConvNeXt-T and Swin-T, by --images with --pretrained\n"
+        "weights; without these, by crops of scikit-learn's photographs with random weights. `all --html` has it too.\n"
         "Examples: a2mamba paper II\n"
         "          a2mamba paper fig1 --plot fig1.png\n"
+        "          a2mamba paper fig5 --images photos --pretrained --plot fig5.png\n"
         "          a2mamba paper VIII --measure --sizes 224 --batch 8\n"
         "          a2mamba paper all --results runs/results.jsonl --html paper.html"
     )
-    parser.add_argument("table", nargs="?", metavar="TABLE", help="I to XIII (or 1 to 13), fig1, or all")
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="I to XIII (or 1 to 13), fig1, fig5, or all")
     parser.add_argument("--results", type=Path, metavar="FILE", help="results of your own evaluations, JSON lines")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables and figures")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against cost: .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--images", type=Path, metavar="PATH", help="fig5: an image, a folder or a glob")
+    parser.add_argument("--pretrained", action="store_true", help="fig5: released weights, downloaded once")
     parser.add_argument("--measure", action="store_true", help="time the networks of tables with speeds, timm's too")
     parser.add_argument(
         "--sizes", nargs="+", type=int, metavar="N", help="--measure: image sides (default the table's)"
@@ -50,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.table is None:
         return _list(arguments)
+    if _is_fig_5(arguments.table):
+        return _show_fig_5(arguments)
     chosen = _chosen(arguments.table)
     results = [] if arguments.results is None else read_results(arguments.results)
     device = choose_device(arguments.device) if arguments.measure else None
@@ -77,10 +85,54 @@ def _check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{name} must be at least 1, got {number}")
     if arguments.plot is not None and arguments.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {arguments.plot}")
+    has_fig_5 = _is_fig_5(arguments.table) or _is_all(arguments.table)
+    if (arguments.images or arguments.pretrained) and not has_fig_5:
+        raise ValueError("--images and --pretrained are for fig5, and for all")
+    if _is_fig_5(arguments.table):
+        if arguments.measure or arguments.results or arguments.html:
+            raise ValueError("--measure, --results and --html are for tables; `all --html` shows fig5 too")
+        if arguments.plot is not None and arguments.plot.suffix.lower() != ".png":
+            raise ValueError(f"--plot of fig5 must end in .png, got {arguments.plot}")
     if not arguments.measure and (arguments.sizes or arguments.batch):
         raise ValueError("--sizes and --batch are for --measure")
     if arguments.table is None and (arguments.html or arguments.plot or arguments.measure or arguments.results):
-        raise ValueError("which table? give a number from I to XIII, fig1, or all")
+        raise ValueError("which table? give a number from I to XIII, fig1, fig5, or all")
+
+
+def _is_fig_5(table: str | None) -> bool:
+    return table is not None and table.lower() in ("fig5", "figure5")
+
+
+def _is_all(table: str | None) -> bool:
+    return table is not None and table.lower() == "all"
+
+
+def _fig_5(arguments: argparse.Namespace) -> Fig5:
+    from a2mamba.paper.receptive_fields import fig_5
+    from a2mamba.predictor import find_images
+
+    files = [] if arguments.images is None else find_images(arguments.images)
+    return fig_5(files, pretrained=arguments.pretrained, device=choose_device(arguments.device), progress=say)
+
+
+def _show_fig_5(arguments: argparse.Namespace) -> int:
+    """Draw Fig. 5; the squares that hold shares of each field on stdout."""
+    from a2mamba.visualize import write_png
+
+    figure = _fig_5(arguments)
+    if arguments.plot is not None:
+        write_png(figure.drawing().image, arguments.plot)
+        say(f"the figure is in {arguments.plot}")
+    sides = figure.sides()
+    if arguments.json:
+        print_json({"figure": "5", "images": figure.images, "weights": figure.weights, "sides": sides})
+        return 0
+    shares = list(next(iter(sides.values())))
+    heads = ["network", *(f"{100 * float(share):g} %" for share in shares)]
+    title = "Fig. 5: side in pixels of the square in the middle that holds so much of the effective receptive field"
+    print_table(heads, [[name, *(str(side) for side in found.values())] for name, found in sides.items()], title=title)
+    print(f"Averaged over {figure.images}, {figure.weights}, 224 x 224.")
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -98,7 +150,7 @@ def _chosen(name: str) -> list[Table]:
     from a2mamba.paper import find_table, published_tables
     from a2mamba.paper.figures import FIG_1
 
-    if name.lower() == "all":
+    if _is_all(name):
         return list(published_tables().values())
     if name.lower() in ("fig1", "figure1"):
         return [find_table(number) for number, _, _ in FIG_1]
@@ -153,7 +205,8 @@ def _write(reports: Sequence[Report], device: str | None, arguments: argparse.Na
     if arguments.html is not None:
         from a2mamba.paper.page import page
 
-        replace_text(arguments.html, page(reports, device=device))
+        figure = _fig_5(arguments) if _is_all(arguments.table) else None
+        replace_text(arguments.html, page(reports, device=device, fig_5=figure))
         say(f"the page is {arguments.html}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from a2mamba.cli.device import add_device
 from a2mamba.cli.output import print_json, print_table, say, track, without_load_notes
+from a2mamba.weights import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "holds; a file of weights alone needs its name.\n"
         "Examples: a2mamba predict --checkpoint runs/digits/checkpoints/best.pt a.png photos 'more/*.jpg' --out out\n"
         "          a2mamba predict a2mamba_tiny --pretrained photo.jpg --out out\n"
+        "          a2mamba predict segman_small --pretrained cityscapes photo.jpg --out out\n"
         "          a2mamba predict segman_tiny --checkpoint segman_t_ade20k.pth photo.jpg --out out"
     )
     parser.add_argument(
@@ -25,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="weights, of any layout that load_checkpoint takes")
-    source.add_argument("--pretrained", action="store_true", help="the released weights of NAME, downloaded once")
+    source.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="the released weights of NAME, downloaded once; a word behind it may be the data set: a2mamba weights",
+    )
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="class names, one a line, where the weights have none"
     )
@@ -46,10 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.data import MAX_PIXELS
     from a2mamba.predictor import UnreadableImagesError, find_images, load, save_index
 
-    name, words = _name(arguments.images)
+    name, words = network_and_images(arguments.images)
+    dataset = None
     if arguments.pretrained:
         if name is None:
             raise ValueError("--pretrained needs the name of a network: a2mamba predict NAME --pretrained IMAGE ...")
+        dataset, words = _dataset(name, words)
         source, name = name, None
     else:
         source = arguments.checkpoint
@@ -60,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         predictor = load(
             source,
             name=name,
+            pretrained=dataset,
             classes=arguments.classes,
             device=arguments.device,
             top=arguments.top,
@@ -92,11 +101,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _name(words: list[Path]) -> tuple[str | None, list[Path]]:
+def network_and_images(words: list[Path]) -> tuple[str | None, list[Path]]:
     """The network's name, where the first word is one, and the images."""
     first = str(words[0])
     named = not words[0].exists() and not any(sign in first for sign in "./\\*?[")
     return (first, words[1:]) if named else (None, words)
+
+
+def _dataset(name: str, words: list[Path]) -> tuple[str | None, list[Path]]:
+    """The data set of the weights, where the first word is one that the network was trained on, and the images."""
+    if words and str(words[0]) in {weights.dataset for weights in WEIGHTS if weights.name == name}:
+        return str(words[0]), words[1:]
+    return None, words
 
 
 def _positive(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from a2mamba.catalog.recipes import RECIPES
 from a2mamba.cli.device import add_device, choose_device
 from a2mamba.cli.output import print_json, print_table, say
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; the recipes and the keys of one are shown by --help and --keys."""
-    from a2mamba.recipes import RECIPES, document
-
-    lines = [f"  {name:28} {document(recipe).splitlines()[0]}" for name, recipe in RECIPES.items()]
+    lines = [f"  {name:28} {line}" for name, line in RECIPES.items()]
     examples = (
         "Examples: a2mamba train digits\n"
         "          a2mamba train finetune data.root=photos model.name=a2mamba_nano\n"
@@ -105,6 +104,8 @@ def perform(config: AnyRun, arguments: argparse.Namespace, *, recipe: str, notes
 
 def _show_result(trainer: Trainer, output: Path, *, recipe: str, page: Path | None, as_json: bool) -> None:
     last, best = trainer.history[-1], trainer.best
+    if trainer.stop_reason is not None:
+        say(f"ended after {trainer.epoch} of {trainer.epochs} epochs: {trainer.stop_reason}")
     if as_json:
         print_json({"output": str(output), "last": last, "best": best})
         return

@@ -21,7 +21,7 @@ from a2mamba.data.classification import (
     train_loader,
     train_transform,
 )
-from a2mamba.data.demo import DemoSummary, demo_photos, write_demo
+from a2mamba.data.demo import DemoSummary, demo_photos, demo_samples, write_demo
 from a2mamba.data.detection import (
     Category,
     CocoDataset,
@@ -168,6 +168,7 @@ __all__ = [
     "convert_labels",
     "decode_image",
     "demo_photos",
+    "demo_samples",
     "detection_categories",
     "distinct_palette",
     "eval_detection_loader",

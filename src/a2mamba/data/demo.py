@@ -180,6 +180,24 @@ def demo_photos() -> dict[str, Image.Image]:
     }
 
 
+def demo_samples() -> dict[str, Image.Image]:
+    """Two held-out digits, gray, 32 x 32, and two held-out scenes, RGB, 160 x 128: some of what `write_demo` writes.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    _, held_out = _split_digits(_load_digits(), seed=0)
+    digits = [_digit_image(held_out.ink[number]) for number in (0, len(held_out.labels) // 2)]
+    # The first scenes of the validation split; some of them are empty.
+    drawn = _scenes(held_out, 10, (128, 160), entropy=(0, _ADE, 1))
+    scenes = [scene.image for scene in drawn if len(scene.instances) > 2][:2]
+    return {
+        f"{name} {number}": image
+        for name, images in (("digit", digits), ("scene", scenes))
+        for number, image in enumerate(images, start=1)
+    }
+
+
 class _Counter:
     """Counts files and passes the count on."""
 
@@ -251,10 +269,13 @@ def _write_imagenet(folder: Path, digits: _Digits, report: _Counter) -> int:
     for label in range(10):
         (folder / f"digit_{label}").mkdir(parents=True)
     for number, (ink, label) in enumerate(zip(digits.ink, digits.labels.tolist(), strict=True)):
-        image = Image.fromarray(ink).resize((_DIGIT_SIZE, _DIGIT_SIZE), Image.Resampling.BICUBIC)
-        image.save(folder / f"digit_{label}" / f"{number:04d}.png")
+        _digit_image(ink).save(folder / f"digit_{label}" / f"{number:04d}.png")
         report("imagenet")
     return len(digits.labels)
+
+
+def _digit_image(ink: np.ndarray) -> Image.Image:
+    return Image.fromarray(ink).resize((_DIGIT_SIZE, _DIGIT_SIZE), Image.Resampling.BICUBIC)
 
 
 def _write_ade(folder: Path, split: str, scenes: Iterator[_Scene], report: _Counter) -> int:

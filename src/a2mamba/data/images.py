@@ -59,9 +59,12 @@ _OTHER_FORMATS = (
     (0, b"DDS ", "a DDS texture"),
     (0, b"\x00\x00\x01\x00", "an ICO file"),
     (0, b"icns", "an ICNS file"),
+    (0, b"<svg", "an SVG file"),
+    (0, b"<?xml", "an XML file, of which SVG is one kind"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the image itself (run: git lfs pull)"),
     (128, b"DICM", "a DICOM file"),
 )
+_INSTALL_HEIF = 'reading it needs pillow-heif; install it with: pip install "a2mamba[heif]"'
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 _log = logging.getLogger("a2mamba.data")
@@ -247,7 +250,9 @@ def _reason(error: Exception, source: BinaryIO) -> str:
 
 def _kind(start: bytes) -> str:
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
-        return "a HEIC file, which needs pillow-heif (pip install pillow-heif)"
+        return (
+            "a damaged HEIC file" if "HEIF" in _formats() else f"a HEIC file, which needs pillow-heif; {_INSTALL_HEIF}"
+        )
     if start[4:12] in (b"ftypavif", b"ftypavis"):
         return "an AVIF file, which this Pillow cannot decode (pip install --upgrade pillow)"
     for offset, magic, what in _OTHER_FORMATS:

@@ -12,12 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
-from a2mamba.data.classification.recognition import recognize_class_folders, recognize_table
+from a2mamba.data.classification.recognition import (
+    class_splits,
+    has_annotations,
+    recognize_class_folders,
+    recognize_table,
+)
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.recognized import Recognized, UnfitDataError, UnknownLayoutError
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
@@ -94,6 +100,8 @@ def _ask(kind: Layout, root: Path) -> Recognized | None:
         found = kind.recognize(root)
         if found is not None and found.task == "classification":
             refuse_unlearnable(root, found.classes)
+        if found is not None:
+            found.notes.extend(found.doubts())
     except ValueError as error:
         raise UnfitDataError(kind.name, str(error)) from error
     return found
@@ -121,14 +129,22 @@ def _refusal(root: Path) -> list[str]:
 def _nearest(root: Path) -> tuple[str, str, str]:
     """The nearest layout, what is missing from it, and one command or step that helps."""
     entries = sorted(root.iterdir())
-    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [entry for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
     names = {entry.name.lower() for entry in folders}
     files = [entry for entry in entries if entry.is_file()]
     endings = {entry.suffix.lower() for entry in files}
     check = f"a2mamba data check {shlex.quote(str(root))}"
     if "meta.json" in {entry.name for entry in files} or any((folder / "ann").is_dir() for folder in folders):
         return "a Supervisely project", "a reader for it", "export it from Supervisely as COCO or Pascal VOC"
-    inside = [entry for entry in folders if _is_known(entry)]
+    deep = _deep(root)
+    if deep is not None:
+        up = shlex.quote(str(deep.parents[1]))
+        return (
+            "class folders (<class>/<image>)",
+            f"images right in them; they lie a folder deeper, as {deep}",
+            f"move them up to {up}, or each folder of them beside it as a class of its own",
+        )
+    inside = [entry for entry in (*folders, *_only_folders(folders)) if _is_known(entry)]
     if inside:
         return f"a data set in {inside[0]}", "its path", f"a2mamba fit {shlex.quote(str(inside[0]))}"
     if endings & _ARCHIVES:
@@ -137,6 +153,8 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             source = f"a2mamba train finetune data.source=tar data.root={shlex.quote(str(root))}"
             return "tar files of class folders", "a recipe that reads them", source
         return "an archive", "its content", f"unpack {archive.name}, then {check}"
+    if ".csv" in endings:
+        return "a table (train.csv)", "a header with the columns image,label", f"write them, then {check}"
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
@@ -148,12 +166,30 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     splits = [entry.name for entry in folders if split_role(entry.name)]
     if splits and not any(name.lower() in TRAIN_NAMES for name in splits):
         return "class folders in splits", f"{root / 'train'}/<class>/<image>", f"rename a folder to train, then {check}"
-    if ".csv" in endings:
-        return "a table (train.csv)", "a header with the columns image,label", f"write them, then {check}"
     if any(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in files) or splits:
         where = root / splits[0] if splits else root
         return "class folders", "a folder for each class", f"move the images to {shlex.quote(str(where))}/<class>/"
     return "class folders (<class>/<image>)", "images", f"{check} once there are some"
+
+
+def _deep(root: Path) -> Path | None:
+    """An image one folder below class folders, none of which has images right in it."""
+    train, _ = class_splits(root)
+    if has_annotations(root) or (train is None and any(split_role(folder.name) for folder in root.iterdir())):
+        return None
+    tree = scan_classes(root / (train or ""))
+    depth = len((root / (train or "")).parts) + 3
+    deep = [path for path in map(Path, tree.strays) if len(path.parts) == depth]
+    several = len({path.parts[depth - 3] for path in deep}) > 1
+    return deep[0] if deep and several and not tree.samples else None
+
+
+def _only_folders(folders: list[Path]) -> list[Path]:
+    """The folders that lie alone in one of the folders: archives often hold their name once more."""
+    inner = [
+        [entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)] for folder in folders
+    ]
+    return [found[0] for found in inner if len(found) == 1]
 
 
 def _is_known(folder: Path) -> bool:
@@ -167,7 +203,7 @@ def _is_known(folder: Path) -> bool:
 def _content(root: Path) -> str:
     """What is in a folder, in a few words."""
     with os.scandir(root) as entries:
-        found = sorted((entry.is_dir(), entry.name) for entry in entries if not entry.name.startswith("."))
+        found = sorted((entry.is_dir(), entry.name) for entry in entries if not is_hidden(entry.name))
     folders = [f"{name}/" for is_folder, name in found if is_folder]
     images = [name for is_folder, name in found if not is_folder and name.lower().endswith(IMAGE_EXTENSIONS)]
     others = [name for is_folder, name in found if not is_folder and not name.lower().endswith(IMAGE_EXTENSIONS)]

@@ -1,4 +1,4 @@
-"""Phrases about class names and files, for messages."""
+"""Names of classes and files: phrases about them for messages, and those that people did not give."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ def some(names: Iterable[str], limit: int = 5) -> str:
     names = list(names)
     text = ", ".join(names[:limit])
     return f"{text} and {len(names) - limit} more" if len(names) > limit else text
+
+
+_NOT_OURS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's: hidden, or what macOS, Windows and storage servers add."""
+    return name.startswith(".") or name.lower() in _NOT_OURS

@@ -54,6 +54,16 @@ class Recognized:
         """A task's data, say a recipe's, at this folder."""
         return replace(data, **self.fields)
 
+    def doubts(self) -> list[str]:
+        """Phrases about classes that may be meant as one: their names are the same but for case and blanks."""
+        alike: dict[str, list[str]] = {}
+        for name in self.classes:
+            alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        groups = [" = ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+        if not groups:
+            return []
+        return [f"classes with the same name, but for upper and lower case, are learned apart: {some(groups)}"]
+
     def sentence(self) -> str:
         """One line: what was recognized, and how much of it there is."""
         counts = list(self.counts.items())

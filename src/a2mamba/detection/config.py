@@ -216,6 +216,8 @@ class DetectorConfig:
     """per channel, divides after that"""
     freeze_backbone_norm: bool = False
     """keep the backbone's batch norms as they are loaded: statistics, weights and biases"""
+    output_norms: bool = False
+    """normalize the channels of each map between backbone and pyramid"""
     fpn_width: int = 256
     """channels of the feature pyramid"""
     fpn_init: Literal["xavier", "kaiming"] = "xavier"

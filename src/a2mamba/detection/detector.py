@@ -24,6 +24,7 @@ from a2mamba.detection.preprocess import Preprocess, check_images, check_targets
 from a2mamba.detection.pyramid import FeaturePyramid
 from a2mamba.detection.roi_heads import RoIHeads
 from a2mamba.detection.rpn import RegionProposals
+from a2mamba.layers import OutputNorms
 
 UNDECAYED = re.compile("absolute_pos_embed|relative_position_bias_table|norm")
 """What the protocol's code looks for in a parameter's name, to spare it weight decay."""
@@ -58,6 +59,7 @@ class Detector(nn.Module):
         channels, strides = declared_maps(backbone)
         self.preprocess = Preprocess(config)
         self.backbone = backbone
+        self.output_norms = OutputNorms(channels) if config.output_norms else None
         self.fpn = FeaturePyramid(channels, config.fpn_width, init=config.fpn_init)
         self.rpn = RegionProposals(
             config.fpn_width,
@@ -109,7 +111,8 @@ class Detector(nn.Module):
 
     def levels(self, batch: Tensor) -> list[Tensor]:
         """Normalized batch (B, 3, H, W) -> the pyramid's levels (B, width, H_i, W_i), the pooled one last."""
-        return self.fpn.levels(backbone_maps(self.backbone, batch))
+        maps = backbone_maps(self.backbone, batch)
+        return self.fpn.levels(maps if self.output_norms is None else self.output_norms(maps))
 
     def train(self, mode: bool = True) -> Detector:
         """Switch to training, or with ``mode=False`` to evaluation; frozen norms stay in evaluation."""
@@ -142,11 +145,13 @@ class Detector(nn.Module):
 
         The protocol spares every parameter whose name in the original code contains "norm" (or the names of Swin's
         position tables). For A2Mamba those are norm1, norm2 and the mixers' first norm; the batch norms, and the one
-        before the projection, have other names there, and so have the cascade's. Give this set to
+        before the projection, have other names there, and so have the cascade's. Norms between backbone and pyramid
+        are spared too. Give this set to
         ``engine.parameter_groups`` as ``no_decay`` with ``vectors_decay=True``.
         """
         spared = UNDECAYED if self._pyramid() is None else UNDECAYED_OF_OURS
-        return {f"backbone.{name}" for name, _ in self.backbone.named_parameters() if spared.search(name)}
+        names = {f"backbone.{name}" for name, _ in self.backbone.named_parameters() if spared.search(name)}
+        return names | {name for name, _ in self.named_parameters() if name.startswith("output_norms.")}
 
     def _pyramid(self) -> Pyramid | None:
         """Return our network where the backbone is or holds one, as a feature extractor does."""

@@ -153,27 +153,37 @@ class RoIHeads(nn.Module):
             and, of mask heads, masks (D, 1, S, S), probabilities in the cells of the boxes.
         """
         pool = self._pooling(levels)
+        counts = [len(box) for box in proposals]
+        scores, decoded = self.score(pool, proposals, image_sizes)
+        detections = [
+            self._select(*image) for image in zip(scores.split(counts), decoded.split(counts), image_sizes, strict=True)
+        ]
+        if not self.mask_heads():
+            return detections
+        found = [detection["boxes"] for detection in detections]
+        masks = self.mask_probabilities(pool, found, torch.cat([d["labels"] for d in detections]) - 1)
+        for detection, mask in zip(detections, masks.split([len(box) for box in found]), strict=True):
+            detection["masks"] = mask
+        return detections
+
+    def score(
+        self, pool: Pool, proposals: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (P, K) of the classes of all proposals, and the boxes (P, K, 4) that these make.
+
+        Args:
+            pool: (boxes of each image, cells) -> features (P, channels, cells, cells).
+            proposals, image_sizes: as in :meth:`losses`.
+        """
         boxes = list(proposals)
-        total = torch.zeros((), device=levels[0].device)
+        total = torch.zeros((), device=boxes[0].device)
         for i, stage in enumerate(self.stage_list()):
             logits, deltas = stage.box_head(pool(boxes, self.config.box_pool_size))
             total = total + logits.float()
             if i + 1 < self.config.stages:
                 boxes = self.refine(stage, boxes, logits, deltas, image_sizes)
         scores = (total / self.config.stages).softmax(dim=1)[:, :-1]
-        decoded = stage.coder.decode_boxes(deltas, torch.cat(boxes))
-        counts = [len(box) for box in boxes]
-        detections = [
-            self._select(*image) for image in zip(scores.split(counts), decoded.split(counts), image_sizes, strict=True)
-        ]
-        heads = self.mask_heads()
-        if not heads:
-            return detections
-        found = [detection["boxes"] for detection in detections]
-        masks = self._mask_probabilities(heads, pool, found, torch.cat([d["labels"] for d in detections]) - 1)
-        for detection, mask in zip(detections, masks.split([len(box) for box in found]), strict=True):
-            detection["masks"] = mask
-        return detections
+        return scores, stage.coder.decode_boxes(deltas, torch.cat(boxes))
 
     @torch.no_grad()
     def sample(self, stage: RoIStage, proposals: Sequence[Tensor], targets: Targets) -> Samples:
@@ -232,9 +242,9 @@ class RoIHeads(nn.Module):
         """
         best = logits[:, :-1].argmax(dim=1)
         classes = best if labels is None else torch.where(labels == self.num_classes, best, labels)
-        rows = torch.arange(len(classes), device=classes.device)
+        rows = torch.arange(classes.shape[0], device=classes.device)
         moved = stage.coder.decode_boxes(deltas[rows, classes][:, None], torch.cat(list(boxes)))[:, 0]
-        split = moved.split([len(box) for box in boxes])
+        split = moved.split([box.shape[0] for box in boxes])
         return [clip_boxes_to_image(box, size) for box, size in zip(split, image_sizes, strict=True)]
 
     def _pooling(self, levels: Sequence[Tensor]) -> Pool:
@@ -313,11 +323,9 @@ class RoIHeads(nn.Module):
         keep = batched_nms(boxes, scores, label, self.config.nms_iou)[: self.config.detections_per_image]
         return {"boxes": boxes[keep], "labels": label[keep] + 1, "scores": scores[keep]}
 
-    def _mask_probabilities(
-        self, heads: Sequence[MaskHead], pool: Pool, boxes: Sequence[Tensor], labels: Tensor
-    ) -> Tensor:
-        """Return (D, 1, S, S): the mean over the stages."""
+    def mask_probabilities(self, pool: Pool, boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Return (D, 1, S, S), the mean over the stages, for D boxes of all images and their classes (D,)."""
         features = pool(boxes, self.config.mask_pool_size)
-        rows = torch.arange(len(labels), device=labels.device)
-        maps = [head(features)[rows, labels].float().sigmoid() for head in heads]
+        rows = torch.arange(labels.shape[0], device=labels.device)
+        maps = [head(features)[rows, labels].float().sigmoid() for head in self.mask_heads()]
         return torch.stack(maps).mean(dim=0)[:, None]

@@ -58,16 +58,29 @@ class RegionProposals(nn.Module):
             proposals (P_i, 4) of each image, float32, best first, without gradient; and "loss_objectness" and
             "loss_rpn_box_reg", float32 scalars, if there are targets.
         """
-        logits, deltas = self.head(list(levels))
-        anchors = self.anchors(logits, images.tensors.shape[-2:])
-        objectness, regression = concat_box_prediction_layers(logits, deltas)
-        batch, sizes = len(images.image_sizes), [len(level) for level in anchors]
-        objectness = objectness.float().view(batch, -1)
-        regression = regression.float().view(batch, -1, 4)
-        proposals = self._propose(objectness.detach(), regression.detach(), anchors, sizes, images.image_sizes)
+        anchors, objectness, regression = self.predict(levels, images.tensors.shape[-2:])
+        proposals = self._propose(
+            self.candidates(objectness.detach(), regression.detach(), anchors), images.image_sizes
+        )
         if targets is None:
             return proposals, {}
         return proposals, self._losses(objectness, regression, torch.cat(anchors), images.image_sizes, targets)
+
+    def predict(self, levels: Sequence[Tensor], batch_size: Sequence[int]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the anchors of each level, and of all levels objectness (B, N) and deltas (B, N, 4), float32.
+
+        Args:
+            levels: (B, width, H_i, W_i), finest first.
+            batch_size: (height, width) of the padded batch.
+        """
+        logits, deltas = self.head(list(levels))
+        objectness, regression = concat_box_prediction_layers(logits, deltas)
+        batch = levels[0].shape[0]
+        return (
+            self.anchors(logits, batch_size),
+            objectness.float().view(batch, -1),
+            regression.float().view(batch, -1, 4),
+        )
 
     def anchors(self, maps: Sequence[Tensor], batch_size: Sequence[int]) -> list[Tensor]:
         """Return the anchors of each level, (H_i * W_i * A, 4) float32.
@@ -90,29 +103,37 @@ class RegionProposals(nn.Module):
         ]
 
     @torch.no_grad()
+    def candidates(
+        self, objectness: Tensor, regression: Tensor, anchors: Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return what goes into the suppression: of each level, probabilities (B, k), best first, and boxes (B, k, 4).
+
+        Boxes may leave the image.
+
+        Args:
+            objectness, regression, anchors: as `predict` returns them.
+        """
+        most = self.config.pre_nms_train if self.training else self.config.pre_nms_test
+        sizes = [level.shape[0] for level in anchors]
+        found = []
+        # Only what goes into the suppression is decoded: a hundredth of a large image's anchors.
+        for level, logits, deltas in zip(
+            anchors, objectness.split(sizes, dim=1), regression.split(sizes, dim=1), strict=True
+        ):
+            score, index = logits.topk(min(most, level.shape[0]), dim=1)
+            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            boxes = self.coder.decode_boxes(chosen.reshape(-1, 1, 4), level[index.flatten()]).view(*index.shape, 4)
+            found.append((score.sigmoid(), boxes))
+        return found
+
+    @torch.no_grad()
     def _propose(
-        self,
-        objectness: Tensor,
-        regression: Tensor,
-        anchors: list[Tensor],
-        sizes: list[int],
-        image_sizes: Sequence[tuple[int, int]],
+        self, candidates: Sequence[tuple[Tensor, Tensor]], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Tensor]:
         config = self.config
-        most = config.pre_nms_train if self.training else config.pre_nms_test
         keep = config.post_nms_train if self.training else config.post_nms_test
-        scores, boxes, levels = [], [], []
-        # Only what goes into the suppression is decoded: a hundredth of a large image's anchors.
-        for i, (logits, deltas) in enumerate(
-            zip(objectness.split(sizes, dim=1), regression.split(sizes, dim=1), strict=True)
-        ):
-            score, index = logits.topk(min(most, sizes[i]), dim=1)
-            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-            references = anchors[i][index.flatten()]
-            boxes.append(self.coder.decode_boxes(chosen.reshape(-1, 1, 4), references).view(*index.shape, 4))
-            scores.append(score.sigmoid())
-            levels.append(torch.full_like(index, i))
-        score, box, level = torch.cat(scores, dim=1), torch.cat(boxes, dim=1), torch.cat(levels, dim=1)
+        score, box = (torch.cat(parts, dim=1) for parts in zip(*candidates, strict=True))
+        level = torch.cat([torch.full_like(s, i, dtype=torch.int64) for i, (s, _) in enumerate(candidates)], dim=1)
         found = []
         for s, b, v, size in zip(score, box, level, image_sizes, strict=True):
             b = clip_boxes_to_image(b, size)

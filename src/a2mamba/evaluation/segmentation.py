@@ -13,9 +13,9 @@ class MeanIoU:
     """Mean intersection over union, mean class accuracy and pixel accuracy, in percent.
 
     Pixels are counted over the whole set before anything is divided, so that every pixel weighs the same whatever the
-    size of its image. Pixels whose target is ignored are left out altogether. A class that occurs neither in the
-    predictions nor in the targets has no IoU, and a class that does not occur in the targets no accuracy; the means are
-    over the other classes. (The mIoU of the ADE20K, Cityscapes and COCO-Stuff protocols.)
+    size of its image. Pixels whose target is ignored are left out altogether. The means are over the classes that
+    occur in the targets: a split that lacks a class says nothing about it, and pixels that are taken for it count as
+    errors of their own classes. (The mIoU of the ADE20K, Cityscapes and COCO-Stuff protocols, whose splits have all.)
 
     Args:
         num_classes: at least 1.
@@ -69,9 +69,14 @@ class MeanIoU:
         self._matrix += counts.view_as(self._matrix).cpu()
 
     def iou(self) -> Tensor:
-        """float64 (classes,): intersection over union of each class, 0 to 1; NaN for a class that does not occur."""
+        """float64 (classes,): intersection over union of each class, 0 to 1; NaN for a class without pixels."""
         intersection = self._matrix.diagonal().double()
-        return intersection / (self._matrix.sum(dim=0) + self._matrix.sum(dim=1) - intersection)
+        union = self._matrix.sum(dim=0) + self._matrix.sum(dim=1) - intersection
+        return (intersection / union).where(self.present(), torch.nan)
+
+    def present(self) -> Tensor:
+        """bool (classes,): which classes occur in the targets."""
+        return self._matrix.sum(dim=1) > 0
 
     def accuracy(self) -> Tensor:
         """float64 (classes,): share of each class's pixels that are found, 0 to 1; NaN for a class without pixels."""

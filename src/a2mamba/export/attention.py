@@ -100,19 +100,23 @@ def neighborhood_attention(
     heads, height, width, channels = (int(size) for size in v.shape[1:])
     window = (int(kernel_size[0]), int(kernel_size[1]))
     y, x = cut_map(height, width, window, (int(dilation[0]), int(dilation[1])))
-    queries, keys = _grid(y.queries, x.queries, width), _grid(y.keys, x.keys, width)
+    queries, keys = grid(y.queries, x.queries, width), grid(y.keys, x.keys, width)
     scores = op.MatMul(
         op.Mul(_tiles(q, queries), constant(np.float32(scale))), op.Transpose(_tiles(k, keys), perm=[0, 1, 2, 4, 3])
     )
     attention = op.Softmax(op.Add(scores, _pair_bias(bias, heads, window, y, x)), axis=-1)
     out = reshape(op.MatMul(attention, _tiles(v, keys)), 0, 0, queries.size, channels)
+    return reshape(_take(out, slots(y, x, height, width), queries.size), 0, 0, height, width, channels)
+
+
+def slots(y: Axis, x: Axis, height: int, width: int) -> Table:
+    """Return (H, W): where each position of a map stands among the queries of all tiles."""
     (row, p), (column, r) = y.places(height), x.places(width)
     tile = row[:, None] * len(x.queries) + column
-    slot = (tile * y.queries.shape[1] + p[:, None]) * x.queries.shape[1] + r
-    return reshape(_take(out, slot, queries.size), 0, 0, height, width, channels)
+    return (tile * y.queries.shape[1] + p[:, None]) * x.queries.shape[1] + r
 
 
-def _grid(rows: Table, columns: Table, width: int) -> Table:
+def grid(rows: Table, columns: Table, width: int) -> Table:
     """Positions (T_h, n_h) and (T_w, n_w) along the axes -> (T_h T_w, n_h n_w) tokens of a map of this width."""
     tokens = rows[:, None, :, None] * width + columns[None, :, None, :]
     return tokens.reshape(len(rows) * len(columns), -1)

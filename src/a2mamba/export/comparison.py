@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from a2mamba.export.formats import Run
+from a2mamba.export.format import Run
 
 PIXELS_THAT_DIFFER = 1e-4
 """Share of the pixels of class maps that may have another class: where two logits are equal but for rounding."""
@@ -22,7 +22,8 @@ class Comparison:
     """What running the file beside the network has shown."""
 
     difference: float
-    """largest difference, relative to the largest value of the network's output; of class maps, share of the pixels"""
+    """largest difference, relative to the largest value of the network's output; of class maps, share of the pixels;
+    of detections, see `export.matching`"""
     file_ms: float
     """median time of the file for one image"""
     eager_ms: float
@@ -35,7 +36,16 @@ class ExportError(RuntimeError):
     exit_status = 1
 
 
-def compare(run: Run, eager: Run, batches: Sequence[np.ndarray]) -> float:
+Difference = Callable[[list[np.ndarray], list[np.ndarray]], float]
+"""Of the outputs of a file from those of the network"""
+
+
+def largest_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Return the largest difference of any output, see `Comparison`."""
+    return max(map(_difference, found, expected))
+
+
+def compare(run: Run, eager: Run, batches: Sequence[np.ndarray], difference: Difference = largest_difference) -> float:
     """Return the largest difference between two ways to compute the same, over several batches.
 
     Raises:
@@ -48,7 +58,7 @@ def compare(run: Run, eager: Run, batches: Sequence[np.ndarray]) -> float:
             raise ExportError(
                 f"the file returns {[each.shape for each in found]}, the network {[each.shape for each in expected]}"
             )
-        worst = max([worst, *map(_difference, found, expected)])
+        worst = max(worst, difference(found, expected))
     return worst
 
 

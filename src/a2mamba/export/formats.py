@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from a2mamba.export.aot import AotFormat
+from a2mamba.export.coreml import CoreMLFormat
+from a2mamba.export.format import INPUT, Format, Run, need
+from a2mamba.export.program import run_program
 from a2mamba.export.translation import translation_table
 
-INPUT = "images"
 OPSET = 20
 """Read by ONNX Runtime on servers and in browsers, TensorRT 10 and OpenVINO."""
-
-Run = Callable[[np.ndarray], list[np.ndarray]]
-"""From the input to the outputs of a file, on so many threads as it was loaded for."""
-
-
-class Format(ABC):
-    """One way to write a program down."""
-
-    suffix: ClassVar[str]
-    """of the file that is loaded"""
-
-    @abstractmethod
-    def check_installed(self) -> None:
-        """ImportError, with what to install, where something is missing."""
-
-    @abstractmethod
-    def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
-        """Write a program, its input named ``INPUT``; files beside ``path`` have its stem."""
-
-    @abstractmethod
-    def load(self, path: Path, threads: int) -> Run:
-        """Return what runs the file on the CPU."""
-
-    def describe(self, path: Path) -> dict[str, Any]:
-        """Return what is to be said about the file, for people and the sidecar."""
-        return {}
 
 
 class OnnxFormat(Format):
@@ -54,7 +29,7 @@ class OnnxFormat(Format):
 
     def check_installed(self) -> None:
         """See `Format`."""
-        _need("export", "onnx", "onnxscript", "onnxruntime")
+        need("export", "onnx", "onnxscript", "onnxruntime")
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
@@ -95,7 +70,7 @@ class OnnxFormat(Format):
 
 
 class Pt2Format(Format):
-    """A program of torch.export; it calls our operators, which `import a2mamba.ops` registers before it is loaded."""
+    """A program of torch.export; it calls our operators, which `import a2mamba.export` registers."""
 
     suffix = ".pt2"
 
@@ -108,13 +83,7 @@ class Pt2Format(Format):
 
     def load(self, path: Path, threads: int) -> Run:
         """See `Format`."""
-        module = torch.export.load(path).module()
-
-        def run(images: np.ndarray) -> list[np.ndarray]:
-            with torch.inference_mode():
-                return [output.numpy() for output in module(torch.from_numpy(images))]
-
-        return run
+        return run_program(torch.export.load(path).module())
 
 
 class OpenVinoFormat(Format):
@@ -125,7 +94,7 @@ class OpenVinoFormat(Format):
     def check_installed(self) -> None:
         """See `Format`."""
         OnnxFormat().check_installed()
-        _need("openvino", "openvino")
+        need("openvino", "openvino")
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
@@ -145,7 +114,14 @@ class OpenVinoFormat(Format):
         return lambda images: list(model({INPUT: images}).values())
 
 
-FORMATS: dict[str, Format] = {"onnx": OnnxFormat(), "pt2": Pt2Format(), "openvino": OpenVinoFormat()}
+FORMATS: dict[str, Format] = {
+    "onnx": OnnxFormat(),
+    "pt2": Pt2Format(),
+    "openvino": OpenVinoFormat(),
+    "aot": AotFormat(),
+    "coreml": CoreMLFormat(),
+}
+"""Of two with the same suffix, the first is meant where none is named."""
 
 
 MAX_FOLDED = 2**16
@@ -164,14 +140,6 @@ def _simplify(model: Any) -> None:
     optimizer.optimize_ir(model, output_size_limit=MAX_FOLDED)
     DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
     same(model)
-
-
-def _need(extra: str, *packages: str) -> None:
-    from importlib.util import find_spec
-
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ImportError(f'{", ".join(missing)} is not installed: pip install "a2mamba[{extra}]"')
 
 
 @contextmanager

@@ -1,11 +1,16 @@
-"""From a network to a program of PyTorch's operations and ours, with the map's size fixed and the batch free."""
+"""From a network to a program of PyTorch's operations and ours, with the map's size fixed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from a2mamba.export.format import Run
 
 
 def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
@@ -13,8 +18,19 @@ def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
 
     Args:
         network: takes one tensor.
-        example: of the size that the program is for; its batch must be at least 2, which leaves the batch free.
+        example: of the size that the program is for. Of one image, the program takes one; of several, any number.
     """
     # Of other kernels of attention the program would keep the strides that this machine's have.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
+        free = {0: Dim("batch")} if example.shape[0] > 1 else None
+        return torch.export.export(network, (example,), dynamic_shapes=(free,))
+
+
+def run_program(module: Callable[[Tensor], Sequence[Tensor]]) -> Run:
+    """Return what runs a program's module."""
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [output.numpy() for output in module(torch.from_numpy(images))]
+
+    return run

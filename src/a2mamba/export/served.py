@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -10,30 +10,39 @@ from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid
 from a2mamba.detection import Detector
+from a2mamba.export.detections import Padded, detection_names, own_detections
 from a2mamba.segmentation import Segmenter
 
-OutputName = Literal["logits", "class_map", "features"]
+OutputName = Literal["logits", "class_map", "features", "detections"]
 
 
 class Served(nn.Module):
     """A network that takes normalized images (B, C, H, W), or pixels, and returns tensors.
 
     Args:
-        network: a backbone with or without a classifier, a feature extractor or a segmenter.
+        network: a backbone with or without a classifier, a feature extractor, a segmenter or a detector.
         output: "logits" (B, classes) or (B, classes, H, W); "class_map", int64 (B, H, W), of segmenters; "features",
-            the maps of a backbone's stages, first the largest.
+            the maps of a backbone's stages, first the largest; "detections", those of `export.detections.Padded`.
         mean, std: of each channel, for values in [0, 1].
         pixels: take uint8 (B, H, W, C) and normalize it, instead of normalized images.
+        detect: how detections are computed, one of the functions of `export.detections`.
 
     Raises:
-        ValueError: the network is a detector, or has no such output.
+        ValueError: the network has no such output.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, output: OutputName, *, mean: Sequence[float], std: Sequence[float], pixels: bool
+        self,
+        network: nn.Module,
+        output: OutputName,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        pixels: bool,
+        detect: Callable[[Detector, Tensor], Padded] = own_detections,
     ) -> None:
         super().__init__()
         possible = outputs_of(network)
@@ -42,6 +51,7 @@ class Served(nn.Module):
         self.network = network
         self.output = output
         self.pixels = pixels
+        self.detect = detect
         self.register_buffer("mean", torch.tensor(mean)[:, None, None] * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None] * 255, persistent=False)
 
@@ -51,6 +61,8 @@ class Served(nn.Module):
             images = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
         if self.output == "features" and isinstance(self.network, Pyramid):
             return tuple(self.network.forward_intermediates(images, intermediates_only=True))
+        if isinstance(self.network, Detector):
+            return self.detect(self.network, images).outputs()
         result = self.network(images)
         if self.output == "class_map":
             return (result.argmax(1),)
@@ -61,19 +73,23 @@ def outputs_of(network: nn.Module) -> tuple[OutputName, ...]:
     """Return the outputs that a network can be exported with, the usual one first.
 
     Raises:
-        ValueError: a detector, or a network that is not of this package.
+        ValueError: a network that is not of this package.
     """
     if isinstance(network, Detector):
-        raise ValueError("detectors cannot be exported yet; export a classifier, its features, or a segmenter")
+        return ("detections",)
     if isinstance(network, Segmenter):
         return ("logits", "class_map")
     if isinstance(network, Pyramid):
         return ("logits", "features")
     if hasattr(network, "feature_info"):
         return ("features",)
-    raise ValueError(f"{type(network).__name__} is no classifier, feature extractor or segmenter of this package")
+    raise ValueError(
+        f"{type(network).__name__} is no classifier, feature extractor, segmenter or detector of this package"
+    )
 
 
 def output_names(served: Served, count: int) -> list[str]:
     """Return the names of the file's outputs."""
+    if isinstance(served.network, Detector):
+        return detection_names(served.network)
     return [f"features_{i}" for i in range(count)] if served.output == "features" else [served.output]

@@ -10,6 +10,7 @@ import torch
 
 from a2mamba.export.attention import neighborhood_attention
 from a2mamba.export.graph import constant, reshape
+from a2mamba.export.regions import pool_graph, suppress_graph
 from a2mamba.export.scan import selective_scan_state
 
 
@@ -39,6 +40,8 @@ _FORMS: dict[str, Callable[..., Any]] = {
     "selective_scan_state": selective_scan_state,
     "selective_scan_state_numba": selective_scan_state,
     "resize_pair_bias": resize_pair_bias,
+    "suppress_boxes": suppress_graph,
+    "pool_boxes": pool_graph,
 }
 """By the names that the operators are registered under."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -65,4 +66,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return parse_json(text, str(path))
 
 
-__all__ = ["parse_json", "read_json", "replace_file", "replace_text"]
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+__all__ = ["parse_json", "read_json", "replace_file", "replace_text", "sha256_of"]

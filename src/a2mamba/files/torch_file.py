@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import pickle
 import re
 import struct
@@ -13,13 +13,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+
+from a2mamba.files import sha256_of
 
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError, struct.error, zlib.error),
 )
 """What the readers of zip and pickle raise for damaged files: they go wrong in many ways, safely."""
+
+
+def _nothing(*_: object) -> None:
+    """Stand in for a function that a file names: it is not called."""
+
+
+class _Record:
+    """Stands in for a class of a training library: its fields are kept, its code is not."""
+
+
+_NUMPY = {"scalar": np.float64().__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
+_CORES = ("core", "_core")  # of NumPy 1 and 2
+PLAIN_DATA: tuple[Any, ...] = (
+    # timm's training checkpoints hold their command line as a Namespace.
+    argparse.Namespace,
+    # mmsegmentation's hold the best metric, and the log of losses, as numbers and arrays of either NumPy.
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+    *((function, f"numpy.{core}.multiarray.{name}") for name, function in _NUMPY.items() for core in _CORES),
+    (_Record, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_nothing, "builtins.getattr"),
+)
+"""What training checkpoints hold beside tensors, for `read_torch_file`; none of it runs code."""
 
 
 class TorchFile(NamedTuple):
@@ -29,7 +56,7 @@ class TorchFile(NamedTuple):
     verified: bool
 
 
-def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = True) -> TorchFile:
+def read_torch_file(path: Path, *, allowed: Sequence[Any] = (), legacy: bool = True) -> TorchFile:
     """Read a file of torch.save without running code from it.
 
     Zip files, which torch writes since 1.6, carry a CRC-32 of each record. torch's own reader does not look at them: a
@@ -37,7 +64,7 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = 
 
     Args:
         path: the file.
-        allowed: classes of plain data that it may hold, beside tensors, numbers, text and containers.
+        allowed: classes of plain data that it may hold, beside tensors, numbers, text and containers; `PLAIN_DATA` say.
         legacy: also read files from before torch 1.6, which carry no checksum.
 
     Raises:
@@ -76,9 +103,6 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = (), legacy: bool = 
 
 def check_sha256(path: Path, expected: str) -> None:
     """Compare a file with its published SHA-256, 64 hexadecimal digits. ValueError where it is another."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != expected.lower():
-        raise ValueError(f"{path} has the SHA-256 {digest.hexdigest()}, expected {expected}; download it again")
+    found = sha256_of(path)
+    if found != expected.lower():
+        raise ValueError(f"{path} has the SHA-256 {found}, expected {expected}; download it again")

@@ -11,6 +11,7 @@ from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention, resize_pair_bias
 from a2mamba.layers.lass import LASS
 from a2mamba.layers.mass import MASS
+from a2mamba.layers.output_norms import OutputNorms
 from a2mamba.layers.pointwise import PointwiseConv
 from a2mamba.layers.rope import rope_frequencies, rope_table
 from a2mamba.layers.ss2d import SS2D
@@ -26,6 +27,7 @@ __all__ = [
     "DepthwiseConv",
     "GeluDepthwise",
     "GlobalAttention",
+    "OutputNorms",
     "PointwiseConv",
     "ResidualDepthwise",
     "checkpoint_block",

@@ -12,9 +12,11 @@ from torch import nn
 from a2mamba.analysis import flops, parameters
 from a2mamba.backbone import Pyramid, create_model
 from a2mamba.detection import Detector, DummyForward, create_detector
+from a2mamba.detection.factory import KINDS
 from a2mamba.layers import LASS, MASS
 from a2mamba.paper.subjects import Subject
 from a2mamba.segmentation import create_segmenter
+from a2mamba.segmentation.factory import upernet
 
 Size = tuple[int, int]
 
@@ -28,15 +30,25 @@ def build(subject: Subject, size: Size | None = None) -> nn.Module:
         size: of the images, for the models of timm that are made for one.
     """
     name, _, backbone = subject.model.partition(" on ")
+    if not subject.ours:
+        return _of_timm(name, backbone, size).eval()
     if subject.task == "segmentation":
         return create_segmenter(name, num_classes=150, backbone=backbone or None, device="meta").eval()
     if subject.task == "detection":
         return create_detector(name, num_classes=80, device="meta").eval()
-    if subject.ours:
-        return create_model(name, device="meta").eval()
+    return create_model(name, device="meta").eval()
+
+
+def _of_timm(name: str, backbone: str, size: Size | None) -> nn.Module:
+    """A classifier of timm, or a system of ours on one of its backbones, for images of a size."""
+    options: dict[str, Any] = {} if size is None else {"img_size": size}
     with torch.device("meta"):
-        options: dict[str, Any] = {} if size is None else {"img_size": size}
-        return timm.create_model(name, **options).eval()
+        if not backbone:
+            return timm.create_model(name, **options)
+        maps = timm.create_model(backbone, features_only=True, **options)
+        if name == "upernet":
+            return upernet(maps, num_classes=150)
+        return Detector(maps, num_classes=80, config=KINDS[name]())
 
 
 def count_parameters(subject: Subject) -> int:
@@ -61,7 +73,7 @@ def _parameters(subject: Subject) -> int:
 
 @cache
 def _flops(subject: Subject, size: Size) -> int:
-    record = None if subject.ours else timm.get_pretrained_cfg(subject.model)
+    record = None if subject.ours else timm.get_pretrained_cfg(subject.model.rpartition(" on ")[2])
     made_for_another = record is not None and record.fixed_input_size and record.input_size[1:] != size
     network = build(subject, size if made_for_another else None)
     return flops(DummyForward(network) if isinstance(network, Detector) else network, (3, *size))

@@ -1,6 +1,6 @@
 """Accuracy against cost: Fig. 1 of the paper, and the same view of any of its tables.
 
-Fig. 5, effective receptive fields, is no view of a table, and is not here.
+Fig. 5, effective receptive fields, is no view of a table, and is in receptive_fields.py.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""The tables and Fig. 1 as one HTML page: no network, scripts or further files."""
+"""The tables and the figures as one HTML page: no network, scripts or further files."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
 from a2mamba.paper.figures import fig_1, panels, svg
+from a2mamba.paper.receptive_fields import Fig5
 from a2mamba.paper.report import Cell, Report, ReportRow
 from a2mamba.paper.tables import Column
 from a2mamba.paper.text import difference_text, number_text
@@ -14,12 +17,13 @@ from a2mamba.paper.text import difference_text, number_text
 PAPER = "https://arxiv.org/abs/2507.16624"
 
 
-def page(reports: Sequence[Report], *, device: str | None = None) -> str:
+def page(reports: Sequence[Report], *, device: str | None = None, fig_5: Fig5 | None = None) -> str:
     """Return the page.
 
     Args:
         reports: the tables, in order.
         device: in words, of measured speeds; None where nothing was measured.
+        fig_5: to be shown too.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -34,6 +38,8 @@ def page(reports: Sequence[Report], *, device: str | None = None) -> str:
         )
         heading = "Fig. 1: accuracy against cost" if several else "Accuracy against cost"
         sections.append(f'<section id="fig1"><h2>{heading}</h2><div class="plots">{figures}</div></section>')
+    if fig_5 is not None:
+        sections.append(_fig_5(fig_5))
     if several:
         sections.append(_disagreements(reports))
     sections += map(_table, reports)
@@ -41,6 +47,18 @@ def page(reports: Sequence[Report], *, device: str | None = None) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _fig_5(figure: Fig5) -> str:
+    """The receptive fields and the sides of the squares that hold their shares."""
+    drawing = figure.drawing()
+    file = io.BytesIO()
+    drawing.image.save(file, format="PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<section id="fig5"><h2>Fig. 5: effective receptive fields</h2><p>{escape(drawing.caption)}</p>'
+        f'<figure><img src="data:image/png;base64,{image}" alt="{escape(drawing.title)}"></figure></section>'
     )
 
 

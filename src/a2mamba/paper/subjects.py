@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +26,9 @@ class Run:
         """The command that trains; DIR is the folder of the data."""
         return " ".join(("a2mamba train", self.recipe, *self.words, "data.root=DIR"))
 
-    def evaluation(self, size: int) -> str:
-        """Return the command that evaluates a classifier at another image size; FILE is its checkpoint."""
-        return f"a2mamba eval {self.recipe} --checkpoint FILE data.root=DIR data.image_size={size}"
+    def evaluation(self, sizes: Sequence[int]) -> str:
+        """Return the command that evaluates a classifier at several image sizes; FILE is its checkpoint."""
+        return f"a2mamba eval {self.recipe} --checkpoint FILE data.root=DIR --sizes {','.join(map(str, sizes))}"
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,18 @@ class Subject:
     """What a row is about."""
 
     model: str
-    """name in this package or, of a baseline, in timm"""
+    """name in this package or, of a baseline, in timm; of a system on such a backbone, SYSTEM on BACKBONE"""
     task: Task = "classification"
     ours: bool = True
     """whether this package has the network; timm has the backbones of baselines"""
     runs: tuple[Run, ...] = ()
     tested_sizes: tuple[int, ...] = ()
-    """image sizes at which the trained network is evaluated besides its own"""
+    """image sizes at which the trained network is evaluated; none: its own"""
 
     @property
     def commands(self) -> list[str]:
         """The commands that train the row and evaluate it at further sizes."""
-        evaluations = [run.evaluation(size) for run in self.runs for size in self.tested_sizes]
+        evaluations = [run.evaluation(self.tested_sizes) for run in self.runs] if self.tested_sizes else []
         return [run.command for run in self.runs] + evaluations
 
 
@@ -148,7 +149,7 @@ _MMSCOPE = Subject(
 
 
 def _tested(subject: Subject) -> Subject:
-    return Subject(subject.model, runs=subject.runs, tested_sizes=(512, 1024))
+    return Subject(subject.model, runs=subject.runs, tested_sizes=(224, 512, 1024))
 
 
 _OURS: dict[str, dict[str, Subject]] = {
@@ -234,6 +235,7 @@ _TIMM = {
     "RDNet-S": "rdnet_small",
     "RDNet-B": "rdnet_base",
     "CAFormer-S18": "caformer_s18",
+    "CAFormer-S36": "caformer_s36",
     "CAFormer-M36": "caformer_m36",
     "CAFormer-B36": "caformer_b36",
     "MaxViT-T": "maxvit_tiny_tf_224",
@@ -245,6 +247,12 @@ _TIMM_384 = {
     "MaxViT-S": "maxvit_small_tf_384",
     "MaxViT-B": "maxvit_base_tf_384",
 }
+_SYSTEMS: dict[str, tuple[str, Task]] = {
+    "IV": ("mask_rcnn", "detection"),
+    "V": ("cascade_mask_rcnn", "detection"),
+    "VI": ("upernet", "segmentation"),
+}
+"""What stands on the backbones of a table's baselines; the other systems of Table VII are not in this package."""
 
 
 def subject(table: str, name: str) -> Subject | None:
@@ -259,6 +267,9 @@ def subject(table: str, name: str) -> Subject | None:
     if table in ("II", "III", "VIII"):
         model = (_TIMM_384 if table == "III" else {}).get(name) or _TIMM.get(name)
         return None if model is None else Subject(model, ours=False)
+    if table in _SYSTEMS and name in _TIMM:
+        system, task = _SYSTEMS[table]
+        return Subject(f"{system} on {_TIMM[name]}", task, ours=False)
     return None
 
 

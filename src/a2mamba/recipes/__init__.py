@@ -10,7 +10,7 @@ from typing import Any
 from a2mamba.near_names import did_you_mean
 from a2mamba.recipes import detection, imagenet, own_data, segmentation
 from a2mamba.recipes.dry_run import DryRun, dry_run
-from a2mamba.recipes.stored import Checkpoint, Trained, describe, read_checkpoint
+from a2mamba.recipes.stored import Checkpoint, Trained, describe, parse_run, read_checkpoint
 from a2mamba.recipes.training import Resume, train
 from a2mamba.tasks import AnyRun, ClassificationRun, DetectionRun, SegmentationRun
 
@@ -81,6 +81,7 @@ __all__ = [
     "find_recipe",
     "has_paper_form",
     "make_run",
+    "parse_run",
     "read_checkpoint",
     "train",
 ]

@@ -52,9 +52,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path} is a training checkpoint of another version: format {found!r}, expected {FORMAT!r}")
     try:
         stored = parse_json(content["run"], f"{path}: run")
-        task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint {path} does not describe its run ({type(error).__name__}: {error})") from None
+    return Checkpoint(content, parse_run(stored, f"checkpoint {path}"))
+
+
+def parse_run(stored: Mapping[str, Any], name: str) -> Trained:
+    """Return what `describe` wrote, checked.
+
+    Raises:
+        ValueError: something is missing, of another kind, or of an unknown task; the message has ``name``.
+    """
+    try:
+        task, config, recipe, classes = (stored[key] for key in ("task", "config", "recipe", "classes"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} does not describe its run ({type(error).__name__}: {error})") from None
     if task not in TASKS:
-        raise ValueError(f"{path}: a checkpoint of the task {task!r}; this version knows {', '.join(TASKS)}")
-    return Checkpoint(content, Trained(from_json(TASKS[task].run_type, json.dumps(config)), recipe, list(classes)))
+        raise ValueError(f"{name} is of the task {task!r}; this version knows {', '.join(TASKS)}")
+    return Trained(from_json(TASKS[task].run_type, json.dumps(config)), recipe, list(classes))

@@ -19,6 +19,7 @@ from a2mamba.segmentation.segman import MMSCopE
 from a2mamba.segmentation.segman_v2 import SegMANV2Decoder
 from a2mamba.segmentation.segmenter import Segmenter
 from a2mamba.segmentation.uper_net import FCNHead, UperHead
+from a2mamba.weights import fetch_weights, find_weights
 
 UNLISTED: dict[str, str] = dict.fromkeys(segman_v2.ROADMAP, "a2mamba_tiny")
 """The same for networks that are made by name alone: steps of the paper's Table XIII."""
@@ -43,8 +44,11 @@ def check_segmenter(name: str) -> None:
 class SegmenterOptions(BackboneOptions):
     """What ``create_segmenter`` can be asked for."""
 
-    num_classes: int
-    """of the logits"""
+    num_classes: int | None = None
+    """of the logits; needed but for ``pretrained`` weights, which bring theirs"""
+    pretrained: str | None = None
+    """name of the data set whose released weights to download (once; they are cached): "ade20k", "cityscapes" or
+    "coco_stuff" for ``segman_*``"""
     checkpoint: str | os.PathLike[str] | None = None
     """weights of the whole network, see :func:`a2mamba.load_checkpoint`; for ``segman_*`` also those that were
     released"""
@@ -57,13 +61,21 @@ class SegmenterOptions(BackboneOptions):
     width: int | None = None
     """channels of the decoder, for a narrower or wider one than the system has; its other sizes follow in proportion.
     SegMAN-V2 needs a multiple of 32"""
+    output_norms: bool = False
+    """UperNet: normalize the channels of each of the backbone's maps"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_classes < 1 or (self.width is not None and self.width < 1):
-            raise ValueError(f"num_classes and width must be at least 1, got {self.num_classes} and {self.width}")
-        if self.checkpoint is not None and (self.pretrained_backbone or self.backbone_checkpoint is not None):
-            raise ValueError("checkpoint=... holds the backbone too; give no other weights for it")
+        for option in ("num_classes", "width"):
+            if getattr(self, option) is not None and getattr(self, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, option)}")
+        if self.num_classes is None and self.pretrained is None:
+            raise ValueError("num_classes is missing; only pretrained=... brings it along")
+        whole = self.checkpoint is not None or self.pretrained is not None
+        if whole and (self.pretrained_backbone or self.backbone_checkpoint is not None):
+            raise ValueError("checkpoint=... or pretrained=... holds the backbone too; give no other weights for it")
+        if self.checkpoint is not None and self.pretrained is not None:
+            raise ValueError("pretrained=... and checkpoint=... exclude each other; give one of them")
 
 
 @takes(SegmenterOptions)
@@ -81,10 +93,19 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
 
     Raises:
         ValueError: for an unknown name, naming the nearest, or options that are out of range or exclude each other.
-        WeightsUnavailableError: if ``pretrained_backbone`` weights cannot be downloaded.
+        WeightsUnavailableError: if weights cannot be downloaded.
         CheckpointError: if a checkpoint does not fit.
     """
     check_segmenter(name)
+    released = None if options.pretrained is None else find_weights(name, options.pretrained)
+    classes = options.num_classes if released is None else released.classes
+    if classes is None or options.num_classes not in (None, classes):
+        raise ValueError(
+            f"num_classes={options.num_classes}: the weights for {options.pretrained} have {classes} classes; leave "
+            "num_classes out, or give their file as backbone_checkpoint=..., of which the backbone is taken"
+        )
+    if options.output_norms and not name.startswith("upernet"):
+        raise ValueError(f"output_norms=True is for UperNet; {name} reads the backbone's maps as they are")
     backbone = create_model(
         options.backbone or (SEGMENTERS | UNLISTED)[name],
         features_only=True,
@@ -92,18 +113,20 @@ def create_segmenter(name: str, options: SegmenterOptions) -> Segmenter:
         checkpoint=options.backbone_checkpoint,
         **options.of_backbone(),
     )
-    classes, width = options.num_classes, options.width
+    width = options.width
     with torch.device(options.device) if options.device is not None else nullcontext():
         if name in segman_v2.VARIANTS or name in segman_v2.ROADMAP:
             model = _segman_v2(name, backbone, classes, width)
         elif name in segman.VARIANTS:
             model = _segman(name, backbone, classes, width)
         else:
-            model = upernet(backbone, num_classes=classes, width=width or UPER_WIDTHS.get(name, 512))
+            width = width or UPER_WIDTHS.get(name, 512)
+            model = upernet(backbone, num_classes=classes, width=width, output_norms=options.output_norms)
     for _, head in model.heads():
         head.to(dtype=options.dtype)
-    if options.checkpoint is not None:
-        load_checkpoint(model, options.checkpoint)
+    file = fetch_weights(released) if released is not None else options.checkpoint
+    if file is not None:
+        load_checkpoint(model, file)
     return model
 
 
@@ -114,6 +137,7 @@ def upernet(
     width: int = 512,
     auxiliary_width: int | None = None,
     drop_rate: float = 0.1,
+    output_norms: bool = False,
 ) -> Segmenter:
     """Put UperNet's decoder and auxiliary head on any backbone with timm's contract.
 
@@ -123,6 +147,7 @@ def upernet(
         width: channels of the decoder.
         auxiliary_width: channels of the auxiliary head; half of ``width`` if None.
         drop_rate: of both classifiers' dropout.
+        output_norms: normalize the channels of each of the backbone's maps.
 
     Raises:
         ValueError: if the backbone does not offer those strides.
@@ -132,6 +157,7 @@ def upernet(
         backbone,
         partial(UperHead, num_classes=num_classes, width=width, drop_rate=drop_rate),
         partial(FCNHead, num_classes=num_classes, width=auxiliary_width, drop_rate=drop_rate),
+        output_norms=output_norms,
     )
 
 

@@ -138,7 +138,7 @@ def predict(
     with torch.inference_mode():
         passes = [
             _Pass(model, network_input, mode, flipped=flipped)
-            for network_input in _inputs(image.to(place), mode, mean, std)
+            for network_input in network_inputs(image.to(place), mode, mean, std)
             for flipped in ((False, True) if mode.flip else (False,))
         ]
         strips = list(_strips(passes, size, probabilities=probabilities))
@@ -297,7 +297,7 @@ def window_starts(side: int, crop: int, stride: int) -> list[int]:
     return [max(min(i * stride, side - crop), 0) for i in range(count)]
 
 
-def _inputs(image: Tensor, mode: TestMode, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
+def network_inputs(image: Tensor, mode: TestMode, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
     """Yield the image at every scale, resized and normalized: float32 (1, 3, H, W)."""
     for scale in mode.scales:
         resized = image

@@ -14,6 +14,7 @@ from timm.models._features import FeatureInfo
 from torch import Tensor, nn
 
 from a2mamba.backbone import CheckpointError, Layout, Pyramid
+from a2mamba.layers import OutputNorms
 from a2mamba.segmentation.conv import Classifier, resize
 
 STRIDES = (4, 8, 16, 32)
@@ -36,6 +37,7 @@ class Segmenter(nn.Module):
             declares channels, strides and layout; it must offer strides 4, 8, 16 and 32.
         decoder: makes the decoder from the channels of those four maps.
         auxiliary: makes the auxiliary head, likewise; None for a system without one.
+        output_norms: normalize the channels of each map before it reaches them.
 
     Raises:
         ValueError: if the backbone does not offer those strides.
@@ -46,10 +48,13 @@ class Segmenter(nn.Module):
         backbone: nn.Module,
         decoder: Callable[[tuple[int, ...]], nn.Module],
         auxiliary: Callable[[tuple[int, ...]], nn.Module] | None = None,
+        *,
+        output_norms: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.feature_indices, channels = _pyramid_of(backbone)
+        self.output_norms = OutputNorms(channels) if output_norms else None
         self.decoder = decoder(channels)
         self.auxiliary = None if auxiliary is None else auxiliary(channels)
 
@@ -77,10 +82,11 @@ class Segmenter(nn.Module):
         return logits if all_heads else logits["decode"]
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the backbone's maps of strides 4, 8, 16, 32, NCHW."""
+        """(B, 3, H, W) -> the backbone's maps of strides 4, 8, 16, 32, NCHW, normalized where there are norms."""
         maps: Sequence[Tensor] = self.backbone(images)
         channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
-        return [maps[i].permute(0, 3, 1, 2) if channels_last else maps[i] for i in self.feature_indices]
+        chosen = [maps[i].permute(0, 3, 1, 2) if channels_last else maps[i] for i in self.feature_indices]
+        return chosen if self.output_norms is None else self.output_norms(chosen)
 
     def fold(self) -> None:
         """Drop the auxiliary head, for inference."""
@@ -114,10 +120,10 @@ class Segmenter(nn.Module):
         The original code finds them by substrings of its own names; these are the parameters that it finds in effect.
 
         Returns:
-            "decoder": everything outside the backbone. SegFormer's protocol trains it with ten times the learning rate,
-                and decays all of it, norms included.
-            "norm_no_decay": the backbone's norms before its branches and inside its mixers, exempt from weight decay in
-                Swin's and in SegFormer's protocol. All other norms, and all biases, are decayed.
+            "decoder": the decoder and the auxiliary head. SegFormer's protocol trains both with ten times the learning
+                rate, and decays all of them, norms included.
+            "norm_no_decay": the backbone's norms before its branches, inside its mixers and behind its maps, exempt
+                from weight decay in Swin's and in SegFormer's protocol. All other norms, and all biases, are decayed.
         """
         decoder = {f"{head}.{name}" for head, module in self.heads() for name, _ in module.named_parameters()}
         pyramid = _pyramid_inside(self.backbone)
@@ -127,6 +133,7 @@ class Segmenter(nn.Module):
         else:
             names = (name for name, _ in self.backbone.named_parameters())
             exempt = {f"backbone.{name}" for name in names if any(part in name for part in UNDECAYED_NAMES)}
+        exempt |= {name for name, _ in self.named_parameters() if name.startswith("output_norms.")}
         return {"decoder": decoder, "norm_no_decay": exempt}
 
     @torch.jit.ignore

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from a2mamba.backbone.registry import REGISTERED
 from a2mamba.near_names import did_you_mean
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification import (
@@ -31,7 +32,8 @@ from a2mamba.tasks.segmentation import (
     SegmentationTask,
     SegmenterConfig,
 )
-from a2mamba.tasks.task import DataSize, Parts, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
+from a2mamba.tasks.view import View
 
 AnyRun = ClassificationRun | SegmentationRun | DetectionRun
 
@@ -52,7 +54,9 @@ def task_of_network(name: str) -> Task[Any, Any]:
     for task in TASKS.values():
         if name in task.networks():
             return task
-    known = [known for task in TASKS.values() for known in task.networks()]
+    if name in REGISTERED:  # a backbone that is not listed, such as those of the ablations
+        return TASKS[ClassificationTask.name]
+    known = [*(known for task in TASKS.values() for known in task.networks()), *REGISTERED]
     raise ValueError(f"unknown model {name!r}; {did_you_mean(name, known, otherwise='see: a2mamba models')}")
 
 
@@ -89,6 +93,7 @@ __all__ = [
     "Evaluation",
     "ModelConfig",
     "NetworkConfig",
+    "NetworkInput",
     "Parts",
     "Prediction",
     "PredictionOptions",
@@ -102,6 +107,7 @@ __all__ = [
     "SystemConfig",
     "Task",
     "TrainingRun",
+    "View",
     "refuse_options",
     "task_of",
     "task_of_network",

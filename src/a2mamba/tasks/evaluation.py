@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from torch import nn
 
 from a2mamba.data import BatchLoader
+from a2mamba.data.names import some
 from a2mamba.engine import is_main_process, merge_metrics, resolve_precision
 from a2mamba.evaluation import Metric
 from a2mamba.tasks.run import TrainingRun
+
+_log = logging.getLogger(__name__)
 
 RunT = TypeVar("RunT", bound=TrainingRun)
 BatchT = TypeVar("BatchT")
@@ -37,6 +41,7 @@ class Evaluation(ABC, Generic[RunT, BatchT]):
         self.classes = list(classes)
         self.loader = loader
         self.device = torch.device(device)
+        self._said_absent = False
 
     def __call__(
         self, model: nn.Module, *, track: Callable[[BatchLoader[BatchT]], Iterable[BatchT]] = iter
@@ -61,12 +66,23 @@ class Evaluation(ABC, Generic[RunT, BatchT]):
         """
         return self._results(self.update(model, self.loader, detailed=False))
 
-    @staticmethod
-    def _results(metrics: Sequence[Metric]) -> Iterator[tuple[str, float]]:
+    def _results(self, metrics: Sequence[Metric]) -> Iterator[tuple[str, float]]:
         merge_metrics(metrics)
         if is_main_process():
             for metric in metrics:
                 yield from metric.results()
+            self._say_absent(self.absent_classes())
+
+    def _say_absent(self, absent: Sequence[str]) -> None:
+        """Say once which classes the split says nothing about; where it shows none at all, the metric has said so."""
+        if 0 < len(absent) < len(self.classes) and not self._said_absent:
+            self._said_absent = True
+            text = "the evaluation split shows nothing of %d of %d classes (%s); its mean is over the others"
+            _log.warning(text, len(absent), len(self.classes), some(absent))
+
+    def absent_classes(self) -> list[str]:
+        """Return the classes that did not occur in the split, once it was looked at; none where loading says them."""
+        return []
 
     @abstractmethod
     def update(self, model: nn.Module, batches: Iterable[BatchT], *, detailed: bool) -> Sequence[Metric]:

@@ -21,6 +21,8 @@ from a2mamba.tasks.batches import BatchPlan, plan_for_device
 from a2mamba.tasks.evaluation import Evaluation
 from a2mamba.tasks.prediction import Prediction, PredictionOptions, SourceImage
 from a2mamba.tasks.run import TrainingRun
+from a2mamba.tasks.view import View
+from a2mamba.weights import ReleasedWeights
 
 RunT = TypeVar("RunT", bound=TrainingRun)
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -41,6 +43,18 @@ class NetworkInput(NamedTuple):
     size: tuple[int, int]
     mean: Sequence[float]
     std: Sequence[float]
+    resize: int | tuple[int, int] | None = None
+    """images are resized until their shorter side has so many pixels, or to this height and width, and cropped in the
+    middle; None: of any size and shape"""
+    interpolation: str = "bilinear"
+
+    def resize_for(self, size: Sequence[int]) -> int | tuple[int, int] | None:
+        """Return `resize` in the same proportion for another (height, width)."""
+        if self.resize is None:
+            return None
+        if isinstance(self.resize, int):
+            return self.resize * min(size) // min(self.size)
+        return self.resize[0] * size[0] // self.size[0], self.resize[1] * size[1] // self.size[1]
 
 
 @dataclass(frozen=True)
@@ -79,8 +93,6 @@ class Task(ABC, Generic[RunT, ModelT]):
     """the fields of `PredictionOptions` that have an effect"""
     prediction_type: type[Prediction]
     """what `predict` returns"""
-    released_classes: ClassVar[int] = 0
-    """classes of released weights, where there are any"""
     images_at_a_time: ClassVar[int]
     """images of one forward pass where the caller does not say how many"""
 
@@ -91,16 +103,20 @@ class Task(ABC, Generic[RunT, ModelT]):
         """Return the names of its networks."""
 
     @abstractmethod
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> RunT:
+    def run_of_network(self, name: str) -> RunT:
         """Return a run that looks at images as a network's own recipe does: for weights that bring no run.
 
-        Args:
-            name: of the network.
-            pretrained: begin with its released weights, of `released_classes` classes.
+        Raises:
+            ValueError: for an unknown name, naming the nearest.
+        """
+
+    def run_of_released(self, weights: ReleasedWeights) -> tuple[RunT, list[str]]:
+        """Return a run that looks at images as released weights want it, and the names of their classes.
 
         Raises:
-            ValueError: for an unknown name, naming the nearest; no weights of it are released.
+            ValueError: the task has no released weights.
         """
+        raise ValueError(f"no weights for {self.name} are known to be released")
 
     @abstractmethod
     def build_model(self, run: RunT, classes: Sequence[str]) -> ModelT:
@@ -231,13 +247,9 @@ class Task(ABC, Generic[RunT, ModelT]):
     def transform(self, run: RunT) -> Callable[[Image.Image], Tensor]:
         """Return what makes an image ready for the network: an image -> (C, H, W), float32."""
 
+    @abstractmethod
     def network_input(self, run: RunT) -> NetworkInput:
-        """Return the images that a run's network takes, for a file that is exported.
-
-        Raises:
-            ValueError: networks of this task cannot be exported.
-        """
-        raise ValueError(f"networks for {self.name} cannot be exported yet; export a classifier or a segmenter")
+        """Return the images that a run's network takes, for a file that is exported."""
 
     def channels(self, run: RunT) -> int:
         """Return the number of channels that images are read with: 1, 3 or 4."""
@@ -246,6 +258,10 @@ class Task(ABC, Generic[RunT, ModelT]):
     def palette(self, run: RunT, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the color of each class, red, green and blue; empty where classes are not told by colors."""
         return ()
+
+    @abstractmethod
+    def view(self, run: RunT, model: ModelT, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return what a network, in eval mode, sees of an image when it predicts; of several passes, the first."""
 
     @abstractmethod
     def predict(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from a2mamba.visualize.text import Font, default_font, drawable
+from a2mamba.visualize.text import lettering
 
-_SIDE, _PANEL, _MARGIN, _ROW = 256, 300, 14, 40
+_SIDE, _PANEL, _MARGIN, _ROW, _LETTERS = 256, 300, 14, 40, 15
 _INK, _PALE, _FIRST, _OTHERS = (28, 32, 38), (226, 230, 235), (38, 110, 190), (130, 150, 175)
 
 
@@ -31,25 +31,15 @@ def class_bars(image: Image.Image, top: Sequence[tuple[str, float]]) -> Image.Im
     canvas = Image.new("RGB", (_SIDE + _PANEL + 3 * _MARGIN, height), "white")
     canvas.paste(image, (_MARGIN + (_SIDE - size[0]) // 2, (height - size[1]) // 2))
     draw = ImageDraw.Draw(canvas)
-    font = default_font(15)
     left = _SIDE + 2 * _MARGIN
     y = (height - _ROW * len(top)) // 2
     for place, (name, share) in enumerate(top):
-        draw.text((left, y), _fitted(drawable(name, font), font, _PANEL - 70), fill=_INK, font=font)
-        percent = f"{100 * share:.1f} %"
-        draw.text((left + _PANEL - font.getlength(percent), y), percent, fill=_INK, font=font)
+        title, percent = lettering(name, _LETTERS).cut_to(_PANEL - 70), lettering(f"{100 * share:.1f} %", _LETTERS)
+        draw.text((left, y), title.text, fill=_INK, font=title.font)
+        draw.text((left + _PANEL - percent.width, y), percent.text, fill=_INK, font=percent.font)
         bar = (left, y + 22, left + _PANEL, y + 30)
         draw.rectangle(bar, fill=_PALE)
         if share > 0.002:
             draw.rectangle((*bar[:2], left + _PANEL * share, bar[3]), fill=_OTHERS if place else _FIRST)
         y += _ROW
     return canvas
-
-
-def _fitted(text: str, font: Font, width: int) -> str:
-    """Return the text, cut with an ellipsis where it is wider than ``width`` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"

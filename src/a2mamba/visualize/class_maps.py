@@ -10,10 +10,10 @@ from torch import Tensor
 
 from a2mamba.data.segmentation.datasets.spec import Palette
 from a2mamba.data.segmentation.labels import IGNORE_LABEL
-from a2mamba.visualize.text import default_font, drawable
+from a2mamba.visualize.text import lettering
 
 _IGNORED = (0, 0, 0)
-_MARGIN, _LINE, _SWATCH = 8, 20, 12
+_MARGIN, _LINE, _SWATCH, _LETTERS = 8, 20, 12, 13
 _INK = (28, 32, 38)
 
 
@@ -70,6 +70,7 @@ def image_grid(
     headings: Sequence[str],
     legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
     cell: tuple[int, int] = (240, 320),
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """Images in rows under headings, on white, each as large as its cell allows.
 
@@ -79,38 +80,46 @@ def image_grid(
         headings: of the columns.
         legend: names and colors to show below; see `class_legend`.
         cell: height and width of a cell in pixels.
+        captions: a line above each row; none: no lines.
 
     Returns:
         Mode "RGB".
 
     Raises:
-        ValueError: no rows, or a row of another length.
+        ValueError: no rows, a row of another length, or captions for another number of rows.
     """
     if not rows or any(len(row) != len(headings) for row in rows):
         raise ValueError(f"rows of {[len(row) for row in rows]} images: expected {len(headings)} in each, as headings")
+    if captions and len(captions) != len(rows):
+        raise ValueError(f"{len(captions)} captions for {len(rows)} rows: expected one for each, or none")
     height, width = cell
-    font = default_font(13)
-    legend = [(drawable(name, font), color) for name, color in legend]
-    entry = _MARGIN * 2 + _SWATCH + int(max((font.getlength(name) for name, _ in legend), default=0))
+    above = _LINE if captions else 0
+    named = [(lettering(name, _LETTERS), color) for name, color in legend]
+    entry = _MARGIN * 2 + _SWATCH + int(max((name.width for name, _ in named), default=0))
     total_width = _MARGIN + len(headings) * (width + _MARGIN)
     across = max(1, (total_width - _MARGIN) // entry)
-    lines = -(-len(legend) // across)
+    lines = -(-len(named) // across)
     top = _MARGIN + _LINE
-    total_height = top + len(rows) * (height + _MARGIN) + lines * _LINE
+    total_height = top + len(rows) * (above + height + _MARGIN) + lines * _LINE
     canvas = Image.new("RGB", (total_width, total_height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, heading in enumerate(headings):
-        draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), drawable(heading, font), fill=_INK, font=font)
+        title = lettering(heading, _LETTERS)
+        draw.text((_MARGIN + column * (width + _MARGIN), _MARGIN), title.text, fill=_INK, font=title.font)
     for row, images in enumerate(rows):
+        row_top = top + row * (above + height + _MARGIN) + above
+        if captions:
+            caption = lettering(captions[row], _LETTERS)
+            draw.text((_MARGIN, row_top - above), caption.text, fill=_INK, font=caption.font)
         for column, image in enumerate(images):
             fitted = _fit(image, height, width)
             left = _MARGIN + column * (width + _MARGIN) + (width - fitted.width) // 2
-            canvas.paste(fitted, (left, top + row * (height + _MARGIN) + (height - fitted.height) // 2))
-    for number, (name, color) in enumerate(legend):
+            canvas.paste(fitted, (left, row_top + (height - fitted.height) // 2))
+    for number, (name, color) in enumerate(named):
         x = _MARGIN + number % across * entry
-        y = top + len(rows) * (height + _MARGIN) + number // across * _LINE
+        y = top + len(rows) * (above + height + _MARGIN) + number // across * _LINE
         draw.rectangle((x, y + 2, x + _SWATCH, y + 2 + _SWATCH), fill=color, outline=_INK)
-        draw.text((x + _SWATCH + 5, y), name, fill=_INK, font=font)
+        draw.text((x + _SWATCH + 5, y), name.text, fill=_INK, font=name.font)
     return canvas
 
 

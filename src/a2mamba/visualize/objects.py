@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from a2mamba.data.detection.dataset import CocoDataset
-from a2mamba.visualize.text import Font, default_font, drawable
+from a2mamba.visualize.text import Lettering, lettering
 
 _INK = (28, 32, 38)
 _MARGIN, _LINE = 8, 20
@@ -75,7 +75,6 @@ def draw_objects(
     if "masks" in objects:
         canvas = _with_masks(canvas, image, objects["masks"], labels, order, opacity)
     draw = ImageDraw.Draw(canvas)
-    font = default_font(12)
     line = 1 if max(size) < 400 else 2
     for place in order:
         color = object_color(int(labels[place]))
@@ -83,10 +82,9 @@ def draw_objects(
         # Pillow refuses boxes that end before they begin, as a damaged prediction's may.
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=color, width=line)
     for place in order:
-        text = drawable(names[int(labels[place]) - 1], font)
-        if scores is not None:
-            text += f" {float(scores[place]):.2f}"
-        _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])), font)
+        score = "" if scores is None else f" {float(scores[place]):.2f}"
+        text = lettering(names[int(labels[place]) - 1] + score, 12)
+        _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])))
     return canvas
 
 
@@ -129,14 +127,15 @@ def detection_gallery(
         "RGB", (_MARGIN + columns * (pair[0] + 2 * _MARGIN), top + rows * (pair[1] + 2 * _MARGIN)), "white"
     )
     draw = ImageDraw.Draw(canvas)
-    font = default_font(13)
-    draw.text((_MARGIN, _MARGIN), f"left: truth; right: prediction, scores of {min_score:g} and more", _INK, font=font)
+    head = lettering(f"left: truth; right: prediction, scores of {min_score:g} and more", 13)
+    draw.text((_MARGIN, _MARGIN), head.text, _INK, font=head.font)
     for number, case in enumerate(cases):
         sample = dataset[dataset.index_of(case.image_id)]
         image = to_pil_image(sample.image)
         left = _MARGIN + number % columns * (pair[0] + 2 * _MARGIN)
         above = top + number // columns * (pair[1] + 2 * _MARGIN)
-        draw.text((left, above), drawable(case.caption, font), _INK, font=font)
+        caption = lettering(case.caption, 13)
+        draw.text((left, above), caption.text, _INK, font=caption.font)
         scale = min(height / image.height, width / image.width)
         for place, objects in enumerate((sample.target, predict(case.image_id))):
             drawn = draw_objects(image, objects, names=names, min_score=min_score, scale=scale)
@@ -169,18 +168,13 @@ def _with_masks(
 
 
 def _tag(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: Tensor,
-    size: tuple[int, int],
-    color: tuple[int, int, int],
-    font: Font,
+    draw: ImageDraw.ImageDraw, text: Lettering, box: Tensor, size: tuple[int, int], color: tuple[int, int, int]
 ) -> None:
     """A label above its box, or inside where there is no room above, and never beyond the image's right edge."""
     x0, y0 = box[:2].tolist()
-    width, height = font.getlength(text) + 4, 15
+    width, height = text.width + 4, 15
     left = max(0.0, min(x0, size[0] - width))
     top = y0 - height if y0 >= height else max(0.0, y0)
     draw.rectangle((left, top, left + width, top + height), fill=color)
     bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-    draw.text((left + 2, top), text, fill=_INK if bright else (255, 255, 255), font=font)
+    draw.text((left + 2, top), text.text, fill=_INK if bright else (255, 255, 255), font=text.font)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from a2mamba.data import check_dataset
+from a2mamba.data import check, check_dataset
 from a2mamba.data.check.images import Seen, difference_hash, inspect_image
 
 from ..folders import class_folders
@@ -61,6 +61,26 @@ def test_flat_images_of_different_shades_are_none(tmp_path: Path) -> None:
         places.append(("val" if shade % 20 else "train", tmp_path / f"{shade}.png"))
     assert len({difference_hash(Image.open(file)) for _, file in places}) == 1
     assert seen(*places).near_duplicates() == []
+
+
+def test_what_was_not_compared_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, "train", "val")
+    for number in range(6):  # alike, by their hashes
+        Image.new("L", (20, 20), 40 * number).save(tmp_path / ("val" if number % 2 else "train") / f"dog/f{number}.png")
+    assert check_dataset(tmp_path).notes[1:] == []
+    with monkeypatch.context() as patched:
+        patched.setattr(check.images, "_MOST_CANDIDATES", 5)
+        said = check_dataset(tmp_path).notes[1]
+        assert said.startswith(
+            "near-duplicates were looked for among 5 pairs of images that look alike; there are more"
+        )
+    monkeypatch.setattr(check.images, "_LARGEST_GROUP", 1)
+    for number in range(4):
+        pixels = np.zeros((8, 9), dtype=np.uint8)
+        pixels[0, number] = 200
+        Image.fromarray(pixels).save(tmp_path / "train" / "dog" / f"g{number}.png")
+    said = check_dataset(tmp_path).notes[-1]
+    assert said.endswith("were not compared with each other for near-duplicates: flat images, as a rule")
 
 
 def test_the_checker_reports_both_kinds(tmp_path: Path) -> None:

@@ -141,6 +141,15 @@ def test_a_shard_is_its_class_where_it_has_no_folders(tmp_path: Path, tiny: Path
     assert reader.targets.tolist() == [0] * 5 + [1] * 5
 
 
+def test_names_are_read_whatever_editor_wrote_them(keyed: Path) -> None:
+    data = settings(keyed, source="wds")
+    for encoding in ("utf-8-sig", "utf-16"):
+        (keyed / "classes.txt").write_text("Kätzchen\r\nHund\r\n", encoding=encoding, newline="")
+        assert split_classes(data, "train") == ["Kätzchen", "Hund"]
+    (keyed / "classes.txt").write_text("Kätzchen\nHund\n", encoding="latin-1")
+    error_line(lambda: split_classes(data, "train"), "classes.txt", "is not UTF-8 text")
+
+
 def test_numbers_are_the_names_without_a_list(keyed: Path) -> None:
     (keyed / "classes.txt").unlink()
     data = settings(keyed, source="wds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
@@ -12,6 +13,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from a2mamba.data import read_annotations
+
+_PARITY = ("even", "odd")
 
 
 class Thing(NamedTuple):
@@ -39,13 +42,13 @@ class Scene(NamedTuple):
 Scenes = dict[str, list[Scene]]
 
 
-def demo_scenes(demo: Path) -> Scenes:
+def demo_scenes(demo: Path, *, most: int = 1000) -> Scenes:
     """The scenes of digits by split, "train" and "val"; each outline is the hull of its mask's rows."""
     scenes: Scenes = {}
     for split in ("train", "val"):
         found = read_annotations(demo / "coco" / "annotations" / f"instances_{split}2017.json")
         scenes[split] = []
-        for image, name in enumerate(found.file_names):
+        for image, name in enumerate(found.file_names[:most]):
             things = [
                 Thing(found.categories[found.labels[row] - 1].name, outline(found.mask(row)))
                 for row in found.objects(image).tolist()
@@ -53,6 +56,18 @@ def demo_scenes(demo: Path) -> Scenes:
             height, width = found.image_sizes[image].tolist()
             scenes[split].append(Scene(demo / "coco" / f"{split}2017" / name, height, width, things))
     return scenes
+
+
+def odd_and_even(scenes: Scenes) -> Scenes:
+    """The same scenes with two classes, which a few images show, and without those that show nothing."""
+    return {
+        split: [
+            scene._replace(things=[thing._replace(name=_PARITY[int(thing.name[-1]) % 2]) for thing in scene.things])
+            for scene in some
+            if scene.things
+        ]
+        for split, some in scenes.items()
+    }
 
 
 def outline(mask: np.ndarray) -> list[float]:
@@ -105,6 +120,20 @@ def _coco(root: Path, scenes: Scenes) -> None:
         _write(root / "annotations" / f"instances_{split}.json", json.dumps(coco_content(some)))
 
 
+def _coco_by_split(root: Path, scenes: Scenes) -> None:
+    for split, some in scenes.items():
+        _copy(some, root / split)
+        _write(root / "annotations" / f"instances_{split}.json", json.dumps(coco_content(some)))
+
+
+def _coco_in_one(root: Path, scenes: Scenes) -> None:
+    """One file for all, the images in folders that it does not name; boxes alone."""
+    for split, some in scenes.items():
+        _copy(some, root / "images" / split)
+    content = coco_content([scene for some in scenes.values() for scene in some], boxes_only=True)
+    _write(root / "annotations.json", json.dumps(content))
+
+
 def _roboflow(root: Path, scenes: Scenes) -> None:
     for split, some in zip(("train", "valid"), scenes.values(), strict=True):
         _copy(some, root / split)
@@ -128,24 +157,47 @@ def all_names(scenes: Scenes) -> list[str]:
     return sorted({thing.name for some in scenes.values() for scene in some for thing in scene.things})
 
 
-def _ultralytics(root: Path, scenes: Scenes) -> None:
+def _labels(folder: Path, some: list[Scene], names: list[str], *, polygons: bool) -> None:
+    for scene in some:
+        _write(folder / f"{scene.file.stem}.txt", yolo_lines(scene, names, polygons=polygons))
+
+
+def _ultralytics(root: Path, scenes: Scenes, *, polygons: bool = True) -> None:
     names = all_names(scenes)
     for split, some in scenes.items():
         _copy(some, root / "images" / split)
-        for scene in some:
-            _write(root / "labels" / split / f"{scene.file.stem}.txt", yolo_lines(scene, names, polygons=True))
+        _labels(root / "labels" / split, some, names, polygons=polygons)
     listed = "\n".join(f"  {number}: '{name}'" for number, name in enumerate(names))
     _write(root / "data.yaml", f"path: ../datasets/digits\ntrain: images/train\nval: images/val\nnames:\n{listed}\n")
 
 
-def _yolo_roboflow(root: Path, scenes: Scenes) -> None:
+def _yolo_lists(root: Path, scenes: Scenes) -> None:
+    """Two folders to train on, and a text file of the images to evaluate on."""
+    names = all_names(scenes)
+    half = len(scenes["train"]) // 2
+    parts = {"a": scenes["train"][:half], "b": scenes["train"][half:], "c": scenes["val"]}
+    for name, some in parts.items():
+        _copy(some, root / name / "images")
+        _labels(root / name / "labels", some, names, polygons=True)
+    _write(root / "val.txt", "".join(f"./c/images/{scene.file.name}\n" for scene in scenes["val"]))
+    _write(root / "data.yaml", f"train:\n- a/images\n- b/images\nval: val.txt\nnames: {names}\n")
+
+
+def _yolo_roboflow(root: Path, scenes: Scenes, *, polygons: bool = False) -> None:
     names = all_names(scenes)
     for split, some in zip(("train", "valid"), scenes.values(), strict=True):
         _copy(some, root / split / "images")
-        for scene in some:
-            _write(root / split / "labels" / f"{scene.file.stem}.txt", yolo_lines(scene, names, polygons=False))
+        _labels(root / split / "labels", some, names, polygons=polygons)
     text = f"train: ../train/images\nval: ../valid/images\n\nnc: {len(names)}\nnames: {names}\n"
     _write(root / "data.yaml", text)
+
+
+def _darknet(root: Path, scenes: Scenes) -> None:
+    names = all_names(scenes)
+    for some in scenes.values():
+        _copy(some, root)
+        _labels(root, some, names, polygons=False)
+    _write(root / "classes.txt", "".join(f"{name}\n" for name in names))
 
 
 def voc_xml(scene: Scene) -> str:
@@ -174,6 +226,13 @@ def _voc_roboflow(root: Path, scenes: Scenes) -> None:
             _write(root / split / f"{scene.file.stem}.xml", voc_xml(scene))
 
 
+def _voc_flat(root: Path, scenes: Scenes) -> None:
+    for some in scenes.values():
+        _copy(some, root / "images")
+        for scene in some:
+            _write(root / "annotations" / f"{scene.file.stem}.xml", voc_xml(scene))
+
+
 def labelme_content(scene: Scene) -> dict[str, Any]:
     """The JSON of one image."""
     shapes = [
@@ -196,15 +255,22 @@ def _labelme(root: Path, scenes: Scenes) -> None:
             _write(root / split / f"{scene.file.stem}.json", json.dumps(labelme_content(scene)))
 
 
-def cvat_xml(scenes: list[Scene]) -> str:
-    """The XML of one export."""
+def _labelme_flat(root: Path, scenes: Scenes) -> None:
+    for some in scenes.values():
+        _copy(some, root / "images")
+        for scene in some:
+            _write(root / "annotations" / f"{scene.file.stem}.json", json.dumps(labelme_content(scene)))
+
+
+def cvat_xml(scenes: list[Scene], subsets: list[str] | None = None) -> str:
+    """The XML of one export; subsets: that of each image."""
     names = sorted({thing.name for scene in scenes for thing in scene.things})
     labels = "".join(f"<label><name>{name}</name></label>" for name in names)
     images = ""
     for number, scene in enumerate(scenes):
-        images += (
-            f"<image id='{number}' name={quoteattr(scene.file.name)} width='{scene.width}' height='{scene.height}'>"
-        )
+        subset = "" if subsets is None else f" subset={quoteattr(subsets[number])}"
+        size = f"width='{scene.width}' height='{scene.height}'"
+        images += f"<image id='{number}' name={quoteattr(scene.file.name)}{subset} {size}>"
         for thing in scene.things:
             points = ";".join(f"{x:.2f},{y:.2f}" for x, y in np.array(thing.ring).reshape(-1, 2))
             images += f"<polygon label={quoteattr(thing.name)} occluded='0' points='{points}' z_order='0'></polygon>"
@@ -219,21 +285,47 @@ def _cvat(root: Path, scenes: Scenes) -> None:
         _write(root / split / "annotations.xml", cvat_xml(some))
 
 
+def _cvat_flat(root: Path, scenes: Scenes) -> None:
+    everything = [scene for some in scenes.values() for scene in some]
+    _copy(everything, root / "images")
+    _write(root / "annotations.xml", cvat_xml(everything))
+
+
+def _cvat_subsets(root: Path, scenes: Scenes) -> None:
+    """One export of a project, whose tasks have subsets."""
+    everything = [scene for some in scenes.values() for scene in some]
+    subsets = [name for name, some in zip(("Train", "Validation"), scenes.values(), strict=True) for _ in some]
+    for scene, subset in zip(everything, subsets, strict=True):
+        _copy([scene], root / "images" / subset)
+    _write(root / "annotations.xml", cvat_xml(everything, subsets))
+
+
 class Written(NamedTuple):
-    """How a layout is written, what recognizes it, and whether it carries masks."""
+    """How a layout is written, what recognizes it, whether it carries masks, and whether a part has to be held out."""
 
     write: Callable[[Path, Scenes], None]
     reader: str
     masks: bool
+    one_split: bool = False
 
 
 LAYOUTS = {
     "coco": Written(_coco, "coco", True),
+    "coco_by_split": Written(_coco_by_split, "coco", True),
+    "coco_in_one": Written(_coco_in_one, "coco", False, one_split=True),
     "coco_roboflow": Written(_roboflow, "coco", False),
     "yolo_ultralytics": Written(_ultralytics, "yolo", True),
+    "yolo_ultralytics_boxes": Written(partial(_ultralytics, polygons=False), "yolo", False),
+    "yolo_lists": Written(_yolo_lists, "yolo", True),
     "yolo_roboflow": Written(_yolo_roboflow, "yolo", False),
+    "yolo_roboflow_polygons": Written(partial(_yolo_roboflow, polygons=True), "yolo", True),
+    "darknet": Written(_darknet, "yolo", False, one_split=True),
     "voc": Written(_voc, "voc", False),
     "voc_roboflow": Written(_voc_roboflow, "voc", False),
+    "voc_flat": Written(_voc_flat, "voc", False, one_split=True),
     "labelme": Written(_labelme, "labelme", True),
+    "labelme_flat": Written(_labelme_flat, "labelme", True, one_split=True),
     "cvat": Written(_cvat, "cvat", True),
+    "cvat_flat": Written(_cvat_flat, "cvat", True, one_split=True),
+    "cvat_subsets": Written(_cvat_subsets, "cvat", True),
 }

@@ -102,7 +102,7 @@ def _boxes(data: dict[str, Any]) -> None:
         ),
         (
             lambda data: data["images"][1].update(file_name="000001.png"),
-            ["train2017: 1 files are listed as more than one image: 000001.png"],
+            ["train2017: file listed twice, 1 times: 000001.png is more than one image"],
         ),
         (
             lambda data: data["images"][1].update(height=99),

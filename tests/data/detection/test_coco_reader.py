@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,15 +106,35 @@ def test_byte_order_mark(tmp_path: Path) -> None:
     assert len(read_annotations(file).image_ids) == 3
 
 
-def test_boxes_written_as_corners_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y, w, h: [x, y, x + w, y + h], "all fit as corners [x0, y0, x1, y1]"),
+        (lambda x, y, w, h: [x + w / 2, y + h / 2, w, h], "all fit as the center with width and height"),
+        (lambda x, y, w, h: [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT], "from 0 to 1, and are shares"),
+    ],
+)
+def test_boxes_of_another_form_are_refused(change: Callable[..., list[float]], said: str) -> None:
     data = content()
-    for annotation in data["annotations"]:
-        x, y, w, h = annotation["bbox"]
-        annotation["bbox"] = [x, y, x + w, y + h]
-    error_line(lambda: read_annotations(data), "2 of 5 boxes [x, y, w, h] reach beyond", "corners [x0, y0, x1, y1]")
+    for place, annotation in enumerate(data["annotations"]):
+        box = (WIDTH - 12, HEIGHT - 12, 11, 11) if place < 2 else annotation["bbox"]
+        annotation["bbox"] = change(*box)
+        annotation["segmentation"] = []
+    error_line(lambda: read_annotations(data, masks=False), said, "boxes of another form")
+
+
+def test_some_boxes_outside_of_their_images_are_no_other_form() -> None:
+    data = content()
     for annotation in data["annotations"][:2]:
-        annotation["bbox"][2:] = [2.0, 3.0]
-    assert len(read_annotations(data).boxes) == 5, "some boxes outside of their images are no corners"
+        annotation["bbox"] = [WIDTH - 4.0, 5, 3000, 2]
+    assert len(read_annotations(data).boxes) == 5
+
+
+def test_a_file_that_is_listed_twice_is_refused() -> None:
+    """Each of its images would lack the objects of the other."""
+    data = content()
+    data["images"][1]["file_name"] = data["images"][0]["file_name"]
+    error_line(lambda: read_annotations(data), "is more than one image", "file listed twice")
 
 
 def test_one_split_is_divided_by_names(tmp_path: Path) -> None:

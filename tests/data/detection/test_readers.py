@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from a2mamba.data import DetectionAnnotations, check_dataset
+from a2mamba.data import DetectionAnnotations, check_dataset, recognize
 from a2mamba.data.detection import find_detection
 from a2mamba.data.detection.readers import READERS
 from data.helpers import error_line, write_image
@@ -43,10 +46,10 @@ def made(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def read(root: Path, split: str = "train", **options: Any) -> DetectionAnnotations:
+def read(root: Path, split: str | None = None, **options: Any) -> DetectionAnnotations:
     source = find_detection(root)
     assert source is not None
-    return source.read(split, **options)
+    return source.read(split or source.train_split, **options)
 
 
 def corners(found: DetectionAnnotations, image: int = 0) -> list[list[float]]:
@@ -58,10 +61,11 @@ def test_boxes_labels_and_masks(made: Callable[[str], Path], layout: str) -> Non
     pytest.importorskip("faster_coco_eval")
     found = read(made(layout))
     assert [category.name for category in found.categories] == ["cat", "dog"]
-    assert found.labels.tolist() == [1, 2, 1]
-    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
+    splits = 2 if LAYOUTS[layout].one_split else 1
+    assert found.labels.tolist() == [1, 2, 1] * splits
+    assert found.image_sizes.tolist() == [[HEIGHT, WIDTH]] * 2 * splits
     assert corners(found) == [[10, 5, 30, 25], [13, 8, 33, 28]]
-    assert found.areas.tolist() == pytest.approx([400] * 3, rel=1e-3)
+    assert found.areas.tolist() == pytest.approx([400] * 3 * splits, rel=1e-3)
     if LAYOUTS[layout].masks:
         mask = found.mask(0)
         assert mask.shape == (HEIGHT, WIDTH)
@@ -92,6 +96,23 @@ def test_labels_fit_those_of_training(made: Callable[[str], Path]) -> None:
 # ---------------------------------------------------------------------------------------------------------------- YOLO
 
 
+def test_a_place_that_a_list_of_folders_names_in_vain(made: Callable[[str], Path]) -> None:
+    root = made("yolo_lists")
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("b/images", "d/images"))
+    error_line(lambda: recognize(root), "data.yaml: train names d/images, which is not there")
+
+
+def test_lists_of_images_among_folders(made: Callable[[str], Path]) -> None:
+    """Paths in lists are of another machine, and an image that two places name is one image."""
+    root = made("yolo_lists")
+    (root / "b.txt").write_text("/content/set/b/images/t b.png\r\n./a/images/t a.png\n")
+    (root / "data.yaml").write_text("train: [a/images, b.txt]\nval: val.txt\nnames: [cat, dog]\n")
+    found = read(root)
+    assert found.file_names == ("a/images/t a.png", "b/images/t b.png")
+    assert found.labels.tolist() == [1, 2, 1]
+
+
 def label_file(root: Path) -> Path:
     return root / "labels" / "train" / "t a.txt"
 
@@ -105,7 +126,7 @@ def label_file(root: Path) -> Path:
         ("cat 0.5 0.5 0.2 0.2", ["line 1", "'cat 0.5 0.5 0.2 0.2'", "a class number"]),
         ("0.5 0.5 0.5 0.2 0.2", ["begins with 0.5"]),
         ("-1 0.5 0.5 0.2 0.2", ["begins with -1"]),
-        ("7 0.5 0.5 0.2 0.2", ["is of class 7", "2 have names"]),
+        ("7 0.5 0.5 0.2 0.2", ["is of class 7", "those of classes 0 to 1"]),
         ("0 30 20 10 12", ["outside of 0 to 1", "divided by the image's width"]),
         ("0 nan 0.5 0.2 0.2", ["outside of 0 to 1"]),
     ],
@@ -253,6 +274,75 @@ def test_a_list_that_names_absent_files_is_no_split(made: Callable[[str], Path])
     assert list(source.splits) == ["train", "val"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (("0.3 0.3 0.9 0.9", "0.1 0.1 0.2 0.3"), "corners"),
+        (("0.1 0.1 0.6 0.6", "0.7 0.7 0.2 0.2"), "the upper left corner with width and height"),
+    ],
+)
+def test_yolo_boxes_of_another_form(made: Callable[[str], Path], lines: tuple[str, str], said: str) -> None:
+    root = made("yolo_ultralytics_boxes")
+    for file in (root / "labels" / "train").iterdir():
+        file.write_text("".join(f"{label} {line}\n" for label, line in enumerate(lines)))
+    error_line(lambda: read(root), f"all fit as {said}", "write them as the center", "images/train")
+
+
+def test_voc_boxes_of_another_form(made: Callable[[str], Path]) -> None:
+    root = made("voc_roboflow")
+    for file in (root / "train").glob("*.xml"):
+        text = re.sub(r"<(x|y)max>\d+</", r"<\1max>2</", file.read_text())
+        file.write_text(text)
+    error_line(lambda: read(root), "all fit as the upper left corner", "write them as corners")
+
+
+def test_keypoints_are_left_out(made: Callable[[str], Path]) -> None:
+    """With a third number for each point, and without it, where the line would be one of a polygon."""
+    root = made("yolo_ultralytics_boxes")
+    expected = corners(read(root))
+    for numbers in ("0.4 0.4 2 0.6 0.6 0", "0.4 0.4 0.6 0.6"):
+        for file in (root / "labels").rglob("*.txt"):
+            lines = [" ".join(line.split()[:5]) for line in file.read_text().splitlines()]
+            file.write_text("".join(f"{line} {numbers}\n" for line in lines))
+        shape = [2, len(numbers.split()) // 2]
+        config = (root / "data.yaml").read_text().split("kpt_shape")[0]
+        (root / "data.yaml").write_text(f"{config}kpt_shape: {shape}\n")
+        assert corners(read(root)) == expected
+        found = recognize(root)
+        assert "the keypoints beside the boxes are not learned" in found.notes
+        assert not found.fields["masks"]
+
+
+def test_a_training_split_without_text_files_is_not_passed_over(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    for file in (root / "labels" / "train").iterdir():
+        file.rename(file.with_name(f"label_{file.name}"))
+    assert list(recognize(root).counts) == ["train", "val"]
+    error_line(lambda: read(root), "none of the 2 images in", "has a text file; expected", "labels/train")
+    assert any("none of the 2 images" in problem for problem in check_dataset(root).problems)
+
+
+def test_images_without_text_files_are_counted(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).unlink()
+    assert "1 of 2 images in train have no text file: images without objects" in recognize(root).notes
+
+
+def test_a_split_to_evaluate_on_alone_is_said(made: Callable[[str], Path]) -> None:
+    root = made("coco")
+    (root / "annotations" / "instances_train.json").unlink()
+    assert (
+        "only val has annotations that are known here; it is trained on, but for a part of it" in recognize(root).notes
+    )
+
+
+def test_boxes_among_polygons_are_checked_as_they_are_trained(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    label_file(root).write_text("0 0.5 0.5 0.2 0.2\n")
+    assert "boxes only: no masks are trained" in recognize(root).notes
+    assert not any("mask" in problem for problem in check_dataset(root).problems)
+
+
 # ------------------------------------------------------------------------------------------------------------- LabelMe
 
 
@@ -287,9 +377,48 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert rectangles.segmentations is None
 
 
+def png(pixels: np.ndarray) -> str:
+    """A mask as LabelMe stores it: a PNG in base64."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def test_labelme_masks(tmp_path: Path) -> None:
+    """Both points are inside: columns 5 to 8, rows 3 to 5. Masks of one group are one object."""
+    pytest.importorskip("faster_coco_eval")
+    part = np.ones((3, 4), dtype=bool)
+    part[0, 0] = False
+    root = one_labelme(
+        tmp_path,
+        shape("mask", [[5, 3], [8, 5]], mask=png(part)),
+        shape("mask", [[5, 3], [8, 5]], mask=png(part.astype(np.uint8)), group_id=1),
+        shape("mask", [[20, 30], [21, 30]], mask=png(np.ones((1, 2), dtype=bool)), group_id=1),
+    )
+    found = read(root)
+    assert corners(found) == [[5, 3, 9, 6], [5, 3, 22, 31]]
+    assert found.areas.tolist() == [11, 13]
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[3:6, 5:9] = part
+    assert np.array_equal(found.mask(0), expected)
+    expected[30, 20:22] = 1
+    assert np.array_equal(found.mask(1), expected)
+    source = find_detection(root)
+    assert source is not None
+    assert source.masks
+
+
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
+        (shape("mask", [[5, 3], [8, 5]]), ["has a mask that cannot be decoded: the file is empty"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="?"), ["has a mask that is not base64"]),
+        (shape("mask", [[5, 3], [8, 5]], mask="JVBERi0xLjcK"), ["cannot be decoded: a PDF file"]),
+        (
+            shape("mask", [[5, 3], [8, 5]], mask=png(np.ones((2, 2), bool))),
+            ["of 2 x 2 pixels, and points for 4 x 3"],
+        ),
+        (shape("mask", [[58, 3], [61, 5]], mask=png(np.ones((3, 4), bool))), ["lies outside of its image"]),
         ("x", ["shape 1 is str"]),
         ({"label": None, "points": [[1, 1]]}, ["shape 1 has the label None"]),
         (shape("polygon", [[1, 2], [3]]), ["shape 1 has points that are not pairs"]),

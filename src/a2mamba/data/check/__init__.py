@@ -31,7 +31,7 @@ def check_dataset(root: Path | str, *, layout: str | None = None, progress: Prog
     except UnfitDataError as error:
         return DatasetReport(str(root), error.layout, {}, problems=[str(error)])
     report = _check(found, progress)
-    return replace(report, notes=[*found.lines(), *report.notes])
+    return replace(report, notes=[*found.lines(), *report.notes], problems=[*report.problems, *found.doubts()])
 
 
 def _check(found: Recognized, progress: Progress | None) -> DatasetReport:

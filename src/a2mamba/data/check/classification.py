@@ -36,7 +36,8 @@ def check_classification(found: Recognized, progress: Progress | None = None) ->
             problems.append(f"{name}: other classes than {train}: {difference}")
         elif lacking:
             problems.append(f"{name}: no images of {len(lacking)} of {len(first.classes)} classes: {some(lacking)}")
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), [*problems, *seen.problems()])
+    problems += seen.problems()
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
 def check_table(found: Recognized, progress: Progress | None = None) -> DatasetReport:
@@ -61,7 +62,8 @@ def check_table(found: Recognized, progress: Progress | None = None) -> DatasetR
             problems.append(f"{name}: classes that training does not have: {some(unknown)}")
         if lacking:
             problems.append(f"{name}: no images of {len(lacking)} of {len(found.classes)} classes: {some(lacking)}")
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), [*problems, *seen.problems()])
+    problems += seen.problems()
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
 def _look(tree: ClassTree, split: str, seen: Seen, progress: Progress | None) -> dict[str, str]:

@@ -53,7 +53,7 @@ def check_detection(found: Recognized, progress: Progress | None = None) -> Data
     seen = Seen()
     first: tuple[str, DetectionAnnotations] | None = None
     for split in source.splits:
-        annotations = _read(source, split, problems)
+        annotations = _read(source, split, problems, masks=bool(found.fields["masks"]))
         if annotations is None:
             splits[split] = DetectionSplitReport({}, {}, 0)
             continue
@@ -75,14 +75,16 @@ def check_detection(found: Recognized, progress: Progress | None = None) -> Data
         else:
             problems += [f"{split}: {text}" for text in _category_problems(first[1], annotations, first[0])]
     problems += seen.problems()
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems)
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
-def _read(source: DetectionSource, split: str, problems: list[str]) -> DetectionAnnotations | None:
+def _read(source: DetectionSource, split: str, problems: list[str], *, masks: bool) -> DetectionAnnotations | None:
     """The annotations, with one line in `problems` for each kind of problem; None where they cannot be read."""
     found: dict[str, list[str]] = {}
     try:
-        annotations = source.read(split, problem=lambda kind, text: found.setdefault(kind, []).append(text))
+        annotations = source.read(
+            split, masks=masks, problem=lambda kind, text: found.setdefault(kind, []).append(text)
+        )
     except ValueError as error:
         problems.append(f"{split}: {error}")
         return None
@@ -110,9 +112,6 @@ def _object_problems(annotations: DetectionAnnotations) -> Iterator[str]:
         yield f"{len(ids)} annotations are used without a part, {reason}: {some(map(str, ids))}"
     if annotations.crowd.size and annotations.crowd.all():
         yield f"all {annotations.crowd.size} annotations are marked as crowds (iscrowd), and none is trained on"
-    twice = [name for name, count in Counter(annotations.file_names).items() if count > 1]
-    if twice:
-        yield f"{len(twice)} files are listed as more than one image: {some(twice)}"
     yield from _box_problems(annotations)
     if annotations.segmentations is not None:
         yield from _mask_problems(annotations)

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import combinations, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -85,6 +86,7 @@ class Seen:
     def __init__(self) -> None:
         self._digests: dict[bytes, list[tuple[str, str]]] = {}
         self._looks: dict[int, dict[tuple[str, bytes], _Place]] = {}
+        self._left_out: set[int] = set()  # hashes of groups that are too large
 
     def add(self, split: str, file: str, facts: ImageFacts) -> None:
         """Note one image that was decoded."""
@@ -99,13 +101,35 @@ class Seen:
             [file for _, file in group] for group in self._digests.values() if len({split for split, _ in group}) > 1
         ]
 
-    def near_duplicates(self) -> list[tuple[str, str]]:
-        """Pairs of files from two splits that show the same in another size, format or quality."""
-        return [
+    @cached_property
+    def _near(self) -> tuple[list[tuple[str, str]], bool]:
+        """The near-duplicates, and whether there were more pairs than are compared."""
+        pairs = self._alike()
+        found = [
             (one.file, two.file)
-            for one, two in islice(self._alike(), _MOST_CANDIDATES)  # many flat images have hashes that say little
+            for one, two in islice(pairs, _MOST_CANDIDATES)  # many flat images have hashes that say little
             if np.abs(_thumbnail(one.file) - _thumbnail(two.file)).mean() <= _NEAR_LEVELS
         ]
+        return found, next(pairs, None) is not None
+
+    def near_duplicates(self) -> list[tuple[str, str]]:
+        """Pairs of files from two splits that show the same in another size, format or quality."""
+        return self._near[0]
+
+    def notes(self) -> list[str]:
+        """What was not compared, of a set with very many images that look alike."""
+        notes = []
+        if self._near[1]:
+            notes.append(
+                f"near-duplicates were looked for among {_MOST_CANDIDATES:,} pairs of images that look alike; there "
+                f"are more such pairs, which were not compared"
+            )
+        if self._left_out:
+            notes.append(
+                f"{len(self._left_out):,} kinds of images look too much alike to be told apart, and were not compared "
+                f"with each other for near-duplicates: flat images, as a rule"
+            )
+        return notes
 
     def _alike(self) -> Iterator[tuple[_Place, _Place]]:
         """Pairs of different images of two splits whose hashes differ in at most `_NEAR_BITS` bits."""
@@ -134,6 +158,7 @@ class Seen:
                 groups.setdefault((looks >> (part * width)) & ((1 << width) - 1), []).append(looks)
             for group in groups.values():
                 if len(group) > _LARGEST_GROUP:  # flat images
+                    self._left_out.update(group)
                     continue
                 for first, second in combinations(group, 2):
                     key = (min(first, second), max(first, second))

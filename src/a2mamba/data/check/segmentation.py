@@ -13,7 +13,7 @@ import numpy as np
 from a2mamba.data.check.images import ImageFacts, Seen, inspect_all, inspect_image
 from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
 from a2mamba.data.images import UndecodableImageError
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
 from a2mamba.data.segmentation.files import SegmentationFiles, SegmentationLayout, SegmentationPair, scan
@@ -73,7 +73,8 @@ def check_segmentation(found: Recognized, progress: Progress | None = None) -> D
         unseen = [label for label, count in shown.items() if count == 0]
         if results and unseen and split in wanted:
             problems.append(f"{split}: {len(unseen)} of {len(found.classes)} classes are never seen: {some(unseen)}")
-    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), [*problems, *seen.problems()])
+    problems += seen.problems()
+    return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
 def inspect_pair(pair: SegmentationPair, label_map: AnyLabelMap) -> PairFacts:
@@ -104,7 +105,7 @@ def _splits(root: Path, layout: SegmentationLayout, wanted: list[str]) -> list[s
     if layout.lists is not None or not split or rest:
         return own
     above = root / images
-    names = sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in above.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     return [*own, *(name for name in names if name not in own and layout.has(root, name))]
 
 

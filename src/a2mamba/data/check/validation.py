@@ -32,23 +32,23 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
         ValueError: there are none, or some cannot be read or do not fit; one line names them. `check_dataset` has them
             all among its problems.
     """
-    reasons: dict[str, str] = {}
+    faults: list[str] = []
     count = 0
     if found.task == "classification":
         images = eval_dataset(found.place(ClassificationData(root=str(found.root))))
         files = [images.path(index) for index in _spread(range(len(images)))]
         count = len(files)
-        reasons = _undecodable(files, progress)
+        faults = _undecodable(files, progress)
     elif found.task == "segmentation":
         data = found.place(SegmentationData(root=str(found.root)))
         pairs = _spread(eval_segmentation_dataset(data).pairs)
         count = len(pairs)
         inspect = partial(inspect_pair, label_map=find_convention(data).label_map)
-        for pair, result in zip(pairs, inspect_all(inspect, pairs, "evaluation", progress), strict=True):
+        for result in inspect_all(inspect, pairs, "evaluation", progress):
             if result.undecodable is not None:
-                reasons[result.undecodable[0]] = result.undecodable[1]
+                faults.append(f"{result.undecodable[0]} ({result.undecodable[1]})")
             elif result.unfit is not None:
-                reasons[pair.label] = result.unfit
+                faults.append(result.unfit)
     else:
         objects = read_detection_split(found.place(DetectionData(root=str(found.root))), "val", masks=False)
         if not objects.used.any():
@@ -59,17 +59,16 @@ def check_validation(found: Recognized, progress: Progress | None = None) -> Non
         count = len(indices)
         for error in inspect_all(partial(_unfit, samples), indices, "evaluation", progress):
             if error is not None:
-                reasons[error.path] = error.reason
-    if reasons:
-        shown = some((f"{file} ({reason})" for file, reason in reasons.items()), 3)
+                faults.append(f"{error.path} ({error.reason})")
+    if faults:
         raise ValueError(
-            f"{len(reasons)} of {count} images to evaluate on cannot be used: {shown}; replace or remove them"
+            f"{len(faults)} of {count} images to evaluate on cannot be used: {some(faults, 3)}; replace or remove them"
         )
 
 
-def _undecodable(files: list[str], progress: Progress | None) -> dict[str, str]:
+def _undecodable(files: list[str], progress: Progress | None) -> list[str]:
     facts = zip(files, inspect_all(inspect_image, files, "evaluation", progress), strict=True)
-    return {file: fact.reason for file, fact in facts if fact.reason is not None}
+    return [f"{file} ({fact.reason})" for file, fact in facts if fact.reason is not None]
 
 
 def _unfit(dataset: CocoDataset, index: int) -> UndecodableImageError | None:

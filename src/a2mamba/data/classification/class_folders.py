@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image, image_mode
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.splits import heldout as heldout_mask
 
 
@@ -165,8 +165,8 @@ def scan_classes(folder: Path) -> ClassTree:
     indices = {name: index for index, name in enumerate(names)}
     samples, strays = [], []
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # .ipynb_checkpoints and the like
-        images = [name for name in files if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)]
+        folders[:] = [name for name in folders if not is_hidden(name)]  # .ipynb_checkpoints and the like
+        images = [name for name in files if not is_hidden(name) and name.lower().endswith(IMAGE_EXTENSIONS)]
         if not images:
             continue
         parts = Path(place).relative_to(folder).parts
@@ -268,7 +268,7 @@ class _Numbered(_Part):
 def _class_folders(folder: Path) -> list[str]:
     from timm.utils import natural_key
 
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)]
     # timm's order of classes, with ties between names that differ in case broken the same way everywhere.
     return sorted(names, key=lambda name: (natural_key(name), name))
 

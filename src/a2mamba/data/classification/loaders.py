@@ -33,7 +33,7 @@ from a2mamba.data.classification.class_folders import (
 from a2mamba.data.classification.datasets import IMAGENET
 from a2mamba.data.classification.recognition import refuse_annotated
 from a2mamba.data.classification.shards import ShardReader, class_list, find_shards
-from a2mamba.data.classification.tables import read_table
+from a2mamba.data.classification.tables import has_table, read_table
 from a2mamba.data.images import decode_image, image_mode
 from a2mamba.data.loading.loader import BatchLoader, evaluation_batches
 from a2mamba.data.loading.samplers import EpochSampler
@@ -429,7 +429,7 @@ def eval_dataset(data: ClassificationData, *, classes: Sequence[str] | None = No
 
 def _has_split(data: ClassificationData, split: str) -> bool:
     root = Path(data.root)
-    return (root / f"{split}.csv").is_file() if data.source == "csv" else (root / split).is_dir()
+    return has_table(root, split) if data.source == "csv" else (root / split).is_dir()
 
 
 def _with_classes_of_training(dataset: ImageFolder, classes: list[str], where: str) -> ImageFolder:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from a2mamba.data.classification.class_folders import ClassTree, scan_classes
 from a2mamba.data.classification.tables import find_tables, read_table
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import describe_class_difference, some
+from a2mamba.data.names import describe_class_difference, is_hidden, some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.splits import HOLDOUT, find_splits, split_role
 
@@ -35,6 +36,8 @@ def recognize_table(root: Path) -> Recognized | None:
     table = read_table(root, train)
     counts = {train: len(table.rows)}
     notes = [f"{len(table.missing)} images of {table.file.name} are not there"] if table.missing else []
+    if val is None:
+        refuse_single(Counter(label for _, label in table.rows))
     if val is not None:
         counts[val] = len(read_table(root, val).rows)
     return Recognized(
@@ -79,6 +82,8 @@ def recognize_class_folders(root: Path) -> Recognized | None:
         if lacking and not set(shown) - set(tree.classes):
             notes.append(f"{val} shows {len(shown)} of the {len(tree.classes)} classes: not {some(lacking)}")
     holdout = 0.0 if len(counts) > 1 else HOLDOUT
+    if holdout:
+        refuse_single(tree.counts)
     return Recognized(
         task="classification",
         layout="class_folders",
@@ -90,6 +95,16 @@ def recognize_class_folders(root: Path) -> Recognized | None:
         holdout=holdout,
         notes=notes,
     )
+
+
+def refuse_single(counts: Mapping[str, int]) -> None:
+    """ValueError where a part has to be held out, and a class has one image."""
+    single = [name for name, count in counts.items() if count == 1]
+    if single:
+        raise ValueError(
+            f"{len(single)} of {len(counts)} classes have one image, so that none can be held out for evaluation: "
+            f"{some(single)}; add images to them, or make a split to evaluate on"
+        )
 
 
 def class_splits(root: Path) -> tuple[str | None, str | None]:
@@ -181,12 +196,12 @@ def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
 
 
 def _files(folder: Path) -> Iterator[str]:
     """Names of the first files in a folder."""
     with os.scandir(folder) as entries:
         for entry in islice(entries, _LOOKED_AT):
-            if not entry.name.startswith(".") and not entry.is_dir():
+            if not is_hidden(entry.name) and not entry.is_dir():
                 yield entry.name

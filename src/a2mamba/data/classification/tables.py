@@ -1,6 +1,7 @@
 """Images with one class each, listed in a table: root/train.csv with a column of images and one of labels (Kaggle's).
 
-The images lie where the table says, or in a folder under root; their extension may be left out.
+The images lie where the table says, or in a folder under root; their extension may be left out. A table of all images
+may have a column that says which split each is of.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.splits import find_splits
 from a2mamba.data.text import read_text
 
@@ -25,6 +26,7 @@ _LABEL_COLUMNS = (
     *("label_name", "class_id", "label_id", "category_id", "y"),
 )
 _BOX_COLUMNS = frozenset({"xmin", "x_min", "x1", "bbox", "width", "encodedpixels", "segmentation", "rle"})
+_SPLIT_COLUMNS = ("split", "set", "subset", "data_set", "dataset", "partition", "phase")
 _SINGLE = ("labels", "train_labels", "trainlabels", "data", "dataset", "metadata", "annotations")
 """Names of a table of all images, beside those of splits."""
 
@@ -45,24 +47,46 @@ class Table(NamedTuple):
 
 
 def find_tables(root: Path) -> tuple[str | None, str | None]:
-    """The stems of the training and of the evaluation table in root, each None where there is none."""
+    """The names of the training and of the evaluation split in root's tables, each None where there is none.
+
+    They are the tables' own, or values of the split column of a table of all images.
+    """
     stems = {file.stem: file for file in root.glob("*.csv") if _columns(_read(file)[0]) is not None}
     train, val = find_splits(stems)
     if train is None:
         train = next((stem for stem in sorted(stems) if stem.lower() in _SINGLE), None)
+    if train is not None and val is None:
+        header, *rows = _read(stems[train])
+        place = _split_column(header)
+        if place is not None:
+            _, label = _columns(header) or (0, 0)
+            labeled = {row[place] for row in rows if len(row) > max(place, label) and row[label]}
+            inner = find_splits(labeled)
+            return inner if inner[0] is not None else (train, None)
     return train, val
 
 
+def has_table(root: Path, split: str) -> bool:
+    """Whether there is a table of a split, or rows of it in another one."""
+    return _table_of(root, split) is not None
+
+
 def read_table(root: Path, split: str) -> Table:
-    """The images and labels of root/<split>.csv.
+    """The images and labels of root/<split>.csv, or of the rows that a table of all images has of this split.
+
+    A row that occurs twice counts once.
 
     Raises:
-        ValueError: the table is missing, has no columns of images and labels, or none of its images is found.
+        ValueError: the table is missing, has no columns of images and labels, none of its images is found, or an image
+            has two labels.
     """
-    file = root / f"{split}.csv"
-    if not file.is_file():
+    found_table = _table_of(root, split)
+    if found_table is None:
         found = sorted(entry.name for entry in root.glob("*.csv")) if root.is_dir() else []
-        raise ValueError(f"{file} does not exist; {root} holds {some(found) if found else 'no tables'}")
+        raise ValueError(
+            f"{root / f'{split}.csv'} does not exist; {root} holds {some(found) if found else 'no tables'}"
+        )
+    file, wanted = found_table
     header, *rows = _read(file)
     columns = _columns(header)
     if columns is None:
@@ -71,7 +95,11 @@ def read_table(root: Path, split: str) -> Table:
             f"labels (label, class, category, ...)"
         )
     image, label = columns
+    if wanted is not None:
+        rows = [row for row in rows if len(row) > wanted and row[wanted] == split]
     entries = [(row[image], row[label]) for row in rows if len(row) > max(columns) and row[image] and row[label]]
+    entries = list(dict.fromkeys(entries))
+    _refuse_two_labels(file, entries)
     places = _places(root, split)
     found_rows, missing = [], []
     place = next((place for place in places if entries and _find(place, entries[0][0]) is not None), None)
@@ -90,10 +118,40 @@ def read_table(root: Path, split: str) -> Table:
     return Table(file, found_rows, missing)
 
 
+def _refuse_two_labels(file: Path, entries: list[tuple[str, str]]) -> None:
+    labels: dict[str, set[str]] = {}
+    for name, label in entries:
+        labels.setdefault(name, set()).add(label)
+    several = [f"{name} ({', '.join(sorted(found))})" for name, found in labels.items() if len(found) > 1]
+    if several:
+        raise ValueError(
+            f"{len(several)} images of {file} have more than one label: {some(several, 3)}; leave one row "
+            f"for each image, which has one class here"
+        )
+
+
+def _table_of(root: Path, split: str) -> tuple[Path, int | None] | None:
+    """The table of a split, and its column of splits where its rows are of several."""
+    own = root / f"{split}.csv"
+    for file in (own, *sorted(root.glob("*.csv"))):
+        header, *rows = _read(file) if file.is_file() else [[]]
+        place = _split_column(header)
+        if place is not None and _columns(header) and any(len(row) > place and row[place] == split for row in rows):
+            return file, place
+        if file == own and own.is_file():
+            return own, None
+    return None
+
+
+def _split_column(header: list[str]) -> int | None:
+    names = [name.lower() for name in header]
+    return next((names.index(name) for name in _SPLIT_COLUMNS if name in names), None)
+
+
 def _read(file: Path) -> list[list[str]]:
     text = read_text(file)
     first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max(",;\t|", key=first.count)
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
     except csv.Error as error:
@@ -114,7 +172,7 @@ def _columns(header: list[str]) -> tuple[int, int] | None:
 def _places(root: Path, split: str) -> list[Path]:
     """Folders in which the images may be, the likeliest first."""
     likely = [f"{split}_images", split, "images", f"{split}/images", "imgs", "img", "train_images", "train", "test"]
-    others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    others = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     names = [name for name in dict.fromkeys([*likely, *others]) if (root / name).is_dir()]
     return [root, *(root / name for name in names)]
 

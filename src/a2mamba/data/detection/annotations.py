@@ -160,11 +160,15 @@ class AnnotationBuilder:
         self._store = SegmentationStore() if masks else None
         self._ids: list[int] = []
         self._names: list[str] = []
+        self._known: set[str] = set()
         self._sizes: list[tuple[int, int]] = []
         self._table = _Table()
 
     def add_image(self, image_id: int, name: str, height: int, width: int) -> int:
-        """Append an image and return its number, which `add_object` takes."""
+        """Append an image and return its number, which `add_object` takes; a file that comes twice is a problem."""
+        if name in self._known:
+            self.problem("file listed twice", f"{name} is more than one image, each with a part of the objects on it")
+        self._known.add(name)
         self._ids.append(image_id)
         self._names.append(name)
         self._sizes.append((height, width))

@@ -44,6 +44,11 @@ class DetectionData:
     """folder of the evaluation images"""
     val_annotations: str = coco.VAL_ANNOTATIONS
     """annotation file or folder of the evaluation images"""
+    train_subset: str = ""
+    """what the training split is called inside of an annotation file that holds several: a subset of CVAT's, a key of
+    data.yaml that names several places"""
+    val_subset: str = ""
+    """what the evaluation split is called there"""
     holdout: float = 0.0
     """share of the images that are evaluated on and not trained on, where both splits are the same files"""
     masks: bool = True
@@ -123,6 +128,8 @@ def with_detection_source(data: DetectionData, source: DetectionSource, *, holdo
         train_annotations=_below(source.root, train.annotations),
         val_images=_below(source.root, val.images),
         val_annotations=_below(source.root, val.annotations),
+        train_subset=train.subset,
+        val_subset=val.subset,
         masks=data.masks and source.masks,
         holdout=holdout if train == val else 0.0,
     )
@@ -146,9 +153,13 @@ def read_detection_split(
     Raises:
         ValueError: as the format's reader, one line.
     """
-    images, annotations = data.train_paths() if split == "train" else data.val_paths()
+    places = (
+        SplitPlaces(*data.train_paths(), data.train_subset)
+        if split == "train"
+        else SplitPlaces(*data.val_paths(), data.val_subset)
+    )
     found = READERS[data.layout].read(
-        SplitPlaces(images, annotations),
+        places,
         masks=data.masks if masks is None else masks,
         categories=categories,
         problem=None,

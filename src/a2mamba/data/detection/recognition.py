@@ -9,8 +9,12 @@ from a2mamba.data.detection.loading import DetectionData, with_detection_source
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.image_files import images_below, read_header
 from a2mamba.data.recognized import Recognized
+from a2mamba.data.splits import split_role
 
-_PLACES = ("root", "layout", "train_images", "train_annotations", "val_images", "val_annotations", "masks", "holdout")
+_PLACES = (
+    *("root", "layout", "train_images", "train_annotations", "train_subset"),
+    *("val_images", "val_annotations", "val_subset", "masks", "holdout"),
+)
 _HEADERS = 64  # image files whose sizes are looked at
 
 
@@ -26,7 +30,9 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
         return None
     data = with_detection_source(DetectionData(root=str(root)), source)
     splits = list(dict.fromkeys((source.train_split, source.val_split)))
-    notes = [] if source.masks else ["boxes only: no masks are trained"]
+    notes = [*source.notes] if source.masks else [*source.notes, "boxes only: no masks are trained"]
+    if len(splits) == 1 and split_role(splits[0]) == "val":
+        notes.append(f"only {splits[0]} has annotations that are known here; it is trained on, but for a part of it")
     return Recognized(
         task="detection",
         layout=layout,

@@ -5,7 +5,7 @@ have other conventions, which read like that would train something else without 
 
     0 and 255            two classes; so are 0 and 1 in folders like ADE20K's, and any two numbers
     0, 128, 255          levels that are far apart: one class each
-    1, 2, 3              with three names: counted from 1
+    1, 2, 3              counted from 1, unless there is another number of names
     0, 1, 2, ..., 255    nearly all pixels at both ends: two classes with smoothed edges (JPEG, antialiasing)
 
 Each of these is said, and `data.label_values` overrides it.
@@ -24,6 +24,7 @@ from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses
 
 _FAR = 64  # numbers beyond this, with more gaps than labels below them, are levels
 _MOST_LEVELS = 32
+_MOST_UNNAMED = 150  # as many as ADE20K has; who has more has a list of them
 _SMOOTH_EDGES = 0.1  # largest share of pixels between the two ends
 _MOST_COLORS = 40
 
@@ -34,6 +35,12 @@ class Survey(NamedTuple):
     numbers: np.ndarray
     colors: tuple[tuple[int, int, int], ...]
     """gray ones too, unless all are gray"""
+    two_ends: int = 0
+    """files that hold 255 and no other number but 0"""
+    ignoring: int = 0
+    """files that hold 255 beside a number from 1 to 254"""
+    lossy: bool = False
+    """whether they are JPEG files"""
 
     @property
     def values(self) -> list[int]:
@@ -60,7 +67,14 @@ def choose_numbers(
     counted = [value for value in values if value != IGNORE_LABEL]
     count = len(listed.names) if listed else num_classes
     table, note = _special(survey, values, counted, count, counted_from_one=counted_from_one)
+    if table is None or not table.blurred:
+        _refuse_smoothed(survey, counted, count, where)
     if table is None:
+        if counted == [0, 1] and survey.two_ends and not survey.ignoring:
+            raise ValueError(
+                f"{survey.two_ends} masks in {where} hold 0 and 255, others 0 and 1: 255 would be ignored; save all of "
+                f"them with the same numbers"
+            )
         largest = max(counted, default=-1)
         count = count or (largest if counted_from_one else largest + 1)
         if count < 1:
@@ -98,16 +112,48 @@ def _special(
             LabelMap("two-class", (0, 255), (), blurred=True),
             "masks have smoothed edges (JPEG or antialiasing): read as two classes, below and above 128",
         )
-    far = len(counted) > 1 and max(counted) >= (_FAR if len(counted) > 2 else 8) and 2 * len(counted) <= max(counted)
+    few = len(counted) == 2  # without names, 0 and 3 are two classes and not four
+    far = len(counted) > 1 and max(counted) >= (3 if few else _FAR) and 2 * len(counted) <= max(counted) + 1
     # Where the others are far apart, 255 is one of them; with names, their number decides.
     for levels in (counted, values) if count is not None else (values,):
         fits = len(levels) == count if count is not None else len(levels) <= _MOST_LEVELS
-        from_one = count is not None and count > 1 and levels == list(range(1, count + 1)) and not counted_from_one
+        number = len(counted) if count is None else count
+        from_one = number > 1 and counted == list(range(1, number + 1)) and not counted_from_one
+        if from_one and count is None:
+            levels = counted
         if fits and (far or from_one):
             ignored = () if IGNORE_LABEL in levels else (IGNORE_LABEL,)
             said = some(map(str, levels), 8)
             return LabelMap("level", tuple(levels), ignored), f"masks hold {said}: read as {len(levels)} classes"
     return None, ""
+
+
+def _refuse_smoothed(survey: Survey, counted: list[int], count: int | None, where: str) -> None:
+    """ValueError where numbers were changed by JPEG or by resizing, and cannot be told from classes any more."""
+    if survey.lossy:
+        raise ValueError(
+            f"the masks in {where} are JPEG files, which change numbers a little (they hold {len(counted)}): what was "
+            f"which class is lost; export them as PNG"
+        )
+    gaps = len(counted) > _MOST_LEVELS and 2 * len(counted) <= max(counted) + 1
+    if count is None and (gaps or len(counted) > _MOST_UNNAMED):
+        raise ValueError(
+            f"the masks in {where} hold {len(counted)} numbers from {min(counted)} to {max(counted)}: they were "
+            f"smoothed, resized or saved as JPEG, or are photos; export them with one number for each class, or write "
+            f"the names of so many classes to {CLASS_NAMES_FILE}"
+        )
+
+
+def refuse_other_ends(survey: Survey, training: Survey, where: str) -> None:
+    """ValueError where the masks to evaluate on hold 0 and 255, and those of training class indices without 255.
+
+    255 would be ignored, and the metric be that of the background alone.
+    """
+    if survey.values == [0, IGNORE_LABEL] and IGNORE_LABEL not in training.values and not training.colors:
+        raise ValueError(
+            f"the masks in {where} hold 0 and 255, those of training {some(map(str, training.values))}: 255 would be "
+            f"ignored; save all of them with the same numbers"
+        )
 
 
 def _is_smoothed(numbers: np.ndarray) -> bool:
@@ -129,7 +175,8 @@ def choose_colors(
     Raises:
         ValueError: nothing says which color is which class; the message lists the colors.
     """
-    if listed is not None and listed.colors is not None:
+    known = set() if listed is None or listed.colors is None else set(listed.colors)
+    if listed is not None and listed.colors is not None and len(set(survey.colors) - known) <= _MOST_COLORS:
         return list(listed.names), ColorMap(listed.colors), f"colors of {len(listed.names)} classes from {listed.file}"
     found = some((" ".join(map(str, color)) for color in survey.colors), 8)
     if len(survey.colors) > _MOST_COLORS:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import some
+from a2mamba.data.names import is_hidden, some
 from a2mamba.data.text import read_lines
 
-LABEL_EXTENSIONS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
+LOSSY_EXTENSIONS = (".jpg", ".jpeg")
+LABEL_EXTENSIONS = (".png", ".bmp", ".gif", ".tif", ".tiff", *LOSSY_EXTENSIONS)
 """File extensions that label files may have; see `conventions` for what becomes of JPEG's smoothed numbers."""
 
 
@@ -167,13 +168,23 @@ def _require(folder: Path, root: Path, layout: SegmentationLayout) -> None:
         )
 
 
-def list_files(folder: Path, extensions: Iterable[str]) -> list[str]:
-    """Files below a folder, relative to it, with "/" between; hidden files and folders are left out."""
+def list_files(folder: Path, extensions: Iterable[str], *, most: int | None = None) -> list[str]:
+    """Files below a folder, relative to it, with "/" between; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+        extensions: of the files, in lower case; the comparison ignores case.
+        most: end after that many files of any kind; None: look at all.
+    """
     endings = tuple(extensions)
     found = []
+    seen = 0
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         above = Path(place).relative_to(folder).as_posix()
         prefix = "" if above == "." else f"{above}/"
-        found += [prefix + name for name in names if not name.startswith(".") and name.lower().endswith(endings)]
+        found += [prefix + name for name in names if not is_hidden(name) and name.lower().endswith(endings)]
+        seen += len(names)
+        if most is not None and seen >= most:
+            break
     return found

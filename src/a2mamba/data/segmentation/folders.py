@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
+from a2mamba.data.names import is_hidden
 from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout, list_files
 from a2mamba.data.splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, find_splits
 
@@ -166,7 +167,7 @@ def _folders(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        names = sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
     return {name.lower(): name for name in reversed(names)}
 
 
@@ -181,4 +182,4 @@ def _some_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         direct = [e.name for e in islice(entries, _LOOKED_AT) if e.name.lower().endswith(extensions)]
-    return direct or list_files(folder, extensions)[:_LOOKED_AT]
+    return direct or list_files(folder, extensions, most=_LOOKED_AT)[:_LOOKED_AT]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,16 @@ import numpy as np
 
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.segmentation.config import SegmentationData
-from a2mamba.data.segmentation.conventions import Survey, choose_colors, choose_numbers
+from a2mamba.data.segmentation.conventions import Survey, choose_colors, choose_numbers, refuse_other_ends
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.datasets.spec import Palette, distinct_palette
-from a2mamba.data.segmentation.files import SegmentationFiles, SegmentationLayout, SegmentationPair, scan
+from a2mamba.data.segmentation.files import (
+    LOSSY_EXTENSIONS,
+    SegmentationFiles,
+    SegmentationLayout,
+    SegmentationPair,
+    scan,
+)
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.labels import IGNORE_LABEL, AnyLabelMap, LabelMap, pack_colors, read_mask, unpack_colors
 from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses, find_listed_classes
@@ -187,6 +194,7 @@ def _look(data: SegmentationData, listed: ListedClasses | None) -> Convention:
     labels = [pair.label for pair in scan(Path(data.root), layout, split).pairs]
     survey = survey_labels(labels[:: max(1, -(-len(labels) // _SAMPLED))] if listed else labels)
     where = str(layout.folders(Path(data.root), split)[1])
+    _refuse_other_ends(data, layout, split, survey)
     label_map: AnyLabelMap
     if survey.colors:
         names, color_map, note = choose_colors(survey, listed, root=Path(data.root), where=where)
@@ -206,11 +214,33 @@ def _look(data: SegmentationData, listed: ListedClasses | None) -> Convention:
     return Convention(names, label_map, listed.colors if listed else None, note, present)
 
 
+def _refuse_other_ends(data: SegmentationData, layout: SegmentationLayout, split: str, training: Survey) -> None:
+    """Compare some masks to evaluate on with those of training; ValueError where they have other conventions."""
+    other = data.val_split or layout.val_split
+    if data.holdout or other is None or other == split or not layout.has(Path(data.root), other):
+        return
+    labels = [pair.label for pair in scan(Path(data.root), layout, other).pairs]
+    if labels:
+        with suppress(UndecodableImageError):  # who loads them names them
+            some_labels = labels[:: max(1, -(-len(labels) // _SAMPLED))]
+            refuse_other_ends(survey_labels(some_labels), training, str(layout.folders(Path(data.root), other)[1]))
+
+
 class _Seen(NamedTuple):
     """What one label file holds: pixels of each number (256,), or its colors as packed numbers."""
 
     numbers: np.ndarray
     colors: frozenset[int]
+
+    @property
+    def has_255(self) -> bool:
+        """Whether 255 occurs."""
+        return bool(self.numbers[IGNORE_LABEL])
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a number from 1 to 254 occurs."""
+        return bool(self.numbers[1:IGNORE_LABEL].any())
 
 
 def survey_labels(paths: Sequence[str]) -> Survey:
@@ -228,7 +258,8 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
     numbers = np.zeros(256, dtype=np.int64)
     colors: set[int] = set()
     error: UndecodableImageError | None = None
-    numbered = colored = readable = 0
+    numbered = colored = readable = two_ends = ignoring = 0
+    lossy = bool(paths) and all(path.lower().endswith(LOSSY_EXTENSIONS) for path in paths)
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for seen in pool.map(_look_into, paths):
             if isinstance(seen, UndecodableImageError):
@@ -237,12 +268,14 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
             readable += 1
             colored += bool(seen.colors)
             numbered += int(np.count_nonzero(seen.numbers) > 1)
+            two_ends += seen.has_255 and not seen.has_others
+            ignoring += seen.has_255 and seen.has_others
             numbers += seen.numbers
             colors |= seen.colors
     if not readable and error is not None:
         raise error
     if colored <= numbered:  # a few files of another kind are damage; loading names them
-        return Survey(numbers, ())
+        return Survey(numbers, (), two_ends, ignoring, lossy)
     # A file of one gray color, the background's as a rule, was taken for numbers.
     colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
     return Survey(numbers, tuple(unpack_colors(np.array(sorted(colors), dtype=np.int32))))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import timm
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid, check_name, create_model, list_models, load_checkpoint
@@ -22,6 +24,7 @@ from a2mamba.data import (
     split_classes,
     train_loader,
 )
+from a2mamba.data.classification.datasets.imagenet import IMAGENET
 from a2mamba.engine import OptimizerConfig, ScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.tasks.batches import BatchPlan
 from a2mamba.tasks.classification.evaluation import ClassificationEvaluation
@@ -30,6 +33,8 @@ from a2mamba.tasks.classification.prediction import ClassificationPrediction
 from a2mamba.tasks.classification.run import ClassificationRun, ModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.task import DataSize, NetworkInput, Parts, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
+from a2mamba.weights import ReleasedWeights
 
 _IMAGENET_CLASSES, _IMAGENET_IMAGES = 1000, 1_281_167
 _CPU_SAMPLES = 8  # of 224 x 224, in a measured step
@@ -41,26 +46,31 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
     name = "classification"
     run_type = ClassificationRun
     prediction_type = ClassificationPrediction
-    evaluation_options = frozenset({"confusion"})
+    evaluation_options = frozenset({"confusion", "sizes"})
     prediction_options = frozenset({"top"})
-    released_classes = 1000
     images_at_a_time = 16
 
     def networks(self) -> list[str]:
         """Return the names of the backbones."""
         return list_models()
 
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> ClassificationRun:
+    def run_of_network(self, name: str) -> ClassificationRun:
         """Return a run that sees images as timm's record of a backbone says."""
         check_name(name)
         record = timm.get_pretrained_cfg(name)
         assert record is not None, "every backbone is registered"
         return ClassificationRun(
-            model=ModelConfig(name=name, pretrained=pretrained),
+            model=ModelConfig(name=name),
             data=ClassificationData(root="", crop_pct=record.crop_pct, interpolation=record.interpolation),
             optimizer=OptimizerConfig(lr=0.0),
             schedule=ScheduleConfig(epochs=1),
         )
+
+    def run_of_released(self, weights: ReleasedWeights) -> tuple[ClassificationRun, list[str]]:
+        """Return the run of the backbone, and ImageNet's names as timm has them."""
+        assert weights.dataset == IMAGENET.name
+        info = ImageNetInfo()
+        return self.run_of_network(weights.name), [info.index_to_description(i) for i in range(weights.classes)]
 
     def build_model(self, run: ClassificationRun, classes: Sequence[str]) -> Pyramid:
         """Return the backbone of a run with a classifier."""
@@ -195,12 +205,19 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
         return eval_transform(run.data)
 
     def network_input(self, run: ClassificationRun) -> NetworkInput:
-        """Return the size of training, and the run's normalization."""
-        return NetworkInput((run.data.image_size, run.data.image_size), run.data.mean, run.data.std)
+        """Return the size of training, the run's normalization, and how the evaluation transform resizes."""
+        side = run.data.image_size
+        scaled = math.floor(side / run.data.crop_pct)
+        resize = {"center": scaled, "squash": (scaled, scaled)}.get(run.data.crop_mode)
+        return NetworkInput((side, side), run.data.mean, run.data.std, resize, run.data.interpolation)
 
     def channels(self, run: ClassificationRun) -> int:
         """Return the run's channels."""
         return run.data.in_chans
+
+    def view(self, run: ClassificationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the crop that evaluation looks at."""
+        return view_of_batch(self.transform(run)(image)[None].to(device), run.data.mean, run.data.std)
 
     def predict(
         self,

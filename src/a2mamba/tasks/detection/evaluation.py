@@ -46,6 +46,11 @@ class DetectionEvaluation(Evaluation[DetectionRun, DetectionBatch]):
         """Number of images of the last call."""
         return len(self.metric.image_ids)
 
+    def absent_classes(self) -> list[str]:
+        """Return the classes without an object."""
+        shown = set(self.annotations.labels[self.annotations.used].tolist())
+        return [name for label, name in enumerate(self.classes, start=1) if label not in shown]
+
     def class_table(self) -> list[dict[str, Any]]:
         """Return the average precisions of each class in percent; None for what does not occur."""
         table: list[dict[str, Any]] = [{"class": name} for name in self.classes]

@@ -27,7 +27,8 @@ from a2mamba.tasks.detection.losses import DetectionLosses
 from a2mamba.tasks.detection.prediction import DetectionPrediction
 from a2mamba.tasks.detection.run import DetectionRun, DetectorModelConfig
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
-from a2mamba.tasks.task import DataSize, Prepared, Task
+from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
 from a2mamba.visualize import object_color
 
 _COCO_IMAGES, _COCO_CLASSES = 117_266, 80
@@ -48,10 +49,8 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the names of the detectors."""
         return list_detectors()
 
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> DetectionRun:
+    def run_of_network(self, name: str) -> DetectionRun:
         """Return a run that sees images as the paper's protocol does."""
-        if pretrained:
-            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
         return DetectionRun(
             model=DetectorModelConfig(name=name),
             detector=detector_config(name),
@@ -90,7 +89,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
         return replace(
             run,
             model=DetectorModelConfig(name=name),
-            detector=detector_config(name),
+            detector=replace(detector_config(name), output_norms=run.detector.output_norms),
             data=replace(
                 run.data,
                 min_sizes=(64, 96),
@@ -189,9 +188,20 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the conversion to floats: an image -> (3, H, W) in [0, 1]; the detector normalizes and resizes."""
         return _floats
 
+    def network_input(self, run: DetectionRun) -> NetworkInput:
+        """Return the sides that images are resized to, rounded up as batches are padded, and the normalization."""
+        config = run.detector
+        sides = [-(-side // config.size_divisor) * config.size_divisor for side in (config.min_size, config.max_size)]
+        return NetworkInput((sides[0], sides[1]), config.image_mean, config.image_std)
+
     def palette(self, run: DetectionRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the colors in which objects are drawn."""
         return [object_color(label) for label in range(1, len(classes) + 1)]
+
+    def view(self, run: DetectionRun, model: Detector, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the image at the size of the protocol, padded on the right and at the bottom."""
+        batch, _ = model.preprocess([_floats(image).to(device)], None)
+        return view_of_batch(batch.tensors, model.config.image_mean, model.config.image_std)
 
     def predict(
         self,

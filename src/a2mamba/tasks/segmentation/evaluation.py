@@ -40,6 +40,10 @@ class SegmentationEvaluation(Evaluation[SegmentationRun, SegmentationImage]):
         """Number of images of the last call."""
         return self._images
 
+    def absent_classes(self) -> list[str]:
+        """Return the classes without a pixel."""
+        return [name for name, there in zip(self.classes, self.metric.present().tolist(), strict=True) if not there]
+
     def class_table(self) -> list[dict[str, Any]]:
         """Return intersection over union and accuracy of each class, in percent; NaN for one that does not occur."""
         iou, accuracy = (100 * values for values in (self.metric.iou(), self.metric.accuracy()))

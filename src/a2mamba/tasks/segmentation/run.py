@@ -20,6 +20,10 @@ class SegmenterConfig(SystemConfig):
     """another backbone than the network's own"""
     width: int | None = None
     """channels of the decoder; none: those of the system"""
+    stored_size: tuple[int, int] | None = None
+    """height and width in pixels for which the bias of the backbone's global attention is stored; none: the crop's"""
+    output_norms: bool = False
+    """UperNet: normalize the channels of each of the backbone's maps"""
 
     def __post_init__(self) -> None:
         check_segmenter(self.name)
@@ -40,7 +44,7 @@ class SegmentationRun(TrainingRun):
     test: TestMode
     """how images of the held-out split are looked at"""
     decoder_lr_scale: float = 1.0
-    """factor of the learning rate of everything outside the backbone"""
+    """factor of the learning rate of the decoder and the auxiliary head"""
     auxiliary_weight: float = 0.4
     """weight of the auxiliary head's loss; without effect for systems that have none"""
     average: Literal["all", "valid"] = "all"

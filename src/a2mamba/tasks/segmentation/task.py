@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from a2mamba.backbone import LoadReport, weights_of
 from a2mamba.data import (
     SEGMENTATION_DATASETS,
     SegmentationBatch,
@@ -27,13 +29,19 @@ from a2mamba.data import (
 )
 from a2mamba.engine import OptimizerConfig, PolynomialScheduleConfig, build_optimizer, rank, seeded_cpu, world_size
 from a2mamba.segmentation import TEST_MODES, Segmenter, create_segmenter, list_segmenters, predict
-from a2mamba.segmentation.inference import SCALES, find_test_mode
+from a2mamba.segmentation.inference import SCALES, find_test_mode, network_inputs
 from a2mamba.tasks.prediction import PredictionOptions, SourceImage
 from a2mamba.tasks.segmentation.evaluation import SegmentationEvaluation
 from a2mamba.tasks.segmentation.losses import SegmentationLosses
 from a2mamba.tasks.segmentation.prediction import SegmentationPrediction
 from a2mamba.tasks.segmentation.run import SegmentationRun, SegmenterConfig
 from a2mamba.tasks.task import DataSize, NetworkInput, Prepared, Task
+from a2mamba.tasks.view import View, view_of_batch
+from a2mamba.weights import ReleasedWeights
+
+_GLOBAL_BIASES = ("global_attention.bias", "token_mixer.rpb.1")
+"""Ends of names of the global attention's bias (heads, tokens, tokens): ours, and SegMAN's released one."""
+_LAST_STRIDE = 32
 
 _FOLDER = 1_000, 2
 """Images and classes of a folder of one's own, for a dry run without it."""
@@ -53,10 +61,8 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         """Return the names of the segmentation networks."""
         return list_segmenters()
 
-    def run_of_network(self, name: str, *, pretrained: bool = False) -> SegmentationRun:
+    def run_of_network(self, name: str) -> SegmentationRun:
         """Return a run that sees images as SegFormer's or, for UperNet, Swin's protocol does on ADE20K."""
-        if pretrained:
-            raise ValueError(f"no weights of {name} are known to be released; give a file of weights")
         return SegmentationRun(
             model=SegmenterConfig(name=name),
             data=SegmentationData(root=""),
@@ -64,6 +70,18 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             schedule=PolynomialScheduleConfig(iterations=1, interval=1),
             test=TEST_MODES["ade20k_swin" if name.startswith("upernet") else "ade20k"],
         )
+
+    def run_of_released(self, weights: ReleasedWeights) -> tuple[SegmentationRun, list[str]]:
+        """Return a run by the protocol of the weights' data set, and the names of its classes."""
+        dataset = SEGMENTATION_DATASETS[weights.dataset]
+        protocol, run = dataset.protocol, self.run_of_network(weights.name)
+        crop = (protocol.crop, protocol.crop)
+        run = replace(
+            run,
+            data=replace(run.data, layout=dataset.name, crop_size=crop, resize=protocol.resize),
+            test=find_test_mode(weights.test_mode or protocol.test_mode),
+        )
+        return run, list(dataset.classes)
 
     def build_model(self, run: SegmentationRun, classes: Sequence[str]) -> Segmenter:
         """Return the segmentation network of a run."""
@@ -74,11 +92,34 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
                 checkpoint=run.model.checkpoint,
                 backbone_checkpoint=run.model.backbone_checkpoint,
                 pretrained_backbone=run.model.pretrained_backbone,
-                img_size=run.data.crop_size,
+                img_size=run.model.stored_size or run.data.crop_size,
                 **run.model.of_run(),
                 backbone=run.model.backbone,
+                output_norms=run.model.output_norms,
                 width=run.model.width,
             )
+
+    def load_model(
+        self,
+        run: SegmentationRun,
+        weights: Mapping[str, Any],
+        classes: Sequence[str],
+        *,
+        name: str,
+        device: torch.device | str,
+    ) -> tuple[Segmenter, LoadReport]:
+        """Do what `Task.load_model` does; the network keeps the biases of global attention in the size of the file.
+
+        Resized to that of the run's crops, and then to an image's, they would be other than resized once.
+        """
+        bias = next((x for key, x in weights_of(weights).items() if key.endswith(_GLOBAL_BIASES)), None)
+        if bias is not None and bias.dim() > 1:
+            side = round(bias.shape[-1] ** 0.5) * _LAST_STRIDE
+            height, width = run.model.stored_size or run.data.crop_size
+            own = -(-height // _LAST_STRIDE) * -(-width // _LAST_STRIDE)
+            if bias.shape[-1] != own and (side // _LAST_STRIDE) ** 2 == bias.shape[-1]:
+                run = replace(run, model=replace(run.model, stored_size=(side, side)))
+        return super().load_model(run, weights, classes, name=name, device=device)
 
     def count_classes(self, weights: Mapping[str, Tensor]) -> int | None:
         """Return the outputs of the decoder's classifier, by our name or the released one."""
@@ -193,6 +234,11 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
     def palette(self, run: SegmentationRun, classes: Sequence[str]) -> Sequence[tuple[int, int, int]]:
         """Return the data set's colors, or made ones."""
         return segmentation_palette(run.data.layout, len(classes))
+
+    def view(self, run: SegmentationRun, model: nn.Module, image: Image.Image, *, device: torch.device | str) -> View:
+        """Return the whole image at the first size of the test mode, also where that looks through windows."""
+        mean, std = run.data.mean, run.data.std
+        return view_of_batch(next(network_inputs(pil_to_tensor(image).to(device), run.test, mean, std)), mean, std)
 
     def predict(
         self,

@@ -30,6 +30,7 @@ from a2mamba.data.detection.annotations import (
     match_categories,
     refuse_in,
 )
+from a2mamba.data.detection.readers.box_forms import TOP_LEFT, mixed_up
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, locate
 from a2mamba.data.detection.readers.source import (
     DetectionSource,
@@ -212,7 +213,8 @@ def _add_objects(
     seen: set[int] = set()
     # Some tools leave ids out altogether; nothing refers to them.
     without_ids = not any(isinstance(entry, dict) and "id" in entry for entry in entries)
-    as_corners = _Corners()
+    boxes: list[list[float]] = []
+    owners: list[tuple[int, int]] = []
     for place, entry in enumerate(entries):
         if without_ids and isinstance(entry, dict):
             identity: int | None = place + 1
@@ -242,7 +244,8 @@ def _add_objects(
             wrong = entry["area"]
             problem("no valid area", f"annotation {identity} has the area {wrong!r}, expected a finite number")
             continue
-        as_corners.look(box, sizes[image_id])
+        boxes.append(box)
+        owners.append(sizes[image_id])
         builder.add_object(
             numbers[image_id],
             label,
@@ -253,33 +256,9 @@ def _add_objects(
             crowd=bool(entry.get("iscrowd")),
             ignore=bool(entry.get("ignore")),
         )
-    if as_corners.suspected:
-        problem(
-            "boxes as corners",
-            f"{as_corners.outside} of {as_corners.count} boxes [x, y, w, h] reach beyond their images, and all fit as "
-            f"corners [x0, y0, x1, y1]; write widths and heights instead of the second corners",
-        )
-
-
-class _Corners:
-    """Whether boxes are corners that were written where widths and heights belong."""
-
-    def __init__(self) -> None:
-        self.count = self.outside = 0
-        self.fit = True
-
-    def look(self, box: Sequence[float], size: tuple[int, int]) -> None:
-        """Take one box into account."""
-        x, y, w, h = box
-        height, width = size
-        self.count += 1
-        self.outside += x + w > 1.05 * width + 1 or y + h > 1.05 * height + 1
-        self.fit &= x <= w <= width + 1 and y <= h <= height + 1
-
-    @property
-    def suspected(self) -> bool:
-        """Boxes that all are corners and of which many cannot be anything else; boxes at the origin are both."""
-        return self.fit and self.outside >= max(2, 0.1 * self.count)
+    other = mixed_up(boxes, owners, TOP_LEFT)
+    if other is not None:
+        problem("boxes of another form", other)
 
 
 @contextmanager

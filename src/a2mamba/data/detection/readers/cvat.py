@@ -2,9 +2,10 @@
 
     root/annotations.xml                        with root/images/<image>
     root/<split>/annotations.xml                with root/<split>/images/<image>
+    root/annotations.xml, of a project          with root/images/<subset>/<image>: subsets called like splits are splits
 
-Polygons and masks are masks; a set of boxes alone is one of boxes. Lines and points are no objects. A task whose
-images have several subsets is one split here. https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
+Polygons and masks are masks; a set of boxes alone is one of boxes. Lines and points are no objects.
+https://docs.cvat.ai/docs/dataset_management/formats/format-cvat
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ import numpy as np
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
-from a2mamba.data.detection.readers.shapes import Box, area_of_polygons, box_of_corners, box_of_polygons
+from a2mamba.data.detection.readers.shapes import (
+    Box,
+    area_of_polygons,
+    box_of_corners,
+    box_of_polygons,
+    runs_of_part,
+)
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
+from a2mamba.data.splits import split_role
 
 _OTHER = ("polyline", "points", "cuboid", "skeleton")
 _HEAD = 1 << 16
+_TITLE = "CVAT for images 1.1"
 
 
 def find(root: Path) -> DetectionSource | None:
@@ -39,15 +48,19 @@ def find(root: Path) -> DetectionSource | None:
     splits = in_order(splits)
     if not splits:
         return None
-    texts = {name: places.annotations.read_bytes() for name, places in splits.items()}
-    counts = {name: text.count(b"<image ") for name, text in texts.items()}
-    first = next(iter(texts.values()))
-    masks = (b"<polygon " in first or b"<mask " in first) and b"<box " not in first
+    counts = {name: places.annotations.read_bytes().count(b"<image ") for name, places in splits.items()}
+    train, first = next(iter(splits.items()))
     try:
-        classes = _names(parse_xml(next(iter(splits.values())).annotations))
+        content = parse_xml(first.annotations)
     except ValueError:  # reading says it
-        classes = []
-    return DetectionSource("cvat", root, "CVAT for images 1.1", splits, counts, classes, masks, read)
+        return DetectionSource("cvat", root, _TITLE, splits, counts, [], False, read)
+    subsets = _subsets(first, content) if train == "all" else {}
+    if subsets:
+        splits, first = subsets, next(iter(subsets.values()))
+        counts = {name: len(_images(content, name)) for name in subsets}
+    kinds = {shape.tag for image in _images(content, first.subset) for shape in image}
+    masks = bool(kinds & {"polygon", "mask"}) and "box" not in kinds
+    return DetectionSource("cvat", root, _TITLE, splits, counts, _names(content), masks, read)
 
 
 def read(
@@ -59,9 +72,10 @@ def read(
     root = parse_xml(file)
     if root.find("track") is not None:
         raise ValueError(f"{file} holds tracks of a video; export it as CVAT for images 1.1")
-    images = list(root.iter("image"))
+    images = _images(root, places.subset)
     if not images:
-        raise ValueError(f"{file} lists no images; expected CVAT for images 1.1")
+        which = f" of the subset {places.subset}" if places.subset else ""
+        raise ValueError(f"{file} lists no images{which}; expected CVAT for images 1.1")
     located = locate([image.get("name", "") for image in images], places.images, below=places.images)
     records = []
     for image, name in zip(images, located, strict=True):
@@ -87,6 +101,25 @@ CVAT = Reader(
     find=find,
     read=read,
 )
+
+
+def _images(root: Element, subset: str = "") -> list[Element]:
+    """The images of a file, or of one of its subsets."""
+    return [image for image in root.iter("image") if not subset or image.get("subset", "") == subset]
+
+
+def _subsets(places: SplitPlaces, root: Element) -> dict[str, SplitPlaces]:
+    """The subsets of a file as splits, where one of them is called like a training split."""
+    names = dict.fromkeys(image.get("subset", "") for image in root.iter("image"))
+    if "" in names or not any(split_role(name) == "train" for name in names):
+        return {}
+    folders = {name: places.images / name for name in names}
+    return in_order(
+        {
+            name: SplitPlaces(folder if folder.is_dir() else places.images, places.annotations, name)
+            for name, folder in folders.items()
+        }
+    )
 
 
 def _names(root: Element) -> list[str]:
@@ -150,15 +183,10 @@ def _mask(shape: Element, height: int, width: int) -> tuple[Box, float, Any]:
         runs = [int(value) for value in shape.get("rle", "").split(",")]
     except ValueError:
         runs = [-1]
-    inside = 0 <= left <= left + w <= width and 0 <= top <= top + h <= height
-    if not inside or min(runs) < 0 or sum(runs) != w * h:
-        raise ValueError(f"has run lengths that do not fill its {w} x {h} pixels, or lies outside of its image")
-    part = np.repeat(np.arange(len(runs), dtype=np.uint8) & 1, runs).reshape(h, w)
-    whole = np.zeros((height, width), dtype=np.uint8)
-    whole[top : top + h, left : left + w] = part
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], whole.ravel(order="F")))))
-    counts = np.diff(np.concatenate(([0], edges, [whole.size]))).tolist()
-    return (left, top, w, h), float(part.sum()), {"size": [height, width], "counts": counts}
+    if min(runs) < 0 or sum(runs) != w * h:
+        raise ValueError(f"has run lengths that do not fill its {w} x {h} pixels")
+    part = np.repeat(np.arange(len(runs)) & 1, runs).reshape(h, w)
+    return (left, top, w, h), float(part.sum()), runs_of_part(part, left, top, height, width)
 
 
 def _is_cvat(file: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, exif_orientation, read_image
+from a2mamba.data.names import is_hidden
 
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -36,16 +37,18 @@ def images_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name) and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
 
 
 def images_below(folder: Path) -> Iterator[str]:
     """The images in a folder and its folders, as sorted names relative to it, with slashes."""
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         prefix = Path(parent).relative_to(folder).as_posix()
-        found += [name if prefix == "." else f"{prefix}/{name}" for name in names if is_image(name)]
+        found += [
+            name if prefix == "." else f"{prefix}/{name}" for name in names if is_image(name) and not is_hidden(name)
+        ]
     return iter(sorted(found))
 
 
@@ -53,7 +56,7 @@ def folders_of(root: Path) -> list[Path]:
     """The folders right in a folder, sorted; none where it does not exist."""
     if not root.is_dir():
         return []
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> list[str]:

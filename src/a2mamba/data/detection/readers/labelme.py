@@ -4,12 +4,15 @@
     root/<split>/x.json                         with x.jpg beside it
     root/annotations/x.json                     with root/images/x.jpg
 
-Polygons and circles are masks; a set of rectangles alone is one of boxes. Shapes of one label and one `group_id` are
-parts of one object. Lines and points are no objects. https://github.com/wkentaro/labelme
+Polygons, circles and masks (a PNG inside of the file) are masks; a set of rectangles alone is one of boxes. Shapes of
+one label and one `group_id` are parts of one object. Lines and points are no objects. https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -22,11 +25,18 @@ import numpy as np
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
-from a2mamba.data.detection.readers.shapes import area_of_polygons, box_of_polygons
+from a2mamba.data.detection.readers.shapes import (
+    area_of_polygons,
+    box_of_polygons,
+    runs_of_part,
+    union_of_runs,
+)
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
+from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.text import read_text
 
-_OTHER = ("line", "linestrip", "point", "points", "mask")
+_OTHER = ("line", "linestrip", "point", "points")
+_MASKS = frozenset({"polygon", "circle", "mask"})
 _CIRCLE = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 
 
@@ -41,7 +51,7 @@ def find(root: Path) -> DetectionSource | None:
     shapes = [shape for content in contents if content for shape in content["shapes"] if isinstance(shape, dict)]
     shapes = [shape for shape in shapes if shape.get("shape_type") not in _OTHER]
     kinds = {shape.get("shape_type") or "polygon" for shape in shapes}
-    masks = bool(kinds & {"polygon", "circle"}) and "rectangle" not in kinds
+    masks = bool(kinds & _MASKS) and "rectangle" not in kinds
     classes = sorted({str(shape.get("label", "")).strip() for shape in shapes})
     return DetectionSource("labelme", root, "LabelMe's JSON", splits, counts, classes, masks, read)
 
@@ -88,22 +98,21 @@ def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) 
     grouped: dict[tuple[str, int], int] = {}
     for number, shape in enumerate(content["shapes"], start=1):
         try:
-            item = _object(shape, str(file))
+            item = _object(shape, str(file), height, width)
+            group = shape.get("group_id")
+            if type(group) is int and item.segmentation:
+                place = grouped.setdefault((item.name, group), len(objects))
+                if place < len(objects):
+                    objects[place] = _joined(objects[place], item)
+                    continue
         except ValueError as error:
             problem("no valid shape", f"{file}: shape {number} {error}")
             continue
-        group = shape.get("group_id")
-        if type(group) is int and item.segmentation:
-            place = grouped.setdefault((item.name, group), len(objects))
-            if place < len(objects):
-                polygons = [*objects[place].segmentation, *item.segmentation]
-                objects[place] = _outlined(item, polygons)
-                continue
         objects.append(item)
     return ImageRecord(image, height, width, objects)
 
 
-def _object(shape: Any, file: str) -> NamedObject:
+def _object(shape: Any, file: str, height: int, width: int) -> NamedObject:
     """One shape; ValueError, a phrase, says what is wrong with it."""
     if not isinstance(shape, dict):
         raise ValueError(f"is {type(shape).__name__}, expected an object")
@@ -124,7 +133,40 @@ def _object(shape: Any, file: str) -> NamedObject:
         radius = math.dist(flat[:2], flat[2:])
         ring = np.stack((flat[0] + radius * np.cos(_CIRCLE), flat[1] + radius * np.sin(_CIRCLE)), axis=1)
         return _outlined(item, [ring.ravel().tolist()])
+    if kind == "mask" and len(flat) == 4:
+        return _masked(item, shape.get("mask"), flat, height, width)
     raise ValueError(f"is a {kind} of {len(flat) // 2} points, which is not known here")
+
+
+def _masked(item: NamedObject, encoded: Any, corners: list[float], height: int, width: int) -> NamedObject:
+    """A mask: a PNG of the pixels between two corners, both of them inside, in base64."""
+    left, top, right, bottom = (round(value) for value in corners)
+    size = (bottom - top + 1, right - left + 1)
+    try:
+        content = base64.b64decode(encoded if isinstance(encoded, str) else "", validate=True)
+        part = np.asarray(decode_image(io.BytesIO(content), name="mask", mode="L")) > 0
+    except binascii.Error:
+        raise ValueError("has a mask that is not base64") from None
+    except UndecodableImageError as error:
+        raise ValueError(f"has a mask that cannot be decoded: {error.reason}") from None
+    if part.shape != size:
+        raise ValueError(
+            f"has a mask of {part.shape[1]} x {part.shape[0]} pixels, and points for {size[1]} x {size[0]}"
+        )
+    box = (float(left), float(top), float(size[1]), float(size[0]))
+    return item._replace(box=box, area=float(part.sum()), segmentation=runs_of_part(part, left, top, height, width))
+
+
+def _joined(one: NamedObject, two: NamedObject) -> NamedObject:
+    """Two parts of one object."""
+    if isinstance(one.segmentation, list) and isinstance(two.segmentation, list):
+        return _outlined(one, [*one.segmentation, *two.segmentation])
+    if isinstance(one.segmentation, list) or isinstance(two.segmentation, list):
+        raise ValueError(f"is of a group of {one.name!r} with masks and outlines, which are not joined here")
+    x0, y0 = min(one.box[0], two.box[0]), min(one.box[1], two.box[1])
+    x1, y1 = (max(box[place] + box[place + 2] for box in (one.box, two.box)) for place in (0, 1))
+    runs = union_of_runs(one.segmentation, two.segmentation)
+    return one._replace(box=(x0, y0, x1 - x0, y1 - y0), area=float(sum(runs["counts"][1::2])), segmentation=runs)
 
 
 def _outlined(item: NamedObject, polygons: list[list[float]]) -> NamedObject:

@@ -15,10 +15,14 @@ _SAMPLE = 2000
 
 
 class SplitPlaces(NamedTuple):
-    """Where one split lies: the folder of its images, and the file or folder of its annotations."""
+    """Where one split lies: the folder of its images, and the file or folder of its annotations.
+
+    subset: what the split is called inside of a file that holds several.
+    """
 
     images: Path
     annotations: Path
+    subset: str = ""
 
 
 class ReadSplit(Protocol):
@@ -50,6 +54,7 @@ class DetectionSource:
         classes: names, in the order of labels; where one file names them, of all, else of some of the files.
         masks: whether the training annotations hold masks.
         reader: of a split.
+        notes: one phrase each about what is unusual.
     """
 
     layout: str
@@ -60,6 +65,7 @@ class DetectionSource:
     classes: list[str]
     masks: bool
     reader: ReadSplit
+    notes: tuple[str, ...] = ()
 
     @property
     def description(self) -> str:

@@ -17,12 +17,17 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
+from a2mamba.data.detection.readers.box_forms import CORNERS, mixed_up
 from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import box_of_corners
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
 from a2mamba.data.text import read_lines
+
+Corners = tuple[float, float, float, float]
+Stated = list[tuple[Corners, tuple[int, int]]]
+"""Boxes as the files have them, each with height and width of its image."""
 
 _SETS = ("train", "val", "test")
 _PUBLISHED = "The VOC"
@@ -50,8 +55,13 @@ def read(
     if not files:
         raise ValueError(f"{places.annotations} holds no XML files; check the path")
     images = {Path(name).stem: name for name in images_below(places.images)}
-    records = [record for file in files if (record := _record(file, places.images, images, problem)) is not None]
+    stated: Stated = []
+    found = (_record(file, places.images, images, problem, stated) for file in files)
+    records = [record for record in found if record is not None]
     names = sorted({item.name for record in records for item in record.objects})
+    other = mixed_up([box for box, _ in stated], [size for _, size in stated], CORNERS)
+    if other is not None:
+        problem("boxes of another form", other)
     return build_records(places, records, names, masks=False, categories=categories, problem=problem)
 
 
@@ -63,18 +73,18 @@ VOC = Reader(
 )
 
 
-def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> ImageRecord | None:
-    """Read one file; None after a problem that leaves nothing of it."""
+def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem, stated: Stated) -> ImageRecord | None:
+    """Read one file, add its boxes to `stated`; None after a problem that leaves nothing of it."""
     try:
         root = parse_xml(file)
     except ValueError as error:
         problem("unreadable file", str(error))
         return None
-    stated = (root.findtext("filename") or "").strip().replace("\\", "/")
+    named = (root.findtext("filename") or "").strip().replace("\\", "/")
     # The file's own name decides: the name inside is often that of another time or machine.
-    image = images.get(file.stem) or images.get(Path(stated).stem)
+    image = images.get(file.stem) or images.get(Path(named).stem)
     if image is None:
-        problem("missing image", f"{file} is of the image {stated or file.stem!r}, which is not in {folder}")
+        problem("missing image", f"{file} is of the image {named or file.stem!r}, which is not in {folder}")
         return None
     try:
         size = root.find("size")
@@ -88,14 +98,16 @@ def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) 
     objects = []
     for number, item in enumerate(root.iter("object"), start=1):
         try:
-            objects.append(_object(item, f"{file}:", from_one=published))
+            found, corners = _object(item, f"{file}:", from_one=published)
+            objects.append(found)
+            stated.append((corners, (height, width)))
         except ValueError as error:  # noqa: PERF203 - each object has its own message
             problem("no valid object", f"{file}: object {number} {error}")
     return ImageRecord(image, height, width, objects)
 
 
-def _object(item: Element, where: str, *, from_one: bool) -> NamedObject:
-    """One object; ValueError, a phrase, says what is missing."""
+def _object(item: Element, where: str, *, from_one: bool) -> tuple[NamedObject, Corners]:
+    """One object, and its corners as the file has them; ValueError, a phrase, says what is missing."""
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError("has no name")
@@ -105,7 +117,7 @@ def _object(item: Element, where: str, *, from_one: bool) -> NamedObject:
     x0, y0, x1, y1 = (number_of(box, field) for field in ("xmin", "ymin", "xmax", "ymax"))
     shift = 1 if from_one else 0
     x, y, w, h = box_of_corners(x0 - shift, y0 - shift, x1, y1)
-    return NamedObject(name, (x, y, w, h), w * h, where)
+    return NamedObject(name, (x, y, w, h), w * h, where), (x0, y0, x1, y1)
 
 
 # ------------------------------------------------------------------------------------------------------- finding files

@@ -1,0 +1,293 @@
+"""Finding YOLO's images and text files: what data.yaml says, and the arrangements that go without it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a2mamba.data.detection.readers.image_files import folders_of, images_below, is_image
+from a2mamba.data.detection.readers.source import SplitPlaces
+from a2mamba.data.names import is_hidden
+from a2mamba.data.text import read_lines, read_text
+
+_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "predefined_classes.txt")
+_YAML_BYTES = 1 << 20
+_SAMPLE = 50
+_SPLITS = ("train", "val", "valid", "test")
+
+
+class _Config(NamedTuple):
+    """What data.yaml says: names in the order of class numbers, the places of each split, numbers of keypoints."""
+
+    file: Path
+    names: list[str]
+    splits: dict[str, list[str]]
+    base: str
+    points: int
+
+
+def find_splits(root: Path) -> dict[str, SplitPlaces]:
+    """The splits that data.yaml names, or those that folders make; empty where there is no text file of YOLO's."""
+    return _declared_splits(root) or _splits_by_folders(root)
+
+
+def image_names(places: SplitPlaces) -> list[str]:
+    """The images of a split, relative to `places.images`: of its folder, its list, or all that data.yaml names.
+
+    Raises:
+        ValueError: a list or data.yaml that cannot be read, or names what is not there; one line.
+    """
+    if places.subset:
+        config = read_config(places.annotations)
+        names: list[str] = []
+        for value in config.splits.get(places.subset, []):
+            place = _resolve(config, value)
+            if place is None:
+                raise ValueError(f"{config.file}: {places.subset} names {value}, which is not there; correct it")
+            if place.is_file():
+                names += _listed(place, places.images)
+            else:
+                prefix = os.path.relpath(place, places.images).replace(os.sep, "/")
+                names += [f"{prefix}/{name}" for name in images_below(place)]
+        return list(dict.fromkeys(names))
+    if places.annotations.is_file() and _is_list(places.annotations):
+        return _listed(places.annotations, places.images)
+    return list(images_below(places.images))
+
+
+def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
+    """The text file of each image; each folder is listed once."""
+    listed: dict[str, list[tuple[Path, set[str]]]] = {}
+    files = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        if parent not in listed:
+            folders = _label_folders(places, parent)
+            listed[parent] = [(folder, set(os.listdir(folder))) for folder in folders if folder.is_dir()]
+        text = f"{os.path.splitext(base)[0]}.txt"
+        files.append(next((folder / text for folder, found in listed[parent] if text in found), None))
+    return files
+
+
+def some_lines(places: SplitPlaces, names: Sequence[str]) -> list[list[str]]:
+    """The words of each line in the text files of some images."""
+    files = (_label_file(places, name) for name in names[:_SAMPLE])
+    return [line.split() for file in files if file is not None for line in read_lines(file)]
+
+
+def class_names(places: SplitPlaces) -> list[str] | None:
+    """The names of the classes; None where no file has them.
+
+    Raises:
+        ValueError: the file that should have them is damaged; one line.
+    """
+    file = _yaml_of(places)
+    if file is not None:
+        return read_config(file).names
+    file = _own_names(places)
+    return None if file is None else read_lines(file)
+
+
+def keypoint_numbers(places: SplitPlaces) -> int:
+    """How many numbers of keypoints follow each box, as data.yaml says; 0 for sets of boxes and polygons."""
+    file = _yaml_of(places)
+    try:
+        return 0 if file is None else read_config(file).points
+    except ValueError:  # who reads the names says it
+        return 0
+
+
+def expected_label(images: Path) -> str:
+    """Where the text file of an image is looked for, for messages."""
+    return str(Path(*("labels" if part == "images" else part for part in images.parts)) / "<image>.txt")
+
+
+def read_config(file: Path) -> _Config:
+    """What a data.yaml says.
+
+    Raises:
+        ValueError: one line that names the file and the field.
+    """
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file} is not YAML: {str(error).splitlines()[0] if str(error) else 'too deep'}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {type(content).__name__}, expected names, train and val")
+    names = content.get("names")
+    if isinstance(names, dict) and all(type(key) is int and key >= 0 for key in names) and len(names) <= 100_000:
+        last = max(names, default=-1)
+        if last > 100_000:
+            raise ValueError(f"{file}: names has the class number {last}, expected numbers from 0 on without gaps")
+        names = [names.get(number, str(number)) for number in range(last + 1)]
+    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int, float)) for name in names):
+        raise ValueError(f"{file}: names is {type(names).__name__}, expected a list or class numbers with names")
+    splits: dict[str, list[str]] = {}
+    for key in _SPLITS:
+        value = content.get(key)
+        parts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, str) and part]
+        if parts:
+            splits[key] = parts
+    base = content.get("path")
+    shape = content.get("kpt_shape")
+    points = math.prod(shape) if isinstance(shape, list) and all(type(size) is int for size in shape) else 0
+    return _Config(file, [str(name) for name in names], splits, base if isinstance(base, str) else "", points)
+
+
+def _config_file(root: Path) -> Path | None:
+    """The file that names classes and places, sound or not."""
+    for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml")))[:_SAMPLE]:
+        try:
+            lines = read_lines(file) if file.stat().st_size <= _YAML_BYTES else []
+        except (OSError, ValueError):
+            continue
+        if any(line.replace(" ", "").startswith("names:") for line in lines):
+            return file
+    return None
+
+
+def _declared_splits(root: Path) -> dict[str, SplitPlaces]:
+    file = _config_file(root)
+    if file is None:
+        return {}
+    try:
+        config = read_config(file)
+    except ValueError:  # reading says it
+        return {}
+    splits, unlabeled = {}, {}
+    for name, values in config.splits.items():
+        found = [place for place in (_resolve(config, value) for value in values) if place is not None]
+        if len(values) > 1 and found:  # what is not there is told by reading it
+            splits[name] = SplitPlaces(root, file, name)
+        elif not found:
+            unlabeled[name] = SplitPlaces(root / values[0], file)
+        elif found[0].is_file():
+            splits[name] = SplitPlaces(root, found[0])
+        elif _has_labels(SplitPlaces(found[0], file)):
+            splits[name] = SplitPlaces(found[0], file)
+        else:
+            unlabeled[name] = SplitPlaces(found[0], file)
+    if splits and "train" in unlabeled:  # not another one in its place: reading says what is wrong with it
+        splits["train"] = unlabeled["train"]
+    return splits
+
+
+def _resolve(config: _Config, value: str) -> Path | None:
+    """A place that data.yaml names; absolute paths and Roboflow's `../` are those of another machine."""
+    root = config.file.parent
+    parts = [part for part in Path(value).parts if part not in ("..", ".", "/")]
+    candidates = [root / config.base / value, root / value, *(root.joinpath(*parts[i:]) for i in range(len(parts)))]
+    for candidate in candidates:
+        if candidate.is_file() and candidate.suffix == ".txt":
+            return candidate
+        for folder in (candidate, candidate / "images"):
+            if folder.is_dir() and _some_images(folder):
+                return folder
+    return None
+
+
+def _splits_by_folders(root: Path) -> dict[str, SplitPlaces]:
+    splits: dict[str, SplitPlaces] = {}
+    candidates = [
+        *((folder.name, folder) for folder in folders_of(root / "images")),
+        *((folder.name, folder / "images") for folder in folders_of(root)),
+        *((folder.name, folder) for folder in folders_of(root) if folder.name not in ("images", "labels")),
+        ("all", root / "images"),
+        ("all", root),
+    ]
+    for name, folder in candidates:
+        if name not in splits and folder.is_dir() and not (name == "all" and splits):
+            places = SplitPlaces(folder, _names_file(folder, root) or _labels_folder(folder))
+            if _has_labels(places):
+                splits[name] = places
+    return splits
+
+
+def _some_images(folder: Path) -> list[str]:
+    """Some images of a folder, relative to it; of a folder's own before those below it."""
+    with os.scandir(folder) as entries:
+        own = (entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
+        some = list(itertools.islice(own, _SAMPLE))
+    return some or list(itertools.islice(images_below(folder), _SAMPLE))
+
+
+def _listed(file: Path, folder: Path) -> list[str]:
+    return [_relative(str(Path(line)), folder) for line in read_lines(file)]
+
+
+def _relative(name: str, folder: Path) -> str:
+    """A listed path relative to the folder; absolute ones are those of another machine."""
+    path = Path(name)
+    if path.is_absolute() and path.is_relative_to(folder.absolute()):
+        return path.relative_to(folder.absolute()).as_posix()
+    parts = [part for part in path.parts if part not in (".", "/")]
+    ends = [parts[place:] for place in range(len(parts))]
+    return next(("/".join(end) for end in ends if folder.joinpath(*end).is_file()), "/".join(parts))
+
+
+def _is_list(file: Path) -> bool:
+    return file.suffix == ".txt" and file.name not in _NAME_FILES
+
+
+def _labels_folder(images: Path) -> Path:
+    """Where the text files of a folder of images lie: `images` in its path becomes `labels`, else beside them."""
+    parts = list(images.parts)
+    for place in range(len(parts) - 1, -1, -1):
+        if parts[place] == "images":
+            folder = Path(*parts[:place], "labels", *parts[place + 1 :])
+            return folder if folder.is_dir() else images
+    return images
+
+
+def _label_folders(places: SplitPlaces, parent: str) -> list[Path]:
+    """Where the text files of the images in a folder may lie."""
+    images = places.images / parent
+    own = [places.annotations / parent] if places.annotations.is_dir() else []
+    return [*own, _labels_folder(images), images]
+
+
+def _label_file(places: SplitPlaces, name: str) -> Path | None:
+    """The text file of one image, for which no folder is listed."""
+    parent, _, base = name.rpartition("/")
+    files = (folder / f"{os.path.splitext(base)[0]}.txt" for folder in _label_folders(places, parent))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _has_labels(places: SplitPlaces) -> bool:
+    """Whether one of some images has a text file of YOLO's lines."""
+    return any(_is_labels(_label_file(places, name)) for name in _some_images(places.images))
+
+
+def _is_labels(file: Path | None) -> bool:
+    if file is None or file.name in _NAME_FILES:
+        return False
+    try:
+        lines = [line.split() for line in read_lines(file)]
+        return bool(lines) and all(len(line) >= 5 and math.isfinite(sum(map(float, line))) for line in lines)
+    except ValueError:
+        return False
+
+
+def _own_names(places: SplitPlaces) -> Path | None:
+    """The file that names the classes of a split."""
+    if places.annotations.is_dir() or _is_list(places.annotations):
+        return _names_file(places.images, places.annotations.parent)
+    return places.annotations
+
+
+def _yaml_of(places: SplitPlaces) -> Path | None:
+    """The data.yaml of a split, where that is what names its classes."""
+    file = _own_names(places)
+    return file if file is not None and file.suffix in (".yaml", ".yml") else None
+
+
+def _names_file(images: Path, root: Path) -> Path | None:
+    folders = (root, images, images.parent, _labels_folder(images), _labels_folder(images).parent)
+    named = [folder / name for folder in folders for name in _NAME_FILES]
+    return next((file for file in (_config_file(root), *named) if file is not None and file.is_file()), None)
