@@ -90,11 +90,11 @@ def test_bfloat16_is_read_and_written(name: str, operator: Any, inputs: Any) -> 
 @torch.no_grad()
 def test_maps_in_bfloat16_beside_norms_in_float32() -> None:
     """As under autocast, where what convolutions make is rounded."""
-    x, added, gate, *norms = MAP.gated_norm_inputs()
-    maps = x, added.bfloat16(), gate.bfloat16()
-    expected = gated_norm(*(each.float() for each in maps), *norms, backend="reference")
+    x, added, gate, gate_norm, norm, out_norm = MAP.gated_norm_inputs()
+    added, gate = added.bfloat16(), gate.bfloat16()
+    expected = gated_norm(x, added.float(), gate.float(), gate_norm, norm, out_norm, backend="reference")
     for dtype, tolerance in ((None, 2e-6), (torch.bfloat16, 4e-3)):
-        found = gated_norm(*maps, *norms, dtype=dtype, backend="numba")
+        found = gated_norm(x, added, gate, gate_norm, norm, out_norm, dtype=dtype, backend="numba")
         assert found.dtype == (dtype or torch.float32)
         assert relative_error(found, expected) < tolerance
 
@@ -308,9 +308,9 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
         (nn.ReLU(), "got ReLU"),
     ):
         assert reason in str(readout.explain_gated_norm(*maps[:3], gate_norm, *maps[4:])[1].reason)
-    folded = [*maps[:3], nn.Identity(), *maps[4:]]
-    expected = gated_norm(*folded, backend="reference")
-    assert relative_error(gated_norm(*folded, backend="numba"), expected) < 2e-6
+    x, added, gate, _, norm, last = maps
+    expected = gated_norm(x, added, gate, nn.Identity(), norm, last, backend="reference")
+    assert relative_error(gated_norm(x, added, gate, nn.Identity(), norm, last, backend="numba"), expected) < 2e-6
     assert objection(nn.BatchNorm2d(channels)) == (
         "the norms must be LayerNorms with weight and bias, got ['ChannelNorm', 'BatchNorm2d']"
     )

@@ -38,19 +38,18 @@ def test_backends_agree_with_reference(case: positional.Case) -> None:
 @torch.no_grad()
 def test_bfloat16(case: positional.Case) -> None:
     """Of everything; then, as under autocast, of the branch and of the norm alone."""
-    x, branch, *modules = case.inputs(torch.bfloat16)
-    found = positional_norm(x, branch, *modules, backend="numba")
-    expected = positional_norm(
-        *(None if each is None else each.double() for each in (x, branch)),
-        *(module.double() for module in modules),
-        backend="reference",
-    )
+    x, branch, skip, pos, norm = case.inputs(torch.bfloat16)
+    found = positional_norm(x, branch, skip, pos, norm, backend="numba")
+    exact = None if branch is None else branch.double()
+    expected = positional_norm(x.double(), exact, skip.double(), pos.double(), norm.double(), backend="reference")
     assert {each.dtype for each in found} == {torch.bfloat16}
     assert close(found, expected, 4e-3)
-    x, branch, *modules = case.inputs(torch.float32)
+    x, branch, skip, pos, norm = case.inputs(torch.float32)
+    branch = None if branch is None else branch.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = positional_norm(x, None if branch is None else branch.bfloat16(), *modules, backend="numba")
-    expected = positional_norm(x, None if branch is None else branch.bfloat16().float(), *modules, backend="reference")
+        found = positional_norm(x, branch, skip, pos, norm, backend="numba")
+    exact = None if branch is None else branch.float()
+    expected = positional_norm(x, exact, skip, pos, norm, backend="reference")
     assert [each.dtype for each in found] == [torch.float32, torch.bfloat16]
     assert not x.numel() or relative_error(found[0], expected[0]) < 2e-6
     assert close(found, expected, 4e-3)
@@ -60,9 +59,9 @@ def test_bfloat16(case: positional.Case) -> None:
 @torch.no_grad()
 def test_threads_and_the_order_of_memory_do_not_change_a_bit() -> None:
     expected = positional_norm(*CASE.inputs(), backend="numba")
-    x, branch, *modules = CASE.inputs()
+    x, branch, skip, pos, norm = CASE.inputs()
     assert branch is not None
-    found = positional_norm(x.contiguous(), branch.transpose(2, 3).contiguous().transpose(2, 3), *modules)
+    found = positional_norm(x.contiguous(), branch.transpose(2, 3).contiguous().transpose(2, 3), skip, pos, norm)
     assert all(map(torch.equal, found, expected))
     threads = torch.get_num_threads()
     try:

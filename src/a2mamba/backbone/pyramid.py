@@ -182,7 +182,9 @@ class Stage(nn.Module):
         """(B, C_in, H, W) -> (B, C, H', W')."""
         x = self.downsample(x)
         # Under autocast, what all blocks add to keeps the dtype of the weights.
-        x = x.to(torch.promote_types(x.dtype, self.blocks[0].norm1.weight.dtype))
+        first = self.blocks[0]
+        assert isinstance(first, Block)
+        x = x.to(torch.promote_types(x.dtype, first.norm1.weight.dtype))
         dtype = torch.promote_types(x.dtype, torch.float32)
         rope = rope_table(x.shape[2], x.shape[3], self.head_dim, x.device, dtype)
         if may_chunk(self, x, x.shape[1], MAX_CHUNK_ELEMENTS):

@@ -161,12 +161,17 @@ def load_half_splat(b: Builder, address: Value) -> Value:
 
 
 @lru_cache(maxsize=1)
+def _host_features() -> dict[str, bool]:
+    """Return what this processor has; asking it takes longer than a small kernel, most of all in a virtual machine."""
+    return dict(get_host_cpu_features())
+
+
 def has_pair_products() -> bool:
     """Whether this processor multiplies pairs of bfloat16 (AVX512-BF16), and Numba compiles for it as it is."""
     settings: Any = numba_config  # read from the environment: its names are not in the module's text
     if settings.CPU_NAME or settings.CPU_FEATURES:
         return False
-    features = get_host_cpu_features()
+    features = _host_features()
     return bool(features.get("avx512bf16") and features.get("avx512vl"))
 
 

@@ -6,11 +6,12 @@ the first run. There is no gradient here: training calls the modules.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.feed_forward.torch_impl import with_residual
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -34,13 +35,7 @@ def positional_norm(
         return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
     # All float32; float32 beside what convolutions make under autocast; or all bfloat16.
     kind = 2 if x.dtype == torch.bfloat16 else int(normal_dtype == torch.bfloat16)
-    weight, bias, scale, shift = (each.to(torch.float32) for each in parameters(pos, norm))
-    affine = [each.to(torch.float32)[None] for each in skip.parameters()] or [
-        bias.new_ones(1, channels),
-        bias.new_zeros(1, channels),
-    ]
-    tables = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None], scale[None], shift[None], *affine))
-    constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
+    tables, constants = _tables(skip, pos, norm), _constants(channels, norm.eps)
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
     # Three rows that the convolution sees, and the one that it makes.
@@ -52,6 +47,28 @@ def positional_norm(
         numbers += [0] * 4 if each is None else [each.data_ptr(), *(each.element_size() * s for s in each.stride()[:3])]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+
+
+def _tables(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
+    """Return (14, C): nine taps and a bias, weight and bias of the norm, weight and bias of the shortcut."""
+    weight, *vectors = (each.to(torch.float32) for each in parameters(pos, norm))
+    channels = len(weight)
+    vectors += [each.to(torch.float32) for each in skip.parameters()] or _identity(channels)
+    tables = torch.cat((weight.reshape(channels, 9).T, torch.stack(vectors)))
+    tables[4] += 1  # the residual
+    return tables
+
+
+@lru_cache(maxsize=64)
+def _identity(channels: int) -> list[Tensor]:
+    """Return weight and bias of a shortcut without an affine."""
+    return [make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros)]
+
+
+@lru_cache(maxsize=64)
+def _constants(channels: int, eps: float) -> Tensor:
+    """Return what a norm multiplies sums by, and what it adds to variances."""
+    return torch.tensor([1 / channels, eps], dtype=torch.float32, device="cpu")
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
