@@ -17,6 +17,7 @@ import torch
 
 import a2mamba
 from a2mamba.export.web import check_page, find_runtime, runtime, write_page
+from cli.helpers import in_process
 
 
 @pytest.fixture
@@ -156,4 +157,19 @@ def test_mistakes_come_before_the_work(cache: Path, files: Path, tmp_path: Path)
     predictor = a2mamba.load(tmp_path / "c.pth", name="a2mamba_test", device="cpu")
     with pytest.raises(OSError, match="cannot download"):
         predictor.export_page(tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_words_of_the_command(cache: Path, files: Path, tmp_path: Path) -> None:
+    torch.save(a2mamba.create_model("a2mamba_test", num_classes=2).state_dict(), tmp_path / "c.pth")
+    (files / runtime.FILES[0]).unlink()
+    web = ("--name", "a2mamba_test", "--runtime", files, "--format", "web")
+    for words in (
+        ("--checkpoint", tmp_path / "c.pth", *web, tmp_path / "page"),
+        (tmp_path / "c.pth", *web, "--out", tmp_path / "page"),
+    ):
+        in_process("export", *words).refused("does not have ort.wasm.min.mjs")
+    in_process("export", tmp_path / "c.pth", *web, "a", "b").refused("'a b': expected one CHECKPOINT, and one place")
+    in_process("export", tmp_path / "c.pth", *web, "--pixels").refused("leave --output and --pixels out")
+    in_process("export", tmp_path / "c.pth", "--runtime", files).refused("--runtime is for --format web")
     assert not (tmp_path / "page").exists()

@@ -175,15 +175,6 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         trigger_mode="always_last",
         preprocess=False,
     )
-    explained = {
-        "fn": answers.explain,
-        "inputs": [network, image, column, row],
-        "outputs": [view, maps],
-        "show_progress_on": [maps],
-        "concurrency_id": _ONE_AT_A_TIME,
-        "preprocess": False,
-    }
-    explain.click(**explained, api_name=f"explain_{words.verb}")
     clicked = view.select(
         answers.point,
         [network, image],
@@ -192,7 +183,17 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
         show_progress="hidden",
         preprocess=False,
     )
-    clicked.success(**explained, api_visibility="private")
+    for asked, name in ((explain.click, f"explain_{words.verb}"), (clicked.success, None)):
+        asked(
+            answers.explain,
+            [network, image, column, row],
+            [view, maps],
+            api_name=name,
+            api_visibility="private" if name is None else "public",
+            show_progress_on=[maps],
+            concurrency_id=_ONE_AT_A_TIME,
+            preprocess=False,
+        )
 
 
 def _refusal(text: str) -> gr.Error:

@@ -208,7 +208,9 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
         """Return the size of training, the run's normalization, and how the evaluation transform resizes."""
         side = run.data.image_size
         scaled = math.floor(side / run.data.crop_pct)
-        resize = {"center": scaled, "squash": (scaled, scaled)}.get(run.data.crop_mode)
+        resize: int | tuple[int, int] | None = (scaled, scaled) if run.data.crop_mode == "squash" else scaled
+        if run.data.crop_mode == "border":
+            resize = None
         return NetworkInput((side, side), run.data.mean, run.data.std, resize, run.data.interpolation)
 
     def channels(self, run: ClassificationRun) -> int:
