@@ -26,6 +26,9 @@ PYTHON = ("python", "py")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:export |\$ )?(?:\.venv/bin/)?(?:a2mamba|python|pip|make|torchrun)\b")
 
 NOT_RUN = {
+    "a2mamba serve": "goes on until it is stopped; tests/serve starts it",
+    "http.server": "goes on until it is stopped; tests/export shows the page in Chromium",
+    "onnxruntime-web-1.30.0.tgz": "a file that the reader has fetched",
     "pip install": "changes the environment that the tests run in",
     "make ": "CI runs these targets, or they install and clean",
     "torchrun": "needs several GPUs; tests/engine/test_distributed.py runs processes under torchrun",
