@@ -26,6 +26,9 @@ PYTHON = ("python", "py")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:export |\$ )?(?:\.venv/bin/)?(?:a2mamba|python|pip|make|torchrun)\b")
 
 NOT_RUN = {
+    "a2mamba serve": "goes on until it is stopped; tests/serve starts it",
+    "http.server": "goes on until it is stopped; tests/export shows the page in Chromium",
+    "onnxruntime-web-1.30.0.tgz": "a file that the reader has fetched",
     "pip install": "changes the environment that the tests run in",
     "make ": "CI runs these targets, or they install and clean",
     "torchrun": "needs several GPUs; tests/engine/test_distributed.py runs processes under torchrun",
@@ -37,6 +40,9 @@ NOT_RUN = {
     "--pretrained cityscapes": "downloads from Google Drive; tests/weights plays the server",
     'pretrained="cityscapes"': "downloads from Google Drive; tests/weights plays the server",
     "segman_s_ade20k.pth": "a file that the reader has downloaded",
+    "--checkpoint segman_t.pth photos": "a file that the reader has; tests/cli/test_explain.py runs the command",
+    "export segman_t.pth": "files that the reader has; tests/export writes every format",
+    "--images photos --pretrained": "downloads the weights of timm's models",
     "hub push": "needs an account; tests/hub plays the server",
     "model.backbone._backbone": "the small run has another network; tests run examples/transformers_upernet.py",
     "about = json.load(open(sys.argv[1]": "a script with arguments: tests/cli/test_export.py runs it without PyTorch",
