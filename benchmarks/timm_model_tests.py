@@ -61,7 +61,8 @@ class OurModels:
     """(test with its model, the error's last line)"""
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        kept, dropped = [], []
+        kept: list[pytest.Item] = []
+        dropped: list[pytest.Item] = []
         for item in items:
             (kept if self._is_ours(item) else dropped).append(item)
         config.hook.pytest_deselected(items=dropped)
