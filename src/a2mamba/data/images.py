@@ -23,7 +23,7 @@ IMAGE_EXTENSIONS = (
     *(".tif", ".tiff", ".webp"),
 )
 """File extensions, in lower case, that count as images; the comparison ignores case. The content decides on decoding:
-a HEIC file without pillow-heif, say, is refused by name instead of being left out."""
+a HEIC file without pi-heif, say, is refused by name instead of being left out."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "HEIF")
 """Pillow's names of the formats that are decoded: of GIF and TIFF the first frame, AVIF and HEIF where Pillow can."""
@@ -64,7 +64,7 @@ _OTHER_FORMATS = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the image itself (run: git lfs pull)"),
     (128, b"DICM", "a DICOM file"),
 )
-_INSTALL_HEIF = 'reading it needs pillow-heif; install it with: pip install "a2mamba[heif]"'
+_INSTALL_HEIF = 'reading it needs pi-heif; install it with: pip install "a2mamba[heif]"'
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 _log = logging.getLogger("a2mamba.data")
@@ -199,9 +199,9 @@ def read_image(
 def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow has a decoder for; asking for another one is a KeyError."""
     try:
-        import pillow_heif  # type: ignore[import-not-found,unused-ignore]  # optional, for iPhones' images
+        import pi_heif  # optional, for iPhones' images
 
-        pillow_heif.register_heif_opener()
+        pi_heif.register_heif_opener()
     except ImportError:
         pass
     Image.init()
@@ -250,9 +250,7 @@ def _reason(error: Exception, source: BinaryIO) -> str:
 
 def _kind(start: bytes) -> str:
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
-        return (
-            "a damaged HEIC file" if "HEIF" in _formats() else f"a HEIC file, which needs pillow-heif; {_INSTALL_HEIF}"
-        )
+        return "a damaged HEIC file" if "HEIF" in _formats() else f"a HEIC file, which needs pi-heif; {_INSTALL_HEIF}"
     if start[4:12] in (b"ftypavif", b"ftypavis"):
         return "an AVIF file, which this Pillow cannot decode (pip install --upgrade pillow)"
     for offset, magic, what in _OTHER_FORMATS:
