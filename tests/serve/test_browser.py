@@ -48,9 +48,9 @@ def test_a_bundled_image_and_a_click(browser: Browser, page: Page, name: str, tm
     tab = open_tab(browser, page, name)
     choose_example(tab, 4)
     answered(tab, "160 x 128 pixels")
-    tab.wait(f"!!{PANEL}.querySelector('.a2-point img')")
+    tab.wait(f"{PANEL}.querySelector('.a2-point img')?.naturalWidth === 448")
     tab.run(f"{PANEL}.querySelector('.a2-point img').id = 'here'")
-    tab.click("#here", (0.25, 0.5))
+    tab.click("#here", (0.4, 0.5))
     tab.wait(f"{PANEL}.innerText.includes('stage 4, global')")
     column, row = tab.run(f"[...{PANEL}.querySelectorAll('input[type=number]')].map(e => Number(e.value))")
     assert column > 0

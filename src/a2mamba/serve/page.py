@@ -98,7 +98,10 @@ class _Answers:
         """Return column and row, in the image as the network sees it, of a place that was clicked."""
         if file is None:
             raise _refusal("choose an image first")
-        return point_in_view(*self._open(network, file), event.index)
+        match event.index:
+            case [int() | float() as x, int() | float() as y]:
+                return point_in_view(*self._open(network, file), (int(x), int(y)))
+        raise _refusal("click a point of the image itself")
 
     def _open(self, network: str, file: Upload) -> tuple[Predictor, Image.Image]:
         if network not in self.networks:
