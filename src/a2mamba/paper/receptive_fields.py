@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,6 +27,7 @@ NETWORKS = {"A2Mamba-T": "a2mamba_tiny", "ConvNeXt-T": "convnext_tiny", "Swin-T"
 """Name in the paper -> in this package or in timm."""
 
 _SIDE = 224
+_CLASSES = 1000  # of the released weights
 _CROPS = 4  # of each photograph
 
 
@@ -79,7 +81,8 @@ def fig_5(
     """
     task = TASKS["classification"]
     ours = NETWORKS["A2Mamba-T"]
-    run = task.run_of_network(ours, pretrained=pretrained)
+    run: Any = task.run_of_network(ours)
+    run = replace(run, model=replace(run.model, pretrained=pretrained))
     transform = task.transform(run)
     photos = [decode_image(file) for file in files] if files else list(_crops())
     images = [transform(photo).to(device) for photo in photos]
@@ -87,7 +90,7 @@ def fig_5(
     for name, network in NETWORKS.items():
         progress(f"receptive field of {name}")
         if network == ours:
-            model = task.build_model(run, [str(i) for i in range(task.released_classes)]).eval()
+            model = task.build_model(run, [str(i) for i in range(_CLASSES)]).eval()
             features = last_map(model.to(device))
         else:
             model = timm_features(
