@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -80,7 +81,7 @@ def fig_5(
     """
     task = TASKS["classification"]
     ours = NETWORKS["A2Mamba-T"]
-    run = task.run_of_network(ours)
+    run: Any = task.run_of_network(ours)
     run = replace(run, model=replace(run.model, pretrained=pretrained))
     transform = task.transform(run)
     photos = [decode_image(file) for file in files] if files else list(_crops())
