@@ -96,7 +96,7 @@ def _gated_norm_triton_why_not(
         return missing
     from a2mamba.ops.readout import triton_impl
 
-    objection = triton_impl.gated_norm_why_not(x, added, gate, norm, out_norm)
+    objection = triton_impl.gated_norm_why_not(x, added, gate, gate_norm, norm, out_norm)
     return objection or comparison.gated_norm_triton(x.device)
 
 

@@ -42,7 +42,7 @@ def _unfit_read_out(
 
 
 def gated_norm_why_not(
-    x: Tensor, added: Tensor, gate: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm
+    x: Tensor, added: Tensor, gate: Tensor, gate_norm: nn.Module, norm: nn.LayerNorm, out_norm: nn.LayerNorm
 ) -> str | None:
     """Return why these kernels cannot run the arguments of ``operator.gated_norm``, or None; the norms are checked."""
     return watched(x) or _unfit_gated_norm(x, added, gate, norm.weight, norm.bias, out_norm.weight, out_norm.bias)
