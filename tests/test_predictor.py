@@ -17,10 +17,10 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 import a2mamba
-from a2mamba import predictor as predictor_module
 from a2mamba.data import load_image, write_demo
 from a2mamba.engine import Hook, Trainer
-from a2mamba.predictor import Predictions, Predictor, UnreadableImagesError, find_images, load
+from a2mamba.predictor import Predictions, Predictor, UnreadableImagesError, find_images, load, sources
+from a2mamba.predictor import predictor as predictor_module
 from a2mamba.recipes import RECIPES, read_checkpoint, train
 from a2mamba.tasks import (
     TASKS,
@@ -141,6 +141,14 @@ def test_every_form_of_an_image_is_the_same_image(task: str, files: dict[str, Pa
     assert len(predictor.predict(batch)) == 2
 
 
+def test_what_a_machine_left_in_a_folder_is_no_image(photos: list[Path], tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "__MACOSX/a.png", "more/b.png", ".cache/b.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(photos[0].read_bytes())
+    assert find_images(tmp_path) == [tmp_path / "a.png", tmp_path / "more" / "b.png"]
+
+
 def test_folders_and_globs(files: dict[str, Path], photos: list[Path]) -> None:
     root = photos[0].parent
     assert find_images(root) == [photos[0], photos[1], photos[2]]
@@ -196,14 +204,14 @@ def test_images_are_let_go_of_after_their_batch(
 ) -> None:
     """However many images: at most a batch of them is there, and predictions that are kept do not hold theirs."""
     alive: list[weakref.ref[Image.Image]] = []
-    decode = predictor_module.decode_image
+    decode = sources.decode_image
 
     def watched(path: Path, **options: Any) -> Image.Image:
         image = decode(path, **options)
         alive.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predictor_module, "decode_image", watched)
+    monkeypatch.setattr(sources, "decode_image", watched)
     predictor = load(files["classification"])
     kept, most = [], 0
     for prediction in predictor.stream(photos * 4, batch_size=3):

@@ -1,39 +1,30 @@
-"""From a file of weights to predictions, whatever the task.
-
-    predictor = a2mamba.load("best.pt")
-    predictor.predict("photos").save("out")
-
-Images are streamed: none is held for longer than its batch.
-"""
+"""A network with everything that it needs to look at images."""
 
 from __future__ import annotations
 
-import glob
-import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from a2mamba.backbone import read_file, weights_of
-from a2mamba.data import IMAGE_EXTENSIONS, UndecodableImageError, decode_image
-from a2mamba.data.images import MAX_PIXELS, image_mode, upright
+from a2mamba.data import UndecodableImageError
+from a2mamba.data.images import MAX_PIXELS, image_mode
 from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
-from a2mamba.export import SUFFIXES, TOLERANCE, Exported, OutputName, export_model, open_exported, read_sidecar, web
-from a2mamba.files import replace_text
-from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder, upload_folder, write_folder
-from a2mamba.recipes import describe, parse_run, read_checkpoint
+from a2mamba.export import TOLERANCE, Exported, OutputName, export_model, web
+from a2mamba.hub import HUB_PREFIX, upload_folder, write_folder
+from a2mamba.predictor.loading import is_exported, load_network
+from a2mamba.predictor.predictions import Predictions, UnreadableImagesError
+from a2mamba.predictor.sources import ImageLike, image_sources
+from a2mamba.recipes import describe
 from a2mamba.tasks import (
-    TASKS,
     AnyRun,
     NetworkInput,
     Prediction,
@@ -42,79 +33,7 @@ from a2mamba.tasks import (
     View,
     refuse_options,
     task_of,
-    task_of_network,
 )
-from a2mamba.weights import fetch_weights, find_weights
-
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-"""A file, folder or glob; an image; uint8 (H, W, C) or (H, W); uint8 (C, H, W)"""
-
-_SHOWN = 8  # drawings that a notebook shows of a list
-
-
-class UnreadableImagesError(ValueError):
-    """Some images could not be read; all others were predicted.
-
-    Args:
-        failures: one error for each, which names it.
-        asked: number of images that were asked about.
-
-    Attributes:
-        predictions: those of the others, where `Predictor.predict` made a list of them.
-    """
-
-    def __init__(self, failures: Sequence[UndecodableImageError], asked: int) -> None:
-        each = "; ".join(f"{error.path}: {error.reason}" for error in failures)
-        several = f"{len(failures)} of {asked} images cannot be decoded: {each}; replace or remove the files"
-        super().__init__(str(failures[0]) if len(failures) == 1 else several)
-        self.failures = list(failures)
-        self.predictions: Predictions | None = None
-
-
-class Predictions(list[Prediction]):
-    """Predictions in the order of their images.
-
-    Args:
-        predictions: of one predictor.
-        describe: makes of their entries what predictions.json holds.
-    """
-
-    def __init__(
-        self, predictions: Iterable[Prediction], describe: Callable[[list[dict[str, Any]]], dict[str, Any]]
-    ) -> None:
-        super().__init__(predictions)
-        self._describe = describe
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return model, weights and predictions as plain types."""
-        return self._describe([prediction.to_dict() for prediction in self])
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the drawings of all and predictions.json, which names them; return that file."""
-        return save_index(folder, self._describe([prediction.save(folder) for prediction in self]))
-
-    def _repr_png_(self) -> bytes | None:
-        """Let notebooks show the first drawings, one below the other."""
-        if not self:
-            return None
-        drawings = [prediction.drawing().convert("RGB") for prediction in self[:_SHOWN]]
-        canvas = Image.new(
-            "RGB", (max(each.width for each in drawings), sum(each.height for each in drawings)), "white"
-        )
-        top = 0
-        for drawing in drawings:
-            canvas.paste(drawing, (0, top))
-            top += drawing.height
-        buffer = io.BytesIO()
-        canvas.save(buffer, format="PNG")
-        return buffer.getvalue()
-
-
-def save_index(folder: Path | str, content: dict[str, Any]) -> Path:
-    """Write predictions.json into a folder, whole or not at all."""
-    path = Path(folder) / "predictions.json"
-    replace_text(path, json.dumps(content, indent=2))
-    return path
 
 
 class Predictor:
@@ -234,7 +153,7 @@ class Predictor:
         failures: list[UndecodableImageError] = []
         batch: list[SourceImage] = []
         asked = 0
-        for source in self._sources(images, max_pixels):
+        for source in image_sources(images, mode=self.mode, max_pixels=max_pixels):
             asked += 1
             try:
                 source.load()
@@ -282,7 +201,7 @@ class Predictor:
         trained = self.network_input
         height, width = size = trained.size if size is None else size
         compared = []
-        for source in self._sources(images, MAX_PIXELS):
+        for source in image_sources(images, mode=self.mode, max_pixels=MAX_PIXELS):
             image = source.load().resize((width, height), Image.Resampling.BILINEAR)
             compared.append(np.asarray(image).reshape(height, width, -1))
         return export_model(
@@ -355,7 +274,7 @@ class Predictor:
             UndecodableImageError: it cannot be read.
             ValueError: not one image.
         """
-        sources = list(self._sources(image, max_pixels))
+        sources = list(image_sources(image, mode=self.mode, max_pixels=max_pixels))
         if len(sources) != 1:
             raise ValueError(f"{len(sources)} images: expected one")
         return self._task.view(self.run, self.model, sources[0].load(), device=self.device)
@@ -411,14 +330,6 @@ class Predictor:
         for image in batch:
             image.release()
 
-    def _sources(self, images: ImageLike | Iterable[ImageLike], max_pixels: int) -> Iterator[SourceImage]:
-        for number, image in enumerate(_each(images)):
-            if isinstance(image, Path):
-                read = partial(decode_image, image, mode=self.mode, max_pixels=max_pixels)
-                yield SourceImage(str(image), number, read)
-            else:
-                yield SourceImage(f"image-{number}", number, partial(_converted, image, self.mode))
-
     def __repr__(self) -> str:
         return f"Predictor({self.run.model.name}, {self.task}, {len(self.classes)} classes, {self.device})"
 
@@ -459,145 +370,20 @@ def load(
         WeightsUnavailableError: released weights cannot be downloaded.
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
-    place, path = choose_device(device), _place(source)
-    if path.is_dir() and not is_saved_folder(path):
-        raise ValueError(f"{source} is a folder; give a checkpoint file, such as checkpoints/best.pt in a run's folder")
-    released = name is None and not path.exists() and str(source) in _networks()
-    if pretrained is not None and not released:
-        raise ValueError(
-            f"pretrained={pretrained!r} is for the name of a network, and {source} is none: a2mamba models"
-        )
-    if released:
-        found = _released(str(source), pretrained, place)
-    elif path.suffix in SUFFIXES:
-        if name is not None or device not in ("auto", "cpu") or precision != "float32":
-            raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
-        place, found = "cpu", _exported(path)
-    else:
-        if name is not None:
-            task_of_network(name)  # says which one is nearest
-        found = _stored(path, name, place)
+    if is_exported(Path(source)) and (name is not None or device not in ("auto", "cpu") or precision != "float32"):
+        raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+    found = load_network(source, name=name, pretrained=pretrained, device=choose_device(device))
     return Predictor(
         found.model,
         found.run,
         _names(classes, found.classes),
-        device=place,
+        device=found.device,
         report=found.report,
         precision=precision,
         options=options,
         best=found.best,
         recipe=found.recipe,
     )
-
-
-def _networks() -> list[str]:
-    return [network for task in TASKS.values() for network in task.networks()]
-
-
-def _place(source: str | Path) -> Path:
-    """Where a source is on this machine."""
-    word = str(source)
-    return download_folder(word.removeprefix(HUB_PREFIX)) if word.startswith(HUB_PREFIX) else Path(source)
-
-
-class _Loaded(NamedTuple):
-    model: nn.Module
-    run: AnyRun
-    classes: list[str]
-    report: str
-    best: Mapping[str, Any] | None = None
-    recipe: str | None = None
-
-
-def _released(name: str, dataset: str | None, device: str) -> _Loaded:
-    """A network with the weights that were released of it."""
-    weights = find_weights(name, dataset)
-    task = task_of_network(name)
-    run, classes = task.run_of_released(weights)
-    path = fetch_weights(weights)
-    model, report = task.load_model(run, read_file(path), classes, name=str(path), device=device)
-    return _Loaded(model, run, classes, f"{report}; released for {weights.dataset}, {weights.license}")
-
-
-def _exported(path: Path) -> _Loaded:
-    """The file itself in the network's place."""
-    sidecar = read_sidecar(path)
-    trained = parse_run(sidecar.run, str(path.with_suffix(".json")))
-    return _Loaded(open_exported(path, sidecar), trained.run, trained.classes, f"{sidecar.format} file", sidecar.best)
-
-
-def _stored(path: Path, name: str | None, device: str) -> _Loaded:
-    """The network in a file, which says what it is, or has to be of this name."""
-    content, trained = read_folder(path) if path.is_dir() else read_checkpoint(path)
-    if trained is not None:
-        run, classes = trained.run, trained.classes
-        if name not in (None, run.model.name):
-            raise ValueError(
-                f"{path} holds {run.model.name}, not {name}; leave the name out, or use: a2mamba predict "
-                f"{run.model.name} ..."
-            )
-        task = task_of(run)
-    elif name is None:
-        raise ValueError(f"{path} does not say which network it holds; give its name, one of: a2mamba models")
-    else:
-        task = task_of_network(name)
-        run, count = task.run_of_network(name), task.count_classes(weights_of(content))
-        if count is None:
-            raise ValueError(f"{path} has no classifier of a network for {task.name}; train one on it first")
-        classes = _numbers(count)
-    model, report = task.load_model(run, content, classes, name=str(path), device=device)
-    best, recipe = (None, None) if trained is None else (content.get("best"), trained.recipe or None)
-    return _Loaded(model, run, classes, str(report), best, recipe)
-
-
-def find_images(word: str | Path) -> list[Path]:
-    """Return the image files that a word means: a file, the images in a folder and below, or a glob.
-
-    Raises:
-        ValueError: a folder without images, or a glob that nothing matches.
-    """
-    path = Path(word)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file())
-        if not files:
-            raise ValueError(f"folder {path} has no images; expected files that end in {', '.join(IMAGE_EXTENSIONS)}")
-        return files
-    if not path.exists() and glob.has_magic(str(word)):
-        files = [Path(file) for file in sorted(glob.glob(str(word), recursive=True)) if Path(file).is_file()]
-        if not files:
-            raise ValueError(f"no file matches {word}")
-        return files
-    return [path]
-
-
-def _each(images: ImageLike | Iterable[ImageLike]) -> Iterator[Path | Image.Image | np.ndarray | Tensor]:
-    """Single images of whatever was given."""
-    if isinstance(images, str | Path):
-        yield from find_images(images)
-    elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray | Tensor) and images.ndim <= 3):
-        yield images
-    else:
-        for image in images:
-            yield from _each(image)
-
-
-def _converted(image: Image.Image | np.ndarray | Tensor, mode: str) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        if image.dtype not in (np.uint8, torch.uint8) or image.ndim not in (2, 3) or 0 in image.shape:
-            raise ValueError(
-                f"an image of {image.dtype} {tuple(image.shape)}: expected uint8, arrays (height, width, channels), "
-                f"tensors (channels, height, width)"
-            )
-        pixels = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.ndim == 3 else image
-        values = np.asarray(pixels)
-        image = Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
-    if image.mode[0] in "IF":
-        raise ValueError(f"an image of mode {image.mode}: expected 8 bits a channel; convert it")
-    return upright(image).convert(mode)
-
-
-def _numbers(count: int) -> list[str]:
-    return [f"class {i}" for i in range(count)]
 
 
 def _names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]:
