@@ -308,7 +308,7 @@ def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_create_model_names_mistakes() -> None:
     with pytest.raises(ValueError, match="did you mean 'a2mamba_nano'"):
         create("a2mamba_nan")
-    with pytest.raises(ValueError, match="did you mean 'drop_path_rate'"):
+    with pytest.raises(TypeError, match="did you mean 'drop_path_rate'"):
         make("a2mamba_test", drop_path=0.1)
     with pytest.raises(ValueError, match="exclude each other"):
         create("a2mamba_test", pretrained=True, checkpoint="x.pth")

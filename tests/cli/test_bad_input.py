@@ -159,6 +159,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown option": (("train", "digits", "--epochs", "3"), ("--epochs",)),
     "stray word": (("models", "all"), ("all",)),
     "no such file to save": (("hub", "save", "nothing.pt", "folder"), ("nothing.pt",)),
+    "no such file to serve": (("serve", "nothing.pt"), ("nothing.pt",)),
+    "no such file to explain": (
+        ("explain", "--checkpoint", "nothing.pt", "{bad}/good.png", "--out", "out"),
+        ("nothing.pt",),
+    ),
     "stray word, weights": (("weights", "all"), ("all",)),
     "missing option": (("eval", "digits"), ("--checkpoint",)),
     "option without a value": (("eval", "digits", "--checkpoint"), ("--checkpoint",)),

@@ -163,6 +163,6 @@ def test_the_file_predicts_as_the_network(written: Written) -> None:
 
 
 def test_a_missing_package_is_named(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("a2mamba.export.format.find_spec", lambda name: None)
     words = ("export", written.checkpoint, "--name", "a2mamba_test", "--size", "32", "32", "--out", tmp_path / "x.onnx")
     in_process(*words).refused('pip install "a2mamba[export]"')
