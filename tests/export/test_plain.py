@@ -85,6 +85,12 @@ def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(  # coremltools of itself
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
 def test_core_ml_is_converted(tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     exported = export_model(classifier(), tmp_path / "x.mlpackage", size=(64, 64), mean=MEAN, std=STD)
