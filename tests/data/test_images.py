@@ -239,6 +239,8 @@ def test_limits_of_size(tmp_path: Path) -> None:
 def test_every_extension_that_counts_is_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     kind = {".jfif": "JPEG", ".pgm": "PPM"}.get(suffix)
+    if suffix == ".avif" and "AVIF" not in images._formats():
+        pytest.skip("this Pillow has no AVIF")
     Image.new("L", (16, 12), 128).save(path, format=kind)
     assert suffix in IMAGE_EXTENSIONS
     assert abs(int(np.asarray(decode_image(path))[5, 5, 0]) - 128) < 4
