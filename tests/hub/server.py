@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import running
 
 COMMIT = "0" * 40
 
@@ -96,14 +96,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-@contextmanager
-def serving() -> Iterator[Hub]:
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def serving() -> AbstractContextManager[Hub]:
+    """Run the server."""
+    return running(Hub())

@@ -1,0 +1,24 @@
+"""A server of this machine, up while a test asks it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import HTTPServer
+from typing import TypeVar
+
+ServerT = TypeVar("ServerT", bound=HTTPServer)
+
+
+@contextmanager
+def running(server: ServerT) -> Iterator[ServerT]:
+    """Answer in a thread until the block is left."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
