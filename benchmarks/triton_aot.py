@@ -29,10 +29,11 @@ from triton.compiler import ASTSource
 
 from a2mamba.ops.channel_norm import triton_impl as channel_norm
 from a2mamba.ops.depthwise import triton_impl as depthwise
-from a2mamba.ops.neighborhood import triton_impl as neighborhood
+from a2mamba.ops.neighborhood import triton_launches as neighborhood
 from a2mamba.ops.readout import triton_impl as readout
 from a2mamba.ops.rotary import triton_impl as rotary
 from a2mamba.ops.selective_scan import triton_impl as selective_scan
+from a2mamba.ops.triton_launch import Launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -80,7 +81,7 @@ class Attention:
     def __str__(self) -> str:
         return f"{self.size}x{self.size} d={self.width} K={self.window} r={self.dilation} {NAMES[self.dtype]}"
 
-    def launches(self) -> Iterator[neighborhood.Launch]:
+    def launches(self) -> Iterator[Launch]:
         """Yield every launch of forward, second application and backward."""
         # As the layers cut them: q, k, v and half of the heads, from one projection in channels-last memory.
         shape = (self.batch, self.size, self.size, 3, 2 * self.heads, self.width)
@@ -89,12 +90,18 @@ class Attention:
         out = v.new_empty(self.batch, self.size, self.size, self.heads, self.width).permute(0, 3, 1, 2, 4)
         row = out.new_empty(out.shape[:4], dtype=torch.float32)
         bias = row.new_empty(self.heads, 2 * self.window - 1, 2 * self.window - 1)
-        settings = (q, k, v, bias, (self.window,) * 2, (self.dilation,) * 2, self.width**-0.5)
-        yield neighborhood.forward_launch(out, row, *settings, again=False)
-        yield neighborhood.forward_launch(out, row, *settings, again=True)
-        yield from neighborhood.backward_launches((out, out, out), row, out, out, row, *settings)
-        for deterministic in (False, True):
-            yield neighborhood.bias_launch(row, out, row, *settings, deterministic=deterministic)
+        windows, dilations, scale = (self.window,) * 2, (self.dilation,) * 2, self.width**-0.5
+        queries, keys = (
+            neighborhood.map_tiling(q, v, windows, dilations, of_keys=of_keys) for of_keys in (False, True)
+        )
+        matrix, of_keys = (neighborhood.empty_matrix(q, tiling) for tiling in (queries, keys))
+        yield neighborhood.matrix_launch(matrix, q, bias, windows, queries, of_keys=False)
+        yield neighborhood.matrix_launch(of_keys, q, bias, windows, keys, of_keys=True)
+        for again in (False, True):
+            yield neighborhood.forward_launch(out, row, q, k, v, matrix, scale, queries, again=again)
+        yield neighborhood.backward_q_launch(out, row, out, out, row, q, k, v, matrix, scale, queries)
+        yield neighborhood.backward_kv_launch((out, out), row, out, row, q, k, v, of_keys, scale, keys)
+        yield from neighborhood.bias_launches(bias, row, out, row, q, k, v, matrix, windows, scale, queries)
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Maps:
     def __str__(self) -> str:
         return f"maps {self.batch}x{self.size}x{self.size} {self.heads}x{self.width} {NAMES[self.dtype]}"
 
-    def launches(self) -> Iterator[neighborhood.Launch]:
+    def launches(self) -> Iterator[Launch]:
         """Yield every launch: norms, rotations, convolutions, readout."""
         channels = self.heads * self.width
         wide = torch.empty((self.batch, self.size, self.size, 3 * channels), dtype=self.dtype, device="meta")
@@ -208,7 +215,7 @@ def attention_cases() -> list[Attention]:
     return cases
 
 
-def compile_launch(launch: neighborhood.Launch, case: Attention | Scan | Maps, name: str) -> Usage:
+def compile_launch(launch: Launch, case: Attention | Scan | Maps, name: str) -> Usage:
     """Compile one launch for the target of this name and read what it takes."""
     kernel, _, arguments = launch
     target = TARGETS[name]
@@ -227,11 +234,8 @@ def compile_launch(launch: neighborhood.Launch, case: Attention | Scan | Maps, n
         registers, spills = read_ptx(compiled.asm["ptx"])
     else:
         registers, spills = read_amdgcn(compiled.asm["amdgcn"])
-    # The module says which operator a kernel is of, where its name does not.
     label = kernel.__name__.removesuffix("_kernel")
-    if isinstance(case, Maps):
-        label = f"{kernel.fn.__module__.split('.')[-2]} {label}"
-    for flag in ("AGAIN", "DETERMINISTIC", "AGGREGATE", "REVERSE", "KEEP", "RESIDUAL"):
+    for flag in ("AGAIN", "OF_KEYS", "AGGREGATE", "REVERSE", "KEEP", "RESIDUAL"):
         label += f" {flag.lower()}" if arguments.get(flag) else ""
     return Usage(label, str(case), name, options["num_warps"], registers, spills, compiled.metadata.shared)
 

@@ -17,10 +17,11 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "triton_aot.py"
 
 KERNELS = {
-    *("forward", "forward again", "backward_q", "backward_kv", "backward_bias", "backward_bias deterministic"),
-    *("forward aggregate", "carry", "carry reverse", "backward", "backward aggregate"),
-    *("channel_norm forward", "channel_norm forward keep", "channel_norm backward", "rotary forward"),
-    *("depthwise forward", "depthwise forward residual", "readout read_out", "readout gated_norm"),
+    *("attention_matrix", "attention_matrix of_keys", "attention", "attention again"),
+    *("attention_backward_q", "attention_backward_kv", "attention_backward_matrix", "attention_backward_bias"),
+    *("scan aggregate", "scan", "scan_carry", "scan_carry reverse", "scan_backward", "scan_backward aggregate"),
+    *("channel_norm", "channel_norm keep", "channel_norm_backward", "rotate"),
+    *("depthwise", "depthwise residual", "read_out", "gated_norm"),
 }
 
 

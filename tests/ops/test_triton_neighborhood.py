@@ -96,7 +96,7 @@ def differentiate(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     return [out.detach(), *torch.autograd.grad(out, tensors, weights)]
 
 
-def run_case(case: Case, deterministic: bool) -> dict[str, float]:
+def run_case(case: Case) -> dict[str, float]:
     """Return the errors of output and gradients, first application and second."""
     from a2mamba.ops.neighborhood import triton_impl
 
@@ -108,17 +108,13 @@ def run_case(case: Case, deterministic: bool) -> dict[str, float]:
     arguments_exact: Any = (*exact, *absent, *settings)
     assert triton_impl.why_not(*arguments) is None
     expected = differentiate(reference.neighborhood_attention(*arguments_exact), exact)
-    torch.use_deterministic_algorithms(deterministic)
-    try:
-        with mock.patch.object(torch, "empty", poisoned_empty):
-            out, lse = triton_impl.run_with_lse(*arguments)
-            again_arguments: Any = (*leaves, *absent, lse, *settings)
-            again = triton_impl.apply_again(*again_arguments)
-            found = differentiate(out, leaves) + differentiate(again, leaves)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    with mock.patch.object(torch, "empty", poisoned_empty):
+        out, memory = triton_impl.run_with_memory(*arguments)
+        again_arguments: Any = (*leaves, *absent, memory, *settings)
+        again = triton_impl.apply_again(*again_arguments)
+        found = differentiate(out, leaves) + differentiate(again, leaves)
     assert out.dtype == tensors["v"].dtype
-    assert not lse.requires_grad
+    assert not memory.lse.requires_grad
     assert out.permute(0, 2, 3, 1, 4).is_contiguous()
     names = [f"{call} {name}" for call in ("first", "again") for name in ("out", *tensors)]
     return {name: error(*pair) for name, *pair in zip(names, found, expected * 2, strict=True)}
@@ -132,12 +128,7 @@ def judge(errors: dict[str, float], limit: float) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_and_gradients(case: Case, interpreted: Callable[..., Any]) -> None:
-    judge(interpreted(run_case, case, False), LIMITS[case.dtype])
-
-
-@pytest.mark.parametrize("case", [CASES[4]], ids=str)
-def test_deterministic_bias_gradient(case: Case, interpreted: Callable[..., Any]) -> None:
-    judge(interpreted(run_case, case, True), LIMITS[case.dtype])
+    judge(interpreted(run_case, case), LIMITS[case.dtype])
 
 
 def run_twice_applied() -> dict[str, float]:
@@ -151,8 +142,8 @@ def run_twice_applied() -> dict[str, float]:
         leaves = [t.detach().to(dtype).requires_grad_() for t in tensors.values()]
         q, k, v, bias, values = leaves
         if dtype == torch.float32:
-            out, lse = triton_impl.run_with_lse(q, k, v, bias, *settings)
-            second = triton_impl.apply_again(q, k, values + out, bias, lse, *settings)
+            out, memory = triton_impl.run_with_memory(q, k, v, bias, *settings)
+            second = triton_impl.apply_again(q, k, values + out, bias, memory, *settings)
         else:
             weights = reference.attention_map(q, k, bias, *settings)
             out = reference.apply_map(weights, v, *settings[:2])
@@ -167,10 +158,10 @@ def test_one_map_applied_twice_has_the_gradients_of_a_stored_map(interpreted: Ca
 
 def run_many_images() -> dict[str, float]:
     """Return the errors where a program sums the bias gradient over several tiles and images."""
-    from a2mamba.ops.neighborhood import triton_impl
+    from a2mamba.ops.neighborhood import triton_launches
 
-    with mock.patch.object(triton_impl, "BIAS_PROGRAMS", 1), mock.patch.object(triton_impl, "ITEMS", 5):
-        return run_case(Case(size=(17, 18), window=(3, 3), dilation=(1, 2), batch=2), False)
+    with mock.patch.object(triton_launches, "BIAS_PROGRAMS", 1), mock.patch.object(triton_launches, "ITEMS", 5):
+        return run_case(Case(size=(17, 18), window=(3, 3), dilation=(1, 2), batch=2))
 
 
 def test_bias_gradient_summed_over_tiles_and_images(interpreted: Callable[..., Any]) -> None:

@@ -61,7 +61,7 @@ def forward_launch(
         "KEEP": keep,
         **block,
     }
-    return kernels.forward_kernel, (triton.cdiv(rows, block["ROWS"]),), arguments
+    return kernels.channel_norm_kernel, (triton.cdiv(rows, block["ROWS"]),), arguments
 
 
 def backward_launch(grad_x: Tensor, grad: Tensor, x: Tensor, weight: Tensor, means: Tensor, scales: Tensor) -> Launch:
@@ -86,7 +86,7 @@ def backward_launch(grad_x: Tensor, grad: Tensor, x: Tensor, weight: Tensor, mea
         "x_p": position_stride(x),
         **block,
     }
-    return kernels.backward_kernel, (programs,), arguments
+    return kernels.channel_norm_backward_kernel, (programs,), arguments
 
 
 def _normalize(

@@ -15,7 +15,7 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["rows"])
-def forward_kernel(
+def channel_norm_kernel(
     x, weight, bias, out, means, scales, rows, x_p, eps,
     C: tl.constexpr, C_PAD: tl.constexpr, ROWS: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
@@ -38,7 +38,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "rows_per_program"])
-def backward_kernel(
+def channel_norm_backward_kernel(
     grad, x, weight, means, scales, grad_x, grad_weight, grad_bias, rows, rows_per_program, grad_p, x_p,
     C: tl.constexpr, C_PAD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip

@@ -64,7 +64,7 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
         "RESIDUAL": residual,
         "num_warps": block // 8,
     }
-    return kernels.forward_kernel, (batch * tiles_y * tiles_x * blocks,), arguments
+    return kernels.depthwise_kernel, (batch * tiles_y * tiles_x * blocks,), arguments
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool) -> Tensor:

@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["height", "width", "tiles_y", "tiles_x", "blocks"])
-def forward_kernel(
+def depthwise_kernel(
     x, weight, bias, out, height, width, tiles_y, tiles_x, blocks, x_p,
     C: tl.constexpr, BLOCK_C: tl.constexpr, K: tl.constexpr, T_Y: tl.constexpr, T_X: tl.constexpr,
     RESIDUAL: tl.constexpr,

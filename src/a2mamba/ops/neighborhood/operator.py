@@ -136,7 +136,7 @@ def _triton_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Te
     from a2mamba.ops.neighborhood import triton_impl
 
     if memory is None:
-        return triton_impl.run_with_lse(*arguments)
+        return triton_impl.run_with_memory(*arguments)
     q, k, v, bias, *settings = arguments
     return triton_impl.apply_again(q, k, v, bias, memory, *settings), memory
 

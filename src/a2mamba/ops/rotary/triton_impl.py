@@ -50,7 +50,7 @@ def forward_launch(out: Tensor, x: Tensor, table: Tensor) -> Launch:
         "ROWS": ELEMENTS // padded,
         "num_warps": 4,
     }
-    return kernels.forward_kernel, (triton.cdiv(rows, ELEMENTS // padded),), arguments
+    return kernels.rotate_kernel, (triton.cdiv(rows, ELEMENTS // padded),), arguments
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

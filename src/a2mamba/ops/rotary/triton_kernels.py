@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["rows", "positions"])
-def forward_kernel(
+def rotate_kernel(
     x, table, out, rows, positions, x_p, C: tl.constexpr, C_PAD: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr
 ):
     """Fill out (rows, C) from x, ``x_p`` from position to position, and table (positions, D), cosine before sine."""

@@ -149,7 +149,7 @@ def _chunked(kernel: Any, arguments: dict[str, Any], device: torch.device, *, re
     }
     return [
         (kernel, grid, dict(arguments, products=products, lasts=lasts, AGGREGATE=True, HAS_CARRY=False)),
-        (kernels.carry_kernel, (batch * carry_blocks,), carry),
+        (kernels.scan_carry_kernel, (batch * carry_blocks,), carry),
         (kernel, grid, dict(arguments, products=products, lasts=carries, AGGREGATE=False, HAS_CARRY=True)),
     ]
 
@@ -160,7 +160,7 @@ def forward_launches(
     """Launches that fill ``states`` (B, C, L), float32."""
     arguments = _common(u, delta, A, B, delta_bias, delta_softplus, tile=TILE)
     arguments.update(states=states, **_strides("h", states))
-    return _chunked(kernels.forward_kernel, arguments, u.device, reverse=False)
+    return _chunked(kernels.scan_kernel, arguments, u.device, reverse=False)
 
 
 def backward_launches(
@@ -202,7 +202,7 @@ def backward_launches(
         **_strides("gu", grad_u),
         **_strides("gd", grad_delta),
     )
-    return _chunked(kernels.backward_kernel, arguments, u.device, reverse=True)
+    return _chunked(kernels.scan_backward_kernel, arguments, u.device, reverse=True)
 
 
 def _advance(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:

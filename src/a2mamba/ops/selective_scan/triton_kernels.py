@@ -3,8 +3,8 @@
 A program owns BLOCK_C channels of one group and one *chunk* of the sequence, which it walks in tiles of BLOCK_L
 tokens: a tile is scanned in registers, and what the tokens before it carry is added with the running product of the
 decays. Where there is one chunk, that is all. Where there are several, the same kernel first runs with AGGREGATE: it
-stores only a chunk's product and last state; ``carry_kernel`` scans those, and the second run starts every chunk from
-what the chunks before it carry. Everything is float32; the backward recomputes steps and decays from delta.
+stores only a chunk's product and last state; ``scan_carry_kernel`` scans those, and the second run starts every chunk
+from what the chunks before it carry. Everything is float32; the backward recomputes steps and decays from delta.
 
 Products only ever multiply decays, which lie in (0, 1) for negative A: nothing is divided, so nothing overflows.
 """
@@ -53,7 +53,7 @@ def _row(tile, index, row):
 
 
 @triton.jit(do_not_specialize=["length", "chunks", "chunk_length", "groups", "blocks"])
-def forward_kernel(
+def scan_kernel(
     u, delta, a, b, bias, states, products, lasts,
     channels, group_channels, length, chunks, chunk_length, groups, blocks,
     u_b, u_c, u_l, d_b, d_c, d_l, b_b, b_n, b_l, h_b, h_c, h_l,
@@ -111,7 +111,7 @@ def forward_kernel(
 
 
 @triton.jit(do_not_specialize=["chunks", "blocks"])
-def carry_kernel(
+def scan_carry_kernel(
     products, lasts, carries, channels, chunks, blocks,
     BLOCK_L: tl.constexpr, BLOCK_C: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
@@ -139,7 +139,7 @@ def carry_kernel(
 
 
 @triton.jit(do_not_specialize=["length", "chunks", "chunk_length", "groups", "blocks"])
-def backward_kernel(
+def scan_backward_kernel(
     grad, states, u, delta, a, b, bias, grad_u, grad_delta, grad_a, grad_b, grad_bias, products, lasts,
     channels, group_channels, length, chunks, chunk_length, groups, blocks,
     g_b, g_c, g_l, h_b, h_c, h_l, u_b, u_c, u_l, d_b, d_c, d_l, b_b, b_n, b_l,
