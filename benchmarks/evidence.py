@@ -33,6 +33,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -45,7 +46,7 @@ from PIL import Image, ImageDraw
 
 from a2mamba.analysis.throughput import environment
 from a2mamba.data import ClassificationBatch, SegmentationBatch, write_demo
-from a2mamba.engine import Hook, Trainer
+from a2mamba.engine import Hook, Interrupted, Trainer
 from a2mamba.files import replace_text
 from a2mamba.recipes import make_run, train
 from a2mamba.recipes.overrides import apply_overrides
@@ -248,7 +249,8 @@ def side_by_side(calls: Sequence[Callable[[], T]], processes: int) -> Iterator[t
 
 def _send(call: Callable[[], Any], sender: Any) -> None:
     torch.set_num_threads(1)
-    sender.send(call())
+    with suppress(Interrupted):  # it was asked to end, and has saved
+        sender.send(call())
 
 
 def batch_folder(training: Training, out: Path) -> Path:
