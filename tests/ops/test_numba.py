@@ -409,6 +409,7 @@ def test_a_second_process_compiles_nothing() -> None:
 import importlib
 from a2mamba.ops.numba_vectors import has_pair_products
 for module in (
+    "depthwise.numba_kernels",
     "feed_forward.numba_kernels",
     "neighborhood.numba_kernels",
     "neighborhood.numba_kernels_backward",
@@ -425,7 +426,7 @@ for module in (
 """
     for _ in range(2):
         found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert len(found.splitlines()) in (9, 10)
+    assert len(found.splitlines()) in (10, 11)
     assert {line.split()[1] for line in found.splitlines()} == {"1"}, found
 
 

@@ -18,6 +18,11 @@ def in_half_precision(x: Tensor) -> bool:
     return x.dtype.itemsize < 4 or _autocast(x)
 
 
+def convolution_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that a convolution of ``x`` runs in: its own, or that of autocast."""
+    return torch.get_autocast_dtype(x.device.type) if _autocast(x) else x.dtype
+
+
 def _autocast(x: Tensor) -> bool:
     """Whether autocast is on where ``x`` is."""
     # torch.amp.is_autocast_available would say of which devices this can be asked, but torch 2.11 cannot trace it.
