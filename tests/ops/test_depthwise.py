@@ -55,25 +55,29 @@ def test_memory_order_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> Non
 
 
 @needs_numba
-@pytest.mark.parametrize("half", [True, False], ids=["autocast", "float32"])
-def test_a_layer_trains_with_it(half: bool) -> None:
+@pytest.mark.parametrize(
+    ("half", "dtype"),
+    [(True, torch.float32), (True, torch.bfloat16), (False, torch.float32)],
+    ids=["autocast", "inside autocast", "float32"],
+)
+def test_a_layer_trains_with_it(half: bool, dtype: torch.dtype) -> None:
     """Gradients have the dtypes of the leaves, and are no further from the exact ones than PyTorch's own."""
     torch.manual_seed(0)
-    layer, x = DepthwiseConv(16, 5), torch.randn(2, 16, 9, 9, requires_grad=True)
+    layer, x = DepthwiseConv(16, 5), torch.randn(2, 16, 9, 9).to(dtype).requires_grad_()
     leaves = [x, *layer.parameters()]
-    exact = torch.autograd.grad(layer.double()(x.double()).square().sum(), leaves)
-    layer.float()
+    exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
+    exact = torch.autograd.grad(depthwise_conv(*exact_leaves).square().sum(), exact_leaves)  # type: ignore[arg-type]
     with mock.patch.object(numba_threads, "call", wraps=numba_threads.call) as call:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             out = layer(x)
         assert out.dtype == (torch.bfloat16 if half else torch.float32)
         found = torch.autograd.grad(out.float().square().sum(), leaves)
         assert call.call_count == 1
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             layer(x)
         assert call.call_count == 1
-    for each, right in zip(found, exact, strict=True):
-        assert each.dtype == torch.float32
+    for each, right, leaf in zip(found, exact, leaves, strict=True):
+        assert each.dtype == leaf.dtype
         assert relative_error(each, right) < (1e-2 if half else 1e-6)
 
 

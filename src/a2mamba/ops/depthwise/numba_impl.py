@@ -33,8 +33,7 @@ def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     objection = numba_missing(x) or not_plain(x, weight, bias)
     if objection is not None:
         return objection
-    dtype = convolution_dtype(x)
-    if dtype not in (torch.float32, torch.bfloat16) or (dtype == x.dtype and not dtype == weight.dtype == bias.dtype):
+    if convolution_dtype(x, weight, bias) not in (torch.float32, torch.bfloat16):
         return f"it is for convolutions in float32 or bfloat16, got {x.dtype}, {weight.dtype} and {bias.dtype}"
     if x.shape[1] % LANES:
         return f"the channels must be a multiple of {LANES}, got {x.shape[1]}"
@@ -43,7 +42,7 @@ def why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
 
 def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, C, H, W), with a gradient; arguments as in ``operator.depthwise_conv``."""
-    dtype = convolution_dtype(x)
+    dtype = convolution_dtype(x, weight, bias)
     return _Convolution.apply(x.to(dtype), weight.to(dtype), bias.to(dtype))
 
 
