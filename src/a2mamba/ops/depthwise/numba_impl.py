@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, not_plain, numba_missing, untraced
+from a2mamba.ops.numba_arguments import addresses, cast
 from a2mamba.ops.precision import convolution_dtype, without_autocast
 
 ITEM_VECTORS = 4
@@ -76,7 +77,7 @@ def weight_gradients(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_zeros(channels, 1, KERNEL_SIZE, KERNEL_SIZE), x.new_zeros(channels)
     from a2mamba.ops.depthwise import numba_kernels
 
-    x, grad = _channels_innermost(x), _channels_innermost(grad.to(x.dtype))
+    x, grad = _channels_innermost(x), _channels_innermost(cast(grad, x.dtype))
     vectors = min(ITEM_VECTORS, channels // LANES)
     items = batch * -(-channels // (vectors * LANES))
     workers = min(numba_threads.threads(), items)
@@ -85,7 +86,7 @@ def weight_gradients(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     scratch = sums.new_empty(workers, LANES * (vectors * (rows + numba_kernels.SUMS) + 1))
     numbers = [items, height, columns, channels, vectors]
     for each in (x, grad):
-        numbers += [each.data_ptr(), *(each.element_size() * stride for stride in each.stride()[:3])]
+        numbers += addresses(each, 3)
     numbers += [sums.data_ptr(), scratch.data_ptr(), 4 * scratch.stride(0), int(x.dtype == torch.bfloat16)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     # Images are added in their order, however many threads there are.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
+from a2mamba.ops.numba_arguments import addresses, cast
 from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
@@ -42,7 +43,7 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     workers = min(numba_threads.threads(), call.items)
     states = out.new_empty(workers, call.item_channels)
-    others = [*_addresses(out), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
+    others = [*addresses(out, 2), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
     numba_threads.run(numba_kernels.KERNEL, workers, [*call.numbers, *others])
     return out.transpose(1, 2)
 
@@ -74,8 +75,8 @@ def backward(
     scratch = grad.new_empty(workers, vectors * LANES)
     ramp = torch.cat((grad.new_zeros(LANES), grad.new_ones(LANES)))
     others = [
-        *(*_addresses(states), *_addresses(grad)),
-        *(grad_u.data_ptr(), *_addresses(grad_delta)),
+        *(*addresses(states, 2), *addresses(grad, 2)),
+        *(grad_u.data_ptr(), *addresses(grad_delta, 2)),
         *(*call.parameters, ramp.data_ptr(), grads_B.data_ptr(), grads_A.data_ptr(), grads_bias.data_ptr()),
         *(scratch.data_ptr(), 4 * scratch.stride(0), call.u.element_size()),
     ]
@@ -99,16 +100,16 @@ class _Call:
         batch, channels, length = u.shape
         dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
         self.u, self.delta = _tokens(u, dtype), _tokens(delta, dtype)
-        self.A, self.B = (x.detach().to(torch.float32).contiguous() for x in (A, B))
+        self.A, self.B = (cast(x.detach(), torch.float32).contiguous() for x in (A, B))
         bias = self.A.new_zeros(channels) if delta_bias is None else delta_bias
-        self.bias = bias.detach().to(torch.float32).contiguous()
+        self.bias = cast(bias.detach(), torch.float32).contiguous()
         groups = B.shape[1]
         group_channels = channels // groups
         self.item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
         self.items = batch * groups * ((group_channels + self.item_channels - 1) // self.item_channels)
         self.numbers = [
             *(self.items, int(delta_softplus), groups, group_channels, self.item_channels, length),
-            *(*_addresses(self.u), *_addresses(self.delta)),
+            *(*addresses(self.u, 2), *addresses(self.delta, 2)),
         ]
         self.parameters = [self.B.data_ptr(), self.A.data_ptr(), self.bias.data_ptr()]
 
@@ -120,10 +121,5 @@ def _total(parts: Tensor) -> Tensor:
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
-    x = x.detach().to(dtype).transpose(1, 2)
+    x = cast(x.detach(), dtype).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _addresses(x: Tensor) -> list[int]:
-    """Return address and steps in bytes of (B, L, ...)."""
-    return [x.data_ptr(), x.element_size() * x.stride(0), x.element_size() * x.stride(1)]
