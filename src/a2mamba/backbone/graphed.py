@@ -17,16 +17,22 @@ WARM_UP = 2
 """Calls before the recording: compilations, self-tests and workspaces of libraries may not happen in one."""
 
 
-class GraphedModel:
+class GraphedModel(nn.Module):
     """What :func:`cuda_graph` returns: call it as the model."""
 
     def __init__(self, model: nn.Module, most: int) -> None:
+        super().__init__()
         self.model = model
         self.most = most
+        self.training = model.training
         self._graphs: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Any]] = OrderedDict()
 
-    def __call__(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, **options: Hashable) -> Any:
         """Return what the model makes of ``images``, in memory of its own.
+
+        Args:
+            images: on a GPU.
+            options: what else the model's forward takes, such as a segmenter's ``native_resolution``.
 
         Raises:
             ValueError: if the images are not on a GPU, the model is in training mode, or a gradient is wanted.
@@ -38,10 +44,10 @@ class GraphedModel:
         if torch.is_grad_enabled() and images.requires_grad:
             raise ValueError("a CUDA graph has no gradient; call the model itself, or under torch.no_grad()")
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = images.device, images.shape, images.stride(), images.dtype, half
+        key = images.device, images.shape, images.stride(), images.dtype, half, *sorted(options.items())
         with torch.cuda.device(images.device):
             if key not in self._graphs:
-                self._graphs[key] = self._record(images, half)
+                self._graphs[key] = self._record(images, half, options)
                 if len(self._graphs) > self.most:
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
@@ -50,7 +56,9 @@ class GraphedModel:
             graph.replay()
             return _copied(result)
 
-    def _record(self, images: Tensor, half: torch.dtype | None) -> tuple[torch.cuda.CUDAGraph, Tensor, Any]:
+    def _record(
+        self, images: Tensor, half: torch.dtype | None, options: dict[str, Hashable]
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor, Any]:
         """Return a graph, the tensor that it reads, and what it writes."""
         # Casts that the caller's autocast keeps would be gone when the graph reads them again: here it keeps none.
         with (
@@ -62,11 +70,11 @@ class GraphedModel:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
-                    self.model(placed)
+                    self.model(placed, **options)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                result = self.model(placed)
+                result = self.model(placed, **options)
         return graph, placed, result
 
 
