@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import a2mamba
 from a2mamba.predictor import Predictor
-from a2mamba.tasks import PredictionOptions, task_of_network
+from a2mamba.tasks import PredictionOptions, SegmentationPrediction, SourceImage, task_of_network
+from a2mamba.tasks.segmentation import task as segmentation
 
 NETWORKS = ("a2mamba_test", "segman_v2_test", "mask_rcnn_a2mamba_test")
 
@@ -106,6 +109,28 @@ def test_detectors_are_not_recorded() -> None:
     task = task_of_network("mask_rcnn_a2mamba_test")
     with pytest.raises(ValueError, match=r"for classifiers and segmenters.*use compile=True"):
         task.accelerated(detector.model, compile=False, cuda_graph=True)
+
+
+def test_what_is_recorded_of_a_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the graph is the module that would be recorded."""
+    recorded: list[nn.Module] = []
+
+    def cuda_graph(model: nn.Module) -> nn.Module:
+        assert not model.training
+        recorded.append(model)
+        return model
+
+    monkeypatch.setattr(segmentation, "cuda_graph", cuda_graph)
+    eager = predictor("segman_v2_test")
+    image = SourceImage("noise", 0, lambda: Image.fromarray(photos((64, 96))[0]))
+    task = task_of_network("segman_v2_test")
+    maps = []
+    for network in (eager.model, task.accelerated(eager.model, compile=False, cuda_graph=True)):
+        (found,) = task.predict(eager.run, network, [image], eager.classes, options=eager.options, device="cpu")
+        assert isinstance(found, SegmentationPrediction)
+        maps.append(found.class_map)
+    assert len(recorded) == 1
+    assert torch.equal(*maps)
 
 
 def test_exported_files_have_their_own_runtime(tmp_path: Path) -> None:

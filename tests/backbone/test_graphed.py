@@ -54,12 +54,10 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded: list[tuple[int, ...]] = []
         self.replayed: list[tuple[int, ...]] = []
-        self.options: list[Any] = []
 
-    def __call__(self, image: Any, half: torch.dtype | None, options: Any) -> tuple[Any, Any, Any]:
+    def __call__(self, image: Any, half: torch.dtype | None) -> tuple[Any, Any, Any]:
         shape = tuple(image.shape)
         self.recorded.append(shape)
-        self.options.append(options)
         graph = mock.Mock(replay=lambda: self.replayed.append(shape))
         return graph, mock.Mock(), torch.zeros(1)
 
@@ -72,16 +70,6 @@ def test_a_graph_for_every_shape_and_the_oldest_goes(monkeypatch: pytest.MonkeyP
             model(images(side))
     assert recorder.replayed == [(1,), (2,), (1,), (3,), (1,), (2,)]
     assert recorder.recorded == [(1,), (2,), (3,), (2,)]
-
-
-def test_a_graph_for_every_choice_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda _: mock.MagicMock())
-    model, recorder = cuda_graph(nn.Identity().eval()), Recorder()
-    with mock.patch.object(GraphedModel, "_record", side_effect=recorder):
-        for native in (True, False, True):
-            model(images(1), native_resolution=native)
-    assert recorder.options == [{"native_resolution": True}, {"native_resolution": False}]
-    assert not model.training
 
 
 def test_results_are_copies() -> None:

@@ -27,12 +27,8 @@ class GraphedModel(nn.Module):
         self.training = model.training
         self._graphs: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Any]] = OrderedDict()
 
-    def forward(self, images: Tensor, **options: Hashable) -> Any:
+    def forward(self, images: Tensor) -> Any:
         """Return what the model makes of ``images``, in memory of its own.
-
-        Args:
-            images: on a GPU.
-            options: what else the model's forward takes, such as a segmenter's ``native_resolution``.
 
         Raises:
             ValueError: if the images are not on a GPU, the model is in training mode, or a gradient is wanted.
@@ -44,10 +40,10 @@ class GraphedModel(nn.Module):
         if torch.is_grad_enabled() and images.requires_grad:
             raise ValueError("a CUDA graph has no gradient; call the model itself, or under torch.no_grad()")
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = images.device, images.shape, images.stride(), images.dtype, half, *sorted(options.items())
+        key = images.device, images.shape, images.stride(), images.dtype, half
         with torch.cuda.device(images.device):
             if key not in self._graphs:
-                self._graphs[key] = self._record(images, half, options)
+                self._graphs[key] = self._record(images, half)
                 if len(self._graphs) > self.most:
                     self._graphs.popitem(last=False)
             self._graphs.move_to_end(key)
@@ -56,9 +52,7 @@ class GraphedModel(nn.Module):
             graph.replay()
             return _copied(result)
 
-    def _record(
-        self, images: Tensor, half: torch.dtype | None, options: dict[str, Hashable]
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor, Any]:
+    def _record(self, images: Tensor, half: torch.dtype | None) -> tuple[torch.cuda.CUDAGraph, Tensor, Any]:
         """Return a graph, the tensor that it reads, and what it writes."""
         # Casts that the caller's autocast keeps would be gone when the graph reads them again: here it keeps none.
         with (
@@ -70,11 +64,11 @@ class GraphedModel(nn.Module):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
-                    self.model(placed, **options)
+                    self.model(placed)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                result = self.model(placed, **options)
+                result = self.model(placed)
         return graph, placed, result
 
 
