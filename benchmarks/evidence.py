@@ -1,9 +1,10 @@
 """MASS against its own parts at a scale that two CPU cores can train: what each part is worth, whatever it shows.
 
-    OMP_NUM_THREADS=1 python benchmarks/evidence.py --out runs/evidence
+    OMP_NUM_THREADS=1 python benchmarks/evidence.py --out runs/evidence --tasks classification segmentation
+    python benchmarks/evidence.py --out runs/evidence --tasks classification segmentation --device cuda --processes 14
 
-All networks have the size of `a2mamba_test` (four heads; 16, 32, 32, 48 channels) and are trained alike; only the mixer
-differs.
+All networks have the size of `a2mamba_test` (four heads; 16, 32, 32, 48 channels) and are trained alike, in float32;
+only the mixer differs.
 
 Classification, three seeds: which digit is the largest? An image of 96 x 96 has three of the embedded digits, of
 heights around 52, 36 and 24 pixels, among strokes that are none, so that a digit must be read in spite of clutter, at
@@ -13,28 +14,45 @@ images of the held-out part. Chance is 10 %.
 Segmentation, two seeds: SegMAN-V2's decoder, 32 channels wide, on the embedded scenes, from random weights.
 
 The score is that of the averaged model after the last epoch. Writes evidence.json and evidence.md (mean, spread,
-difference to MASS, time) into the folder, after every run; a folder that was left half way is continued.
+difference to MASS, time) into the folder, after every training; a folder that was left half way is continued.
+
+Each training is a process with one thread. Networks of this size leave a GPU waiting for the host: many trainings side
+by side fill it. Then loading is what takes the processor's time, and with `--share-batches` the batches of a seed are
+made once for all variants, by all processes, and kept as files (4.3 GB in all): the same batches as otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import statistics
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from a2mamba.data import write_demo
+from a2mamba.analysis.throughput import environment
+from a2mamba.data import ClassificationBatch, SegmentationBatch, write_demo
+from a2mamba.engine import Hook, Interrupted, Trainer
 from a2mamba.files import replace_text
 from a2mamba.recipes import make_run, train
 from a2mamba.recipes.overrides import apply_overrides
-from a2mamba.tasks import ClassificationRun, SegmentationRun
+from a2mamba.tasks import ClassificationRun, SegmentationRun, task_of
+
+T = TypeVar("T")
 
 VARIANTS = {
     "MASS": "ablation_mass_test",
@@ -52,50 +70,115 @@ HEIGHTS = ((46, 58), (32, 40), (20, 28))
 """Pixels, from and to, of the three digits of an image; the first decides the class."""
 
 
+PARTS = 8
+"""Into how many parts the making of a seed's batches is cut."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: task, variant, seed, length in epochs or iterations; its data, and how many images these are."""
+
+    task: str
+    variant: str
+    seed: int
+    length: int
+    data: Path
+    images: int
+
+    @property
+    def name(self) -> str:
+        """A folder's name."""
+        return f"{self.task}-{VARIANTS[self.variant]}-{self.images}-{self.length}-{self.seed}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells its row from others'."""
+        return {name: getattr(self, name) for name in ("task", "variant", "seed", "length", "images")}
+
+    def run(self) -> ClassificationRun | SegmentationRun:
+        """Return the run."""
+        make = classification if self.task == "classification" else segmentation
+        return replace(make(self.data, VARIANTS[self.variant], self.length), seed=self.seed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the data and the runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report and the runs")
+    parser.add_argument("--data", type=Path, help="folder for the data; made where there are none; default: --out")
     parser.add_argument("--tasks", nargs="+", choices=("classification", "segmentation"), default=["classification"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="segmentation has the first two")
     parser.add_argument("--images", type=int, default=2000, help="training images; a quarter as many are held out")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=1000, help="of segmentation")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--share-batches", action="store_true", help="make the batches of a seed once for all variants")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    demo = arguments.out / "demo"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended too
+    images, demo = write_data(arguments.data or arguments.out, arguments.images)
+    trainings = []
+    # Seeds outermost: a benchmark that is stopped has compared all variants at least once.
+    for task in arguments.tasks:
+        length, data = (arguments.epochs, images) if task == "classification" else (arguments.iterations, demo)
+        for seed in arguments.seeds if task == "classification" else arguments.seeds[:2]:
+            trainings += [
+                Training(task, variant, seed, length, data, arguments.images) for variant in arguments.variants
+            ]
+    return train_all(
+        trainings,
+        arguments.out,
+        device=arguments.device,
+        processes=arguments.processes,
+        share_batches=arguments.share_batches,
+    )
+
+
+def train_all(trainings: Sequence[Training], out: Path, *, device: str, processes: int, share_batches: bool) -> int:
+    """Make the trainings that the report does not have yet; return 1 where one failed."""
+    report = out / "evidence.json"
+    rows: list[dict[str, Any]] = json.loads(report.read_text())["runs"] if report.is_file() else []
+    missing = [each for each in trainings if not any(each.key.items() <= row.items() for row in rows)]
+    began = time.perf_counter()
+    if share_batches:
+        # One variant of a task and seed stands for all.
+        first = {(each.task, each.seed): each for each in reversed(missing)}
+        calls = [partial(make_batches, each, out, part) for each in first.values() for part in range(PARTS)]
+        if any(made is None for _, made in side_by_side(calls, processes)):
+            print("the batches could not be made", file=sys.stderr)
+            return 1
+        print(f"{time.perf_counter() - began:.0f} s: the batches are made", flush=True)
+    work = [partial(measured, each, out, device=device, share_batches=share_batches) for each in missing]
+    failed = []
+    for number, row in side_by_side(work, processes):
+        if row is None:
+            failed.append(missing[number].name)
+            print(f"{time.perf_counter() - began:.0f} s: FAILED {failed[-1]}", file=sys.stderr, flush=True)
+            continue
+        rows.append(row | {"processes": processes})
+        print(f"{time.perf_counter() - began:.0f} s:", json.dumps(rows[-1]), flush=True)
+        replace_text(report, json.dumps({"runs": rows}, indent=1) + "\n")
+        replace_text(out / "evidence.md", table(rows))
+    if failed:
+        print(f"{len(failed)} of {len(missing)} trainings failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+def write_data(root: Path, images: int) -> tuple[Path, Path]:
+    """Write what is not there yet; return the folders of the classification images and of the demo's scenes."""
+    demo, largest = root / "demo", root / f"largest-{images}"
     if not demo.is_dir():
         write_demo(demo, segmentation_scenes=1000, train_scenes=1, val_scenes=50)
-    images = arguments.out / f"largest-{arguments.images}"
-    if not images.is_dir():
-        write_images(demo / "imagenet", images, train=arguments.images, val=max(arguments.images // 4, 10))
-    report = arguments.out / "evidence.json"
-    rows: list[dict[str, Any]] = json.loads(report.read_text())["runs"] if report.is_file() else []
-    done = {(row["task"], row["variant"], row["seed"], row["length"]) for row in rows}
-    # Seeds outermost: a run that is stopped has compared all variants at least once.
-    for task in arguments.tasks:
-        length = arguments.epochs if task == "classification" else arguments.iterations
-        for seed in arguments.seeds if task == "classification" else arguments.seeds[:2]:
-            for variant in arguments.variants:
-                if (task, variant, seed, length) in done:
-                    continue
-                if task == "classification":
-                    run: ClassificationRun | SegmentationRun = classification(images, VARIANTS[variant], length)
-                else:
-                    run = segmentation(demo, VARIANTS[variant], length)
-                output = arguments.out / f"{task}-{VARIANTS[variant]}-{length}-{seed}"
-                rows.append(measured(replace(run, seed=seed), output) | {"variant": variant, "length": length})
-                print(json.dumps(rows[-1]), flush=True)
-                settings = {"images": arguments.images, "torch": torch.__version__}
-                replace_text(report, json.dumps({"settings": settings, "runs": rows}, indent=1) + "\n")
-                replace_text(arguments.out / "evidence.md", table(rows))
-    return 0
+    if not largest.is_dir():
+        write_images(demo / "imagenet", largest, train=images, val=max(images // 4, 10))
+    return largest, demo
 
 
 def classification(images: Path, backbone: str, epochs: int) -> ClassificationRun:
     """The recipe of the embedded digits, on the harder images, with a longer warm-up."""
     words = [f"model.name={backbone}", f"data.root={images}", f"data.image_size={SIDE}", "data.batch_size=32"]
     words += ["data.workers=0", f"schedule.epochs={epochs}", f"schedule.warmup_epochs={min(2, epochs - 1)}"]
+    words += [f"evaluate_every={epochs}", "precision=float32", "micro_batch=32"]
     run: ClassificationRun = apply_overrides(make_run("digits"), words)
     return run
 
@@ -104,31 +187,144 @@ def segmentation(demo: Path, backbone: str, iterations: int) -> SegmentationRun:
     """The recipe of the embedded scenes, on another backbone."""
     words = [f"model.backbone={backbone}", "model.width=32", f"data.root={demo / 'ADEChallengeData2016'}"]
     words += [f"schedule.iterations={iterations}", f"schedule.interval={iterations}", "evaluate_every=1"]
+    words += ["precision=float32", "micro_batch=32"]
     run: SegmentationRun = apply_overrides(make_run("scenes"), words)
     return replace(run, test=replace(run.test, scales=(1.0,)))  # five scales take as long as the training
 
 
-def measured(run: ClassificationRun | SegmentationRun, output: Path) -> dict[str, Any]:
-    """Train; return the score of the averaged model after the last epoch, and the time."""
+def measured(training: Training, out: Path, *, device: str, share_batches: bool) -> dict[str, Any]:
+    """Train; return the score of the averaged model after the last epoch, the time, and where it was trained."""
     began, cpu = time.perf_counter(), time.process_time()
+    run, resumed = training.run(), (out / training.name / "checkpoints").is_dir()
     recipe = "digits" if run.task == "classification" else "scenes"
-    trainer = train(run, output, recipe=recipe, resume="auto", device="cpu", quiet=True)
-    return {
-        "task": run.task,
-        "seed": run.seed,
+    hooks = [UseSharedBatches(batch_folder(training, out), training.task)] if share_batches else []
+    trainer = train(run, out / training.name, recipe=recipe, resume="auto", device=device, quiet=True, hooks=hooks)
+    where = environment(device)
+    return training.key | {
         "score": trainer.history[-1][f"ema_{run.metric}"],
+        "steps": trainer.step,
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
+        "resumed": resumed,
+        "device": where["device"],
+        "torch": where["torch"],
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the report as Markdown: mean and range of the seeds, and the difference to MASS."""
+def side_by_side(calls: Sequence[Callable[[], T]], processes: int) -> Iterator[tuple[int, T | None]]:
+    """Call each in a process of its own, so many at a time; yield (its number, its result) as they end.
+
+    The result is None where the process failed: it has said why on stderr. All end when the iteration does.
+    """
+    # The server of forks imports once what all need, and has no thread and no CUDA context that a fork would break.
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(["a2mamba.recipes", "a2mamba.analysis.throughput"])
+    waiting = list(enumerate(calls))[::-1]
+    running: dict[Any, tuple[int, Any]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                number, call = waiting.pop()
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_send, args=(call, sender))
+                process.start()
+                sender.close()  # the process has it; when that ends, the receiver hears of it
+                running[receiver] = number, process
+            ready: list[Any] = multiprocessing.connection.wait(list(running))
+            for receiver in ready:
+                number, process = running.pop(receiver)
+                try:
+                    result = receiver.recv()
+                except EOFError:
+                    result = None
+                process.join()
+                yield number, result
+    finally:
+        for _, process in running.values():
+            process.terminate()  # a training saves where it is
+        for _, process in running.values():
+            process.join()
+
+
+def _send(call: Callable[[], Any], sender: Any) -> None:
+    torch.set_num_threads(1)
+    with suppress(Interrupted):  # it was asked to end, and has saved
+        sender.send(call())
+
+
+def batch_folder(training: Training, out: Path) -> Path:
+    """Return where the batches of a training are: for all variants the same."""
+    return out / f"batches-{training.task}-{training.images}-{training.length}-{training.seed}"
+
+
+def make_batches(training: Training, out: Path, part: int) -> int:
+    """Write one of `PARTS` parts of the batches of all epochs, as the run's own loader makes them; return how many."""
+    run, folder = training.run(), batch_folder(training, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    loader: Any = task_of(run).prepare(run, device="cpu").loader
+    steps, total = len(loader), len(loader) * run.schedule.total_epochs
+    place, end = total * part // PARTS, total * (part + 1) // PARTS
+    made = 0
+    while place < end:
+        epoch, first = divmod(place, steps)
+        count = min(steps - first, end - place)
+        files = [folder / f"{epoch}-{number}.pt" for number in range(first, first + count)]
+        place += count
+        if all(file.is_file() for file in files):
+            continue
+        loader.set_epoch(epoch)
+        loader.skip(first * run.data.batch_size)
+        for file, batch in zip(files, islice(loader, count), strict=True):
+            torch.save(tuple(batch), file.with_suffix(".part"))
+            os.replace(file.with_suffix(".part"), file)
+            made += 1
+    return made
+
+
+class SharedBatches:
+    """The batches that `make_batches` wrote, in the place of a run's loader: an `engine.ResumableSampler` too."""
+
+    def __init__(self, folder: Path, task: str, *, steps: int) -> None:
+        self.folder = folder
+        self.batch: Any = ClassificationBatch if task == "classification" else SegmentationBatch
+        self.steps = steps
+        self.epoch = self.first = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch, self.first = epoch, 0
+
+    def skip(self, samples: int) -> None:
+        """Leave out the first samples of the epoch."""
+        self.first = samples // 32
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in range(self.first, self.steps):
+            yield self.batch(*torch.load(self.folder / f"{self.epoch}-{number}.pt", weights_only=True))
+
+
+class UseSharedBatches(Hook):
+    """Puts `SharedBatches` in the place of a run's loader."""
+
+    def __init__(self, folder: Path, task: str) -> None:
+        self.folder, self.task = folder, task
+
+    def before_fit(self, trainer: Trainer) -> None:
+        """Replace it."""
+        trainer.loader = SharedBatches(self.folder, self.task, steps=trainer.steps_per_epoch)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the report as Markdown: mean and range of the seeds, the difference to MASS, and where it was trained."""
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         metric = "top-1" if task == "classification" else "mIoU"
         lines += [
-            f"| {task} | {metric} %, mean | from, to | to MASS | seeds | CPU minutes a run |",
+            f"| {task} | {metric} %, mean | from, to | to MASS | seeds | seconds a training |",
             "|---|---|---|---|---|---|",
         ]
         found = {
@@ -138,12 +334,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         for variant, mean in means.items():
             scores = [row["score"] for row in found[variant]]
             difference = f"{mean - means['MASS']:+.2f}" if "MASS" in means else ""
-            minutes = statistics.mean(row["cpu_seconds"] for row in found[variant]) / 60
+            whole = [row["seconds"] for row in found[variant] if not row["resumed"]]
+            seconds = f"{statistics.mean(whole):.0f}" if whole else ""
             lines.append(
                 f"| {variant} | {mean:.2f} | {min(scores):.2f}, {max(scores):.2f} | {difference} | {len(scores)} | "
-                f"{minutes:.1f} |"
+                f"{seconds} |"
             )
         lines.append("")
+    for where in dict.fromkeys((row["device"], row["torch"], row["processes"]) for row in rows):
+        count = sum((row["device"], row["torch"], row["processes"]) == where for row in rows)
+        lines += [f"{count} trainings: {where[0]}, torch {where[1]}, {where[2]} at a time.", ""]
     return "\n".join(lines)
 
 

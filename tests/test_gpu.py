@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,8 @@ from a2mamba.ops.channel_norm import cases as channel_norm_cases
 from a2mamba.ops.depthwise import cases as depthwise_cases
 from a2mamba.ops.readout import cases as readout_cases
 from a2mamba.ops.rotary import cases as rotary_cases
+from a2mamba.predictor import Predictor
+from a2mamba.tasks import PredictionOptions, SegmentationPrediction, task_of_network
 from support import reference_images, reference_model, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -92,6 +95,38 @@ def test_cuda_graph(name: str, autocast: bool) -> None:
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=autocast):
                 expected = model(images)
         assert relative_error(found, expected) < (1e-2 if autocast else 1e-3)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("name", ["a2mamba_nano", "segman_v2_nano"])
+def test_predictor_with_graphs(name: str, compile: bool) -> None:
+    task, classes = task_of_network(name), [str(i) for i in range(5)]
+    run = task.run_of_network(name)
+    torch.manual_seed(0)
+    model = task.build_model(run, classes).eval().cuda()
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (512, 512, 3), dtype=np.uint8) for _ in range(2)]
+    plain, fast = (
+        Predictor(
+            model,
+            run,
+            classes,
+            device="cuda",
+            report="random weights",
+            precision="float32",
+            options=PredictionOptions(),
+            compile=fast and compile,
+            cuda_graph=fast,
+        )
+        for fast in (False, True)
+    )
+    # The first image of a size is recorded, the second is replayed.
+    for image in images:
+        (found,), (expected,) = fast.predict(image), plain.predict(image)
+        if isinstance(found, SegmentationPrediction):
+            assert float((found.class_map != expected.class_map).float().mean()) < 1e-2
+        else:
+            assert relative_error(found.probabilities, expected.probabilities) < 1e-2
 
 
 @pytest.mark.parametrize("training", [False, True])

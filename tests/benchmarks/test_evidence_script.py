@@ -1,28 +1,46 @@
-"""The benchmark of MASS against its parts: its images, its runs and its table; training is for the benchmark itself."""
+"""The benchmark of MASS against its parts: its images, its runs, its processes and its table."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import json
+import operator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from a2mamba.backbone import check_name
+from a2mamba.data import write_demo
+from a2mamba.tasks import task_of
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evidence.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evidence_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    """By its name, so that the processes that it starts can import it."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield importlib.import_module(SCRIPT.stem)
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("data")
+    write_demo(root / "demo", segmentation_scenes=40, train_scenes=1, val_scenes=2)
+    largest, demo = script.write_data(root, 70)
+    assert (largest, demo) == (root / "largest-70", root / "demo")
+    return largest, demo
 
 
 def test_the_largest_digit_decides(script: ModuleType) -> None:
@@ -68,12 +86,95 @@ def test_runs_differ_in_the_backbone_alone(script: ModuleType, tmp_path: Path) -
 
 
 def test_the_table(script: ModuleType) -> None:
+    row = {"task": "classification", "device": "a GPU", "torch": "2.11", "processes": 3, "seconds": 90.0}
     rows = [
-        {"task": "classification", "variant": variant, "score": score, "cpu_seconds": 120.0}
+        row | {"variant": variant, "score": score, "resumed": variant == "LASS"}
         for variant, score in (("MASS", 80.0), ("MASS", 82.0), ("LASS", 78.5))
     ]
-    lines = script.table(rows).splitlines()
-    assert lines[2:] == [
-        "| MASS | 81.00 | 80.00, 82.00 | +0.00 | 2 | 2.0 |",
-        "| LASS | 78.50 | 78.50, 78.50 | -2.50 | 1 | 2.0 |",
+    assert script.table(rows).splitlines()[2:] == [
+        "| MASS | 81.00 | 80.00, 82.00 | +0.00 | 2 | 90 |",
+        "| LASS | 78.50 | 78.50, 78.50 | -2.50 | 1 |  |",
+        "",
+        "3 trainings: a GPU, torch 2.11, 3 at a time.",
     ]
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_shared_batches_are_those_of_the_loader(
+    script: ModuleType, data: tuple[Path, Path], tmp_path: Path, task: str
+) -> None:
+    folder, length = (data[0], 5) if task == "classification" else (data[1], 10)
+    training = script.Training(task, "LASS", 3, length, folder, 70)
+    assert sum(script.make_batches(training, tmp_path, part) for part in range(script.PARTS)) == 10
+    assert script.make_batches(training, tmp_path, 0) == 0  # they are there
+    run = training.run()
+    loader: Any = task_of(run).prepare(run, device="cpu").loader
+    shared = script.SharedBatches(script.batch_folder(training, tmp_path), task, steps=len(loader))
+    epoch = 4 if task == "classification" else 0
+    loader.set_epoch(epoch)
+    shared.set_epoch(epoch)
+    for skipped in (0, 1):
+        loader.skip(32 * skipped)
+        shared.skip(32 * skipped)
+        expected, found = list(loader), list(shared)
+        assert len(expected) == len(found) == len(shared) == len(loader) > 0
+        for one, other in zip(expected, found, strict=True):
+            assert type(one) is type(other)
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.targets, other.targets)
+            assert one.paths == other.paths
+
+
+def test_processes_side_by_side_and_the_failure_of_one(script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    calls = [partial(operator.truediv, 6, 3), partial(operator.truediv, 1, 0), partial(os._exit, 3)]
+    calls += [partial(operator.truediv, 8, 2)]
+    assert dict(script.side_by_side(calls, 2)) == {0: 2.0, 1: None, 2: None, 3: 4.0}
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_what_is_missing_is_trained_and_failures_are_reported(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def serial(calls: Sequence[Callable[[], Any]], processes: int) -> Iterator[tuple[int, Any]]:
+        for number, call in enumerate(calls):
+            training = call.args[0]  # type: ignore[attr-defined]  # a partial
+            asked.append(training.variant)
+            row = training.key | {"score": 50.0, "seconds": 2.0, "resumed": False, "device": "d", "torch": "t"}
+            yield number, None if training.variant == failing else row
+
+    monkeypatch.setattr(script, "side_by_side", serial)
+    trainings = [script.Training("classification", v, 1, 2, tmp_path, 70) for v in ("MASS", "LASS", "no gate")]
+    settings = {"device": "cpu", "processes": 1, "share_batches": False}
+    failing = "LASS"
+    assert script.train_all(trainings, tmp_path, **settings) == 1
+    assert "1 of 3 trainings failed: classification-ablation_lass_test-70-2-1" in capsys.readouterr().err
+    assert [row["variant"] for row in json.loads((tmp_path / "evidence.json").read_text())["runs"]] == [
+        "MASS",
+        "no gate",
+    ]
+    asked.clear()
+    failing = ""
+    assert script.train_all(trainings, tmp_path, **settings) == 0
+    assert asked == ["LASS"]
+    assert len((tmp_path / "evidence.md").read_text().splitlines()) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [False, True])
+def test_the_benchmark_from_a_command(data: tuple[Path, Path], tmp_path: Path, share: bool) -> None:
+    """Two variants of both tasks; batches from files change nothing."""
+    words = ["--images", "70", "--epochs", "1", "--iterations", "2", "--seeds", "1", "--variants", "MASS", "LASS"]
+    words += ["--tasks", "classification", "segmentation", "--processes", "2", "--data", str(data[0].parent)]
+    words += ["--share-batches"] * share
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), *words]
+    for wanted in (4, 0):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count('"score"') == wanted
+    rows = json.loads((tmp_path / "evidence.json").read_text())["runs"]
+    assert {(row["task"], row["variant"], row["steps"]) for row in rows} == {
+        (task, variant, 2) for task in ("classification", "segmentation") for variant in ("MASS", "LASS")
+    }
+    assert bool(list(tmp_path.glob("batches-*"))) is share

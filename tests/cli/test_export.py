@@ -166,3 +166,36 @@ def test_a_missing_package_is_named(written: Written, tmp_path: Path, monkeypatc
     monkeypatch.setattr("a2mamba.export.format.find_spec", lambda name: None)
     words = ("export", written.checkpoint, "--name", "a2mamba_test", "--size", "32", "32", "--out", tmp_path / "x.onnx")
     in_process(*words).refused('pip install "a2mamba[export]"')
+
+
+def test_released_weights_are_asked_for_by_their_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Asked:
+        report = "nothing was loaded"
+
+        def export(self, out: Path, **_: object) -> None:
+            asked.append(out.name)
+            raise ValueError("nothing is exported here")
+
+    def load(source: str, *, name: None, pretrained: str | None, classes: None, device: str) -> Asked:
+        asked.append((source, pretrained))
+        return Asked()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("a2mamba.predictor.load", load)
+    for words in (
+        ("segman_small", "--pretrained", "cityscapes"),
+        ("segman_small", "--pretrained", "cityscapes", "page.onnx"),
+        ("segman_small", "cityscapes", "--pretrained", "--out", "net.onnx"),
+        ("a2mamba_tiny", "--pretrained"),
+    ):
+        in_process("export", *words).refused("nothing is exported here")
+    small = ("segman_small", "cityscapes")
+    assert asked == [
+        *(small, "segman_small_cityscapes.onnx"),
+        *(small, "page.onnx"),
+        *(small, "net.onnx"),
+        *(("a2mamba_tiny", None), "a2mamba_tiny.onnx"),
+    ]
+    in_process("export", "best.pt", "--pretrained").refused("the name of a network with released weights, not best.pt")

@@ -36,6 +36,7 @@ from a2mamba.ops.neighborhood import numba_impl as attention_impl
 from a2mamba.ops.neighborhood import torch_impl
 from a2mamba.ops.neighborhood.cases import Case as AttentionCase
 from a2mamba.ops.selective_scan import numba_impl as scan_impl
+from a2mamba.ops.selective_scan import torch_impl as scan_torch_impl
 from a2mamba.ops.selective_scan.cases import Case as ScanCase
 from support import relative_error
 
@@ -94,6 +95,12 @@ def attention_gradients(case: AttentionCase, tensors: Sequence[Tensor | None], g
 def outer_gradient(case: AttentionCase) -> Tensor:
     """Return a gradient of the output, laid out as that."""
     return replace(case, d=case.d if case.e is None else case.e).inputs(seed=1)[0]
+
+
+def scan_gradients(case: ScanCase, tensors: tuple[Tensor | None, ...]) -> Tensor:
+    """Return all gradients of a scan in one vector."""
+    leaves = tuple(t if t is None else t.detach().requires_grad_() for t in tensors)
+    return torch.cat([t.flatten() for t in gradients(scan(case, leaves), [t for t in leaves if t is not None])])
 
 
 def scan_results(case: ScanCase, dtype: torch.dtype, backend: str) -> list[Tensor]:
@@ -318,6 +325,7 @@ def workloads() -> list[Callable[[], Tensor]]:
         # A gradient's item is an image, and the first case has but one.
         *(lambda c=c, t=t: joined(c, t) for c, t in zip(attentions[1:], attention_inputs[1:], strict=True)),
         *(lambda c=c, t=t: scan(c, t) for c, t in zip(scans, scan_inputs, strict=True)),
+        *(lambda c=c, t=t: scan_gradients(c, t) for c, t in zip(scans, scan_inputs, strict=True)),
     ]
 
 
@@ -401,6 +409,7 @@ def test_a_second_process_compiles_nothing() -> None:
 import importlib
 from a2mamba.ops.numba_vectors import has_pair_products
 for module in (
+    "depthwise.numba_kernels",
     "feed_forward.numba_kernels",
     "neighborhood.numba_kernels",
     "neighborhood.numba_kernels_backward",
@@ -409,6 +418,7 @@ for module in (
     *(["neighborhood.numba_kernels_bfloat16"] if has_pair_products() else []),
     "readout.numba_kernels",
     "selective_scan.numba_kernels",
+    "selective_scan.numba_kernels_backward",
 ):
     compiled = importlib.import_module("a2mamba.ops." + module)._COMPILED
     for kernel in compiled if isinstance(compiled, tuple) else (compiled,):
@@ -416,7 +426,7 @@ for module in (
 """
     for _ in range(2):
         found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert len(found.splitlines()) in (8, 9)
+    assert len(found.splitlines()) in (10, 11)
     assert {line.split()[1] for line in found.splitlines()} == {"1"}, found
 
 
@@ -517,16 +527,23 @@ def test_registration() -> None:
     scan_case = SCANS[3]
     scan_arguments = (*(t if t is None else t.requires_grad_() for t in scan_case.inputs()), scan_case.softplus)
     torch.library.opcheck(torch.ops.a2mamba.selective_scan_state_numba.default, scan_arguments)
+    backward = torch.ops.a2mamba.selective_scan_state_numba_backward.default
+    for dtype in (torch.float32, torch.bfloat16):
+        *tensors, softplus = (t.detach().to(dtype) if isinstance(t, Tensor) else t for t in scan_arguments)
+        states = torch.ops.a2mamba.selective_scan_state_numba(*tensors, softplus)
+        torch.library.opcheck(backward, (states.cos(), states, *tensors, softplus))
 
 
 @needs_numba
-def test_gradients_are_numba_s_where_it_is_and_torch_s_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = neighborhood.CASES[6]
+@pytest.mark.parametrize("operator", ["attention", "scan"])
+def test_gradients_are_numba_s_where_it_is_and_torch_s_where_not(
+    operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = neighborhood.CASES[6] if operator == "attention" else SCANS[3]
     leaves = [t.requires_grad_() for t in case.inputs() if t is not None]
-    out = attend(case, tuple(leaves))
-    calls = {
-        implementation: mock.Mock(wraps=implementation.backward) for implementation in (attention_impl, torch_impl)
-    }
+    out = attend(case, tuple(leaves)) if isinstance(case, AttentionCase) else scan(case, tuple(leaves))
+    implementations = (attention_impl, torch_impl) if operator == "attention" else (scan_impl, scan_torch_impl)
+    calls = {implementation: mock.Mock(wraps=implementation.backward) for implementation in implementations}
     for implementation, call in calls.items():
         monkeypatch.setattr(implementation, "backward", call)
     results = []

@@ -145,3 +145,14 @@ def test_a_page_of_one_table_lists_no_differences(classification: Report) -> Non
     text = page([classification])
     assert 'id="differences"' not in text
     assert "Table II" in text
+
+
+def test_a_difference_is_listed_once_and_remarks_have_a_column_where_there_are_some(classification: Report) -> None:
+    table = find_table("VII")  # two of its columns are MACs at 512
+    segman = make_report(replace(table, rows=tuple(row for row in table.rows if row.name == "SegMAN-T")))
+    assert len(segman.rows[0].disagreements) == 3
+    text = page([classification, segman])
+    listed = text[text.index('id="differences"') : text.index('id="tII"')]
+    assert listed.count("MACs at 512") == 1
+    assert "remark</th>" in page([segman])
+    assert "remark</th>" not in page([make_report(find_table("I"))])

@@ -62,6 +62,11 @@ def test_a_bundled_image_and_a_click(browser: Browser, page: Page, name: str, tm
     assert outside == [], "nothing comes from elsewhere, fonts neither"
     tab.resize(420, 900)
     assert tab.run("document.documentElement.scrollWidth") <= 420
+    maps = f"{PANEL}.querySelector('.a2-maps .grid-wrap')"
+    assert tab.run(f"{maps}.scrollHeight <= {maps}.clientHeight"), "all maps are seen"
+    names = f"[...{maps}.querySelectorAll('.caption-label')]"
+    assert tab.run(f"{names}.length") == 9
+    assert tab.run(f"{names}.filter(e => e.scrollWidth > e.clientWidth).length") == 0, "their names are whole"
 
 
 def test_files_that_are_refused(browser: Browser, page: Page, tmp_path: Path) -> None:

@@ -131,6 +131,21 @@ def test_networks_with_released_weights(segman: Segmenter, tmp_path: Path, capsy
     assert torch.equal(torch.from_numpy(np.array(found)), expected.class_map)  # type: ignore[attr-defined]
 
 
+def test_released_weights_on_the_page(segman: Segmenter) -> None:
+    pytest.importorskip("gradio")
+    from a2mamba.serve.networks import load_networks
+
+    said: list[str] = []
+    words = ["segman_tiny", "cityscapes", "segman_tiny", "cityscapes"]
+    networks = load_networks(words, pretrained=True, device="cpu", say=said.append)
+    assert [offered.label for offered in networks] == ["segman_tiny", "segman_tiny (cityscapes)"]
+    assert isinstance(networks[0].predictor.model, Segmenter)
+    assert same_weights(networks[0].predictor.model, segman)
+    assert all("released for cityscapes, Apache-2.0" in line for line in said)
+    with pytest.raises(ValueError, match="released for ade20k, cityscapes, coco_stuff; say which"):
+        load_networks(words[:1], device="cpu")
+
+
 def test_evaluation_of_released_weights(segman: Segmenter, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with torch.inference_mode():

@@ -17,15 +17,17 @@ WARM_UP = 2
 """Calls before the recording: compilations, self-tests and workspaces of libraries may not happen in one."""
 
 
-class GraphedModel:
+class GraphedModel(nn.Module):
     """What :func:`cuda_graph` returns: call it as the model."""
 
     def __init__(self, model: nn.Module, most: int) -> None:
+        super().__init__()
         self.model = model
         self.most = most
+        self.training = model.training
         self._graphs: OrderedDict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Any]] = OrderedDict()
 
-    def __call__(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Any:
         """Return what the model makes of ``images``, in memory of its own.
 
         Raises:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from a2mamba.cli.device import add_device, choose_device
 from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 from a2mamba.cli.page import STYLE
-from a2mamba.cli.predict import dataset_and_images, network_and_images
+from a2mamba.cli.predict import network_and_images
+from a2mamba.weights import dataset_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, words = network_and_images(arguments.images)
     dataset = None
     if arguments.pretrained and name is not None:
-        dataset, words = dataset_and_images(name, words)
+        dataset, words = dataset_in_words(name, words)
     if not words:
         raise ValueError("an IMAGE is missing: expected image files, folders or globs")
     kinds = arguments.kind or list(KINDS)

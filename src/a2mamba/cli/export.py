@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from a2mamba.cli.output import print_json, print_table, say, without_load_notes
+from a2mamba.weights import dataset_in_words, has_released_weights
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml", "aot": ".pt2", "coreml": ".mlpackage", "web": ""}
 """Format -> what its files end in; as in `a2mamba.export.FORMATS`, which is not imported for --help. "web" is a folder:
@@ -20,10 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Examples: a2mamba export runs/digits/checkpoints/best.pt --format onnx\n"
         "          a2mamba export segman_t.pth --name segman_tiny --format openvino --size 512 512\n"
         "          a2mamba export runs/x/checkpoints/best.pt --out model.onnx --output class_map --pixels\n"
-        "          a2mamba export --checkpoint runs/x/checkpoints/best.pt --format web page"
+        "          a2mamba export --checkpoint runs/x/checkpoints/best.pt --format web page\n"
+        "          a2mamba export segman_small --pretrained cityscapes --size 1024 1024"
     )
     parser.add_argument("words", nargs="*", metavar="CHECKPOINT", help="a file of weights, as for predict, then --out")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the same, as an option")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--checkpoint", metavar="FILE", help="the same, as an option")
+    source.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="the released weights of the network that CHECKPOINT names; a word behind it may be the data set",
+    )
     parser.add_argument("--name", help="of the network, where the file does not say")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line, where the file has none")
     parser.add_argument("--format", choices=list(SUFFIXES), help="default: by the suffix of --out, or onnx")
@@ -52,14 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.export import TOLERANCE
     from a2mamba.predictor import load
 
-    source, out = _places(arguments)
+    source, dataset, out = _places(arguments)
     web = arguments.format == "web"
     if web and (arguments.output is not None or arguments.pixels):
         raise ValueError("--format web chooses what the file takes and returns; leave --output and --pixels out")
     if arguments.runtime is not None and not web:
         raise ValueError("--runtime is for --format web")
     with without_load_notes():
-        predictor = load(source, name=arguments.name, classes=arguments.classes, device="cpu")
+        predictor = load(source, name=arguments.name, pretrained=dataset, classes=arguments.classes, device="cpu")
     size = None if arguments.size is None else tuple(arguments.size)
     tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
     if web:
@@ -97,14 +105,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _places(arguments: argparse.Namespace) -> tuple[str, Path]:
-    """The file of weights, and where to write; of --checkpoint FILE, the one word that is left is where."""
+def _places(arguments: argparse.Namespace) -> tuple[str, str | None, Path]:
+    """The file of weights, or network and data set, and where to write; the one word that is left is where."""
     words = list(arguments.words)
     if arguments.checkpoint is None and not words:
         raise ValueError("one of the arguments CHECKPOINT --checkpoint is required")
     source = words.pop(0) if arguments.checkpoint is None else arguments.checkpoint
+    dataset, words = dataset_in_words(source, words) if arguments.pretrained else (None, words)
+    if arguments.pretrained and not has_released_weights(source):
+        raise ValueError(
+            f"--pretrained needs the name of a network with released weights, not {source}: a2mamba weights"
+        )
     if len(words) > (arguments.out is None):
         raise ValueError(f"{' '.join(words)!r}: expected one CHECKPOINT, and one place to write, here or with --out")
     if words:
-        return source, Path(words[0])
-    return source, arguments.out or Path(Path(source).stem + SUFFIXES[arguments.format or "onnx"])
+        return source, dataset, Path(words[0])
+    stem = Path(source).stem if dataset is None else f"{source}_{dataset}"
+    return source, dataset, arguments.out or Path(stem + SUFFIXES[arguments.format or "onnx"])

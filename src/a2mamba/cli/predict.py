@@ -8,7 +8,7 @@ from typing import Any
 
 from a2mamba.cli.device import add_device
 from a2mamba.cli.output import print_json, print_table, say, track, without_load_notes
-from a2mamba.weights import WEIGHTS
+from a2mamba.weights import dataset_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pretrained:
         if name is None:
             raise ValueError("--pretrained needs the name of a network: a2mamba predict NAME --pretrained IMAGE ...")
-        dataset, words = dataset_and_images(name, words)
+        dataset, words = dataset_in_words(name, words)
         source, name = name, None
     else:
         source = arguments.checkpoint
@@ -106,13 +106,6 @@ def network_and_images(words: list[Path]) -> tuple[str | None, list[Path]]:
     first = str(words[0])
     named = not words[0].exists() and not any(sign in first for sign in "./\\*?[")
     return (first, words[1:]) if named else (None, words)
-
-
-def dataset_and_images(name: str, words: list[Path]) -> tuple[str | None, list[Path]]:
-    """The data set of the weights, where the first word is one that the network was trained on, and the images."""
-    if words and str(words[0]) in {weights.dataset for weights in WEIGHTS if weights.name == name}:
-        return str(words[0]), words[1:]
-    return None, words
 
 
 def _positive(text: str) -> int:

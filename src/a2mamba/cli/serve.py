@@ -17,13 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "The page is for this machine alone; nothing is sent elsewhere, and uploads are deleted. Ctrl-C ends it.\n"
         "Examples: a2mamba serve runs/digits/checkpoints/best.pt\n"
-        "          a2mamba serve runs/a/checkpoints/best.pt segman_tiny=segman_t_ade.pth a2mamba_tiny --port 8000"
+        "          a2mamba serve runs/a/checkpoints/best.pt segman_tiny=segman_t_ade.pth a2mamba_tiny --port 8000\n"
+        "          a2mamba serve segman_small --pretrained cityscapes"
     )
     parser.add_argument(
-        "networks",
+        "words",
         nargs="+",
         metavar="CHECKPOINT",
         help="a training checkpoint, NAME=FILE for weights alone,\nor the NAME of a network with released weights",
+    )
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="a word behind a NAME may be the data set of its released weights: a2mamba weights",
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets the whole network ask")
@@ -39,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from a2mamba.serve.networks import load_networks
 
     with without_load_notes():
-        networks = load_networks(arguments.networks, device=arguments.device, say=say)
+        networks = load_networks(arguments.words, pretrained=arguments.pretrained, device=arguments.device, say=say)
 
     from a2mamba.serve.server import page_server
     from a2mamba.serve.uploads import MAX_MEGABYTES, MAX_PIXELS

@@ -51,7 +51,7 @@ def always(*_arguments: Any) -> str | None:
 
 def on_gpu(x: Tensor) -> bool:
     """Whether ``x`` is where Triton's kernels run."""
-    return x.device.type == "cuda"
+    return x.is_cuda
 
 
 def triton_missing(x: Tensor) -> str | None:
@@ -63,7 +63,7 @@ def triton_missing(x: Tensor) -> str | None:
 
 def numba_missing(x: Tensor) -> str | None:
     """Return why no Numba kernel can run on the device of ``x``, or None; importing Numba is left to the caller."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"its kernels run on CPUs, and the tensors are on {x.device.type}"
     return None if HAS_NUMBA else 'numba is not installed: pip install "a2mamba[numba]"'
 
@@ -165,7 +165,8 @@ def unhooked(module: nn.Module) -> bool:
     """Whether no forward hook waits for a call of any part of a module."""
     if global_state._global_forward_hooks or global_state._global_forward_pre_hooks:
         return False
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    parts = module.modules() if module._modules else (module,)
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def portable(x: Tensor, numba: ModuleType, fallback: ModuleType) -> ModuleType:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -82,8 +83,9 @@ def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
     It is given the address of integers of 64 bits: two counters, at zero, that threads take numbers from (of items, and
     of themselves); the address of these; and ``numbers``.
     """
-    arguments = (ctypes.c_int64 * (3 + len(numbers)))(0, 0, 0, *numbers)
-    address = arguments[2] = ctypes.addressof(arguments)
+    arguments = array("q", (0, 0, 0, *numbers))
+    address, _ = arguments.buffer_info()
+    arguments[2] = address
     call(kernel, address, workers)
 
 

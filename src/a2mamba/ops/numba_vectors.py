@@ -333,8 +333,23 @@ def silu(b: Builder, x: Value) -> Value:
 
 def softplus(b: Builder, x: Value) -> Value:
     """Return log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)), which needs no threshold."""
+    return _softplus_of(b, x, _exp_of_minus_absolute(b, x))
+
+
+def softplus_and_slope(b: Builder, x: Value) -> tuple[Value, Value]:
+    """Return :func:`softplus` and its derivative 1 / (1 + exp(-x)), by one exponential."""
+    small = _exp_of_minus_absolute(b, x)
+    numerator = b.select(b.fcmp_ordered("<", x, constant(0.0)), small, constant(1.0))
+    return _softplus_of(b, x, small), b.fdiv(numerator, b.fadd(constant(1.0), small))
+
+
+def _exp_of_minus_absolute(b: Builder, x: Value) -> Value:
     negated = b.fsub(constant(0.0), x)
-    small = exp(b, b.select(b.fcmp_ordered("<", x, negated), x, negated))
+    return exp(b, b.select(b.fcmp_ordered("<", x, negated), x, negated))
+
+
+def _softplus_of(b: Builder, x: Value, small: Value) -> Value:
+    """Return softplus of ``x``, ``small`` being exp(-|x|)."""
     # max(0, x) keeps a NaN, for its second argument wins then.
     return fma(b, small, polynomial(b, small, _LOG1P_BY_X), maximum(b, constant(0.0), x))
 

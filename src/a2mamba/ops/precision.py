@@ -18,6 +18,17 @@ def in_half_precision(x: Tensor) -> bool:
     return x.dtype.itemsize < 4 or _autocast(x)
 
 
+def convolution_dtype(x: Tensor, weight: Tensor, bias: Tensor) -> torch.dtype | None:
+    """Return the dtype that a convolution runs in: that of autocast, which casts all but float64, or the tensors' own.
+
+    None where the tensors have no dtype in common, which PyTorch's operation refuses.
+    """
+    dtypes = {x.dtype, weight.dtype, bias.dtype}
+    if _autocast(x) and torch.float64 not in dtypes:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype if len(dtypes) == 1 else None
+
+
 def _autocast(x: Tensor) -> bool:
     """Whether autocast is on where ``x`` is."""
     # torch.amp.is_autocast_available would say of which devices this can be asked, but torch 2.11 cannot trace it.

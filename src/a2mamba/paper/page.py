@@ -101,7 +101,7 @@ def _disagreements(reports: Sequence[Report]) -> str:
     rows = [(report, row) for report in reports for row in report.rows if row.disagreements]
     lines = "".join(
         f'<tr><td><a href="#t{report.table.number}">{report.table.number}</a></td><th scope="row">'
-        f"{escape(row.row.name)}</th><td>{'<br>'.join(_difference(cell) for cell in row.disagreements)}</td>"
+        f"{escape(row.row.name)}</th><td>{'<br>'.join(dict.fromkeys(map(_difference, row.disagreements)))}</td>"
         f"<td>{escape(' '.join(row.remarks))}</td></tr>"
         for report, row in rows
     )
@@ -122,19 +122,21 @@ def _difference(cell: Cell) -> str:
 def _table(report: Report) -> str:
     table = report.table
     typed = any(row.row.type for row in report.rows)
+    remarked = any(row.remarks for row in report.rows)
     head = "".join(f'<th scope="col">{_heading(column)}</th>' for column in table.columns)
     body = "".join(
-        f"<tbody>{''.join(_row(row, typed) for row in rows)}</tbody>"
+        f"<tbody>{''.join(_row(row, typed=typed, remarked=remarked) for row in rows)}</tbody>"
         for _, rows in groupby(report.rows, key=lambda row: row.row.group)
     )
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in table.remarks)
     commands = "".join(_commands(row) for row in report.rows if row.commands)
     heads = ["network", *(["type"] if typed else [])]
     before = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    after = '<th scope="col">remark</th>' if remarked else ""
     parts = [
         f'<section id="t{table.number}"><h2>Table {table.number}</h2><div class="scroll"><table class="numbers">',
         f"<caption><b>{escape(table.title)}.</b> {escape(table.note)}</caption>",
-        f'<thead><tr>{before}{head}<th scope="col">remark</th></tr></thead>{body}</table></div>',
+        f"<thead><tr>{before}{head}{after}</tr></thead>{body}</table></div>",
         f'<ul class="remarks">{remarks}</ul>' if remarks else "",
         f"<details><summary>Commands that train and evaluate the rows</summary><dl>{commands}</dl></details>"
         if commands
@@ -149,11 +151,11 @@ def _heading(column: Column) -> str:
     return escape(label) + (f"<small>{column.unit}</small>" if column.unit else "")
 
 
-def _row(row: ReportRow, typed: bool) -> str:
+def _row(row: ReportRow, *, typed: bool, remarked: bool) -> str:
     kind = f"<td>{row.row.type or ''}</td>" if typed else ""
     name = f'<th scope="row">{escape(row.row.name)}</th>'
     cells = "".join(_cell(cell) for cell in row.cells)
-    remark = f'<td class="remark">{escape(" ".join(row.remarks))}</td>'
+    remark = f'<td class="remark">{escape(" ".join(row.remarks))}</td>' if remarked else ""
     return f"<tr class='{'ours' if row.ours else 'other'}'>{name}{kind}{cells}{remark}</tr>"
 
 
@@ -196,7 +198,8 @@ justify-content:flex-end}
 nav{color:var(--soft)}nav a{display:inline-block;min-width:2.1em;margin:2px 0 2px 6px;padding:2px 8px;
 text-align:center;text-decoration:none;border:1px solid var(--rule);border-radius:6px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:22px}
-figure{margin:0;min-width:0}figcaption{font-weight:600;font-size:.92rem;margin-bottom:4px}
+figure{margin:0;min-width:0}.plots figure{display:flex;flex-direction:column;justify-content:space-between}
+figcaption{font-weight:600;font-size:.92rem;margin-bottom:4px}
 figure svg{width:100%;height:auto;display:block}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from a2mamba.backbone import read_file, weights_of
+from a2mamba.data.text import read_lines
 from a2mamba.export import SUFFIXES, open_exported, read_sidecar
 from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder
 from a2mamba.recipes import parse_run, read_checkpoint
@@ -61,6 +62,21 @@ def load_network(source: str | Path, *, name: str | None, pretrained: str | None
 def is_exported(path: Path) -> bool:
     """Whether a file is one that `Predictor.export` writes and a predictor reads."""
     return path.suffix in SUFFIXES
+
+
+def class_names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]:
+    """Return the names that were given, in a list or a file of lines, or a network's own.
+
+    Raises:
+        ValueError: names of another number of classes.
+    """
+    if given is None:
+        return own
+    names = read_lines(given) if isinstance(given, Path) else list(given)
+    if len(names) != len(own):
+        what = str(given) if isinstance(given, Path) else "classes="
+        raise ValueError(f"{what} names {len(names)} classes, the model has {len(own)}")
+    return names
 
 
 def _networks() -> list[str]:

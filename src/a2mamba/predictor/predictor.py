@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from a2mamba.data import UndecodableImageError
 from a2mamba.data.images import MAX_PIXELS, image_mode
-from a2mamba.data.text import read_lines
 from a2mamba.engine import PrecisionName, resolve_precision
 from a2mamba.engine.device import choose_device
 from a2mamba.export import TOLERANCE, Exported, OutputName, export_model, web
 from a2mamba.hub import HUB_PREFIX, upload_folder, write_folder
-from a2mamba.predictor.loading import is_exported, load_network
+from a2mamba.predictor.loading import class_names, is_exported, load_network
 from a2mamba.predictor.predictions import Predictions, UnreadableImagesError
 from a2mamba.predictor.sources import ImageLike, image_sources
 from a2mamba.recipes import describe
@@ -49,9 +48,11 @@ class Predictor:
         options: see `PredictionOptions`.
         best: "metric", "value" and "epoch" of the run's best weights, where the file says so.
         recipe: that the network was trained by, where the file says so.
+        compile: see `load`.
+        cuda_graph: see `load`.
 
     Raises:
-        ValueError: an option that the task does not take.
+        ValueError: an option that the task does not take, or a CUDA graph without a GPU.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Predictor:
         options: PredictionOptions,
         best: Mapping[str, Any] | None = None,
         recipe: str | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         self._task = task_of(run)
         refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
@@ -78,6 +81,9 @@ class Predictor:
         self.best = best
         self.recipe = recipe
         self._precision = resolve_precision(precision, device)
+        if cuda_graph and torch.device(device).type != "cuda":
+            raise ValueError(f"cuda_graph=True is for NVIDIA GPUs, and the network is on {device}; leave it out")
+        self._network = self._task.accelerated(model, compile=compile, cuda_graph=cuda_graph)
 
     @property
     def task(self) -> str:
@@ -324,7 +330,7 @@ class Predictor:
     def _look_at(self, batch: Sequence[SourceImage]) -> Iterator[Prediction]:
         with torch.inference_mode(), self._precision.autocast():
             predictions = self._task.predict(
-                self.run, self.model, batch, self.classes, options=self.options, device=self.device
+                self.run, self._network, batch, self.classes, options=self.options, device=self.device
             )
         yield from predictions
         for image in batch:
@@ -345,6 +351,8 @@ def load(
     top: int | None = None,
     min_score: float | None = None,
     test_mode: str | None = None,
+    compile: bool = False,
+    cuda_graph: bool = False,
 ) -> Predictor:
     """Return a predictor for a file of weights, of any task.
 
@@ -363,35 +371,34 @@ def load(
         min_score: detection: lowest score of an object that is kept; None: 0.5.
         test_mode: segmentation: how images are looked at, one of `a2mamba.segmentation.TEST_MODES`; None: as the file
             or the network's protocol says.
+        compile: predict by torch.compile. The first call takes a minute or more, as do the next few of other sizes,
+            after which sizes are free. Of detectors, backbone and pyramid are compiled. `Predictor.model` stays as is.
+        cuda_graph: predict by CUDA graphs, which spare a GPU the wait for Python where batches are small. One is
+            recorded for each size, and eight are kept: for images of few sizes. Not for detectors.
 
     Raises:
         ValueError: a file that is missing, damaged, does not say what it holds or holds something else; names of
-            another number of classes; an option that the task does not take; a device that does not exist.
+            another number of classes; an option that the task, the file or the device does not take; a device that does
+            not exist.
         WeightsUnavailableError: released weights cannot be downloaded.
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
-    if is_exported(Path(source)) and (name is not None or device not in ("auto", "cpu") or precision != "float32"):
-        raise ValueError(f"{source} is an exported file: it says its name itself, and runs on the CPU in float32")
+    elsewhere = device not in ("auto", "cpu") or precision != "float32" or compile or cuda_graph
+    if is_exported(Path(source)) and (name is not None or elsewhere):
+        raise ValueError(
+            f"{source} is an exported file: it says its name itself, and runs on the CPU in float32 by its own runtime"
+        )
     found = load_network(source, name=name, pretrained=pretrained, device=choose_device(device))
     return Predictor(
         found.model,
         found.run,
-        _names(classes, found.classes),
+        class_names(classes, found.classes),
         device=found.device,
         report=found.report,
         precision=precision,
         options=options,
         best=found.best,
         recipe=found.recipe,
+        compile=compile,
+        cuda_graph=cuda_graph,
     )
-
-
-def _names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]:
-    """The names that were given, or the file's own."""
-    if given is None:
-        return own
-    names = read_lines(given) if isinstance(given, Path) else list(given)
-    if len(names) != len(own):
-        what = str(given) if isinstance(given, Path) else "classes="
-        raise ValueError(f"{what} names {len(names)} classes, the model has {len(own)}")
-    return names

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from a2mamba.predictor import Predictor, load
+from a2mamba.weights import dataset_in_words
 
 
 class Offered(NamedTuple):
@@ -16,12 +17,15 @@ class Offered(NamedTuple):
     predictor: Predictor
 
 
-def load_networks(words: Sequence[str], *, device: str = "auto", say: Callable[[str], None] = print) -> list[Offered]:
+def load_networks(
+    words: Sequence[str], *, pretrained: bool = False, device: str = "auto", say: Callable[[str], None] = print
+) -> list[Offered]:
     """Load what a user lists.
 
     Args:
         words: a training checkpoint; NAME=FILE, a network's name and a file of its weights; or the name of a network
             whose weights are released.
+        pretrained: a word behind such a name may be the data set of the weights.
         device: of all of them.
         say: is given what was loaded, a line for each.
 
@@ -31,11 +35,14 @@ def load_networks(words: Sequence[str], *, device: str = "auto", say: Callable[[
     if not words:
         raise ValueError("no network to serve; expected a checkpoint, NAME=FILE or the name of a released network")
     found: list[Offered] = []
-    for word in words:
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         name, path = _parts(word)
-        predictor = load(path, name=name, device=device)
+        dataset, rest = dataset_in_words(word, rest) if pretrained else (None, rest)
+        predictor = load(path, name=name, pretrained=dataset, device=device)
         say(f"{word}: {predictor.report}")
-        found.append(Offered(_label(predictor, path, [offered.label for offered in found]), predictor))
+        found.append(Offered(_label(predictor, dataset or path, [offered.label for offered in found]), predictor))
     return found
 
 

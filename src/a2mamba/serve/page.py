@@ -166,6 +166,7 @@ def _build_tab(answers: _Answers, words: TaskPage, examples: Sequence[Path]) -> 
                 height="auto",
                 interactive=False,
                 buttons=["fullscreen"],
+                elem_classes="a2-maps",
             )
     gr.on(
         [image.change, network.change],

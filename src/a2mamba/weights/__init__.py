@@ -7,6 +7,7 @@ from a2mamba.weights.released import (
     DriveFile,
     HubFile,
     ReleasedWeights,
+    dataset_in_words,
     find_weights,
     has_released_weights,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "HubFile",
     "ReleasedWeights",
     "WeightsUnavailableError",
+    "dataset_in_words",
     "fetch_weights",
     "find_weights",
     "has_released_weights",

@@ -5,12 +5,16 @@ Imports nothing heavy: `a2mamba weights` starts at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from a2mamba.catalog import FACTS
 from a2mamba.near_names import did_you_mean
 
 UNSTATED = "no license stated"
+WordT = TypeVar("WordT", str, Path)
 
 
 @dataclass(frozen=True)
@@ -156,3 +160,15 @@ def find_weights(name: str, dataset: str | None = None) -> ReleasedWeights:
     if dataset not in found:
         raise ValueError(f"no weights of {name} are released for {dataset!r}; {did_you_mean(dataset, found)}")
     return found[dataset]
+
+
+def dataset_in_words(name: str, words: Sequence[WordT]) -> tuple[str | None, list[WordT]]:
+    """Return the data set that the first of the words behind a network's name means, and the words that are left.
+
+    Args:
+        name: of the network.
+        words: that a user wrote behind it; a first one that is no data set of the network's weights is left, too.
+    """
+    if words and str(words[0]) in {entry.dataset for entry in WEIGHTS if entry.name == name}:
+        return str(words[0]), list(words[1:])
+    return None, list(words)

@@ -1,6 +1,7 @@
 """The public depthwise convolution: dispatch.
 
-It is not registered with torch.library: where a graph or a gradient is recorded, PyTorch's own operations run.
+It is not registered with torch.library: where a graph is recorded, PyTorch's own operation runs, and so it does on GPUs
+where a gradient is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from a2mamba.ops.depthwise import comparison, reference
+from a2mamba.ops.depthwise import comparison, numba_impl, reference
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
 
 
@@ -28,8 +29,13 @@ def _triton_run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return triton_impl.run(x, weight, bias, residual=False)
 
 
+def _numba_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    return numba_impl.why_not(x, weight, bias) or comparison.numba(x.device)
+
+
 BACKENDS = (
     Backend("triton", _triton_why_not, _triton_run),
+    Backend("numba", _numba_why_not, numba_impl.run),
     Backend("torch", always, reference.depthwise_conv),
 )
 """In order of preference. All take (x, weight, bias)."""
@@ -44,7 +50,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, K, K), K odd.
         bias: (C,).
-        backend: "triton" or "torch"; None takes the first that can run.
+        backend: "triton", "numba" (5 x 5 kernels whose gradient is wanted) or "torch"; None takes the first that can
+            run.
 
     Returns:
         (B, C, H, W), in the dtype of ``x`` or in that of autocast.

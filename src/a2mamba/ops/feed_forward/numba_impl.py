@@ -11,6 +11,7 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.feed_forward.torch_impl import with_residual
+from a2mamba.ops.numba_arguments import addresses, cast
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     x = x.permute(0, 2, 3, 1)
     if x.stride(-1) != 1:
         x = x.contiguous()
-    weight, bias = weight.to(torch.float32), bias.to(torch.float32)
+    weight, bias = cast(weight, torch.float32), cast(bias, torch.float32)
     taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
@@ -41,7 +42,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     numbers = [batch * chunks, chunks, height, columns, channels]
     numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
     for each in (x, out):
-        numbers += [each.data_ptr(), *(each.element_size() * stride for stride in each.stride()[:3])]
+        numbers += addresses(each, 3)
     numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2)

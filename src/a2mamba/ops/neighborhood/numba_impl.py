@@ -14,6 +14,7 @@ from torch import Tensor
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
+from a2mamba.ops.numba_arguments import addresses, cast
 
 STORED = 2**20
 """Numbers of a map that are stored for its next application, at most: what caches hold."""
@@ -144,7 +145,7 @@ def apply(
     for phase in (0,) if whole else (1, 2):
         others = phase, chunks, where, 4 * slots, int(stored)
         call.run(kernel, workers, images * chunks, packed, scratch, (out,), others)
-    return out.to(v.dtype), memory
+    return cast(out, v.dtype), memory
 
 
 def _multiplies_pairs(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -224,7 +225,7 @@ class _Call:
         if bias is None:
             self.bias = v.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
         else:
-            self.bias = bias.to(torch.float32).contiguous()
+            self.bias = cast(bias, torch.float32).contiguous()
         self.plan = plan = make_plan(height, width, kernel_size, dilation)
         self.columns = (width + LANES - 1) // LANES * LANES + 2 * LANES
         self.weights = (plan.window * plan.masks.shape[1] + 4) * LANES
@@ -257,9 +258,7 @@ class _Call:
             *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.weights),
         ]
         for x in (*self.inputs, *maps):
-            batch_step, head_step, row_step, column_step, _ = x.stride()
-            size = x.element_size()
-            numbers += [x.data_ptr(), *(size * step for step in (batch_step, head_step, row_step, column_step))]
+            numbers += addresses(x, 4)
         numbers += others
         numba_threads.run(kernel, workers, numbers)
 
@@ -278,6 +277,5 @@ def _empty(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def _rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
-    if x.dtype != dtype:
-        x = x.to(dtype)
+    x = cast(x, dtype)
     return x if x.stride(-1) == 1 else x.contiguous()

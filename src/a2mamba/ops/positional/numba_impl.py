@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
+from a2mamba.ops.numba_arguments import addresses, cast, norm_constants
 from a2mamba.ops.precision import in_half_precision
 
 
-def parameters(pos: nn.Conv2d, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the kernel reads of the modules."""
+def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Tensor]:
+    """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``."""
     assert pos.bias is not None
-    return pos.weight, pos.bias, norm.weight, norm.bias
+    affine = () if isinstance(skip, nn.Identity) else skip.parameters()
+    return [pos.weight, pos.bias, norm.weight, norm.bias, *affine]
 
 
 def positional_norm(
@@ -35,7 +37,7 @@ def positional_norm(
         return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
     # All float32; float32 beside what convolutions make under autocast; or all bfloat16.
     kind = 2 if x.dtype == torch.bfloat16 else int(normal_dtype == torch.bfloat16)
-    tables, constants = _tables(skip, pos, norm), _constants(channels, norm.eps)
+    tables, constants = _tables(skip, pos, norm), norm_constants(channels, norm.eps)
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
     # Three rows that the convolution sees, and the one that it makes.
@@ -44,18 +46,19 @@ def positional_norm(
     numbers += [tables.data_ptr(), constants.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
     sources = [_rows(x, x.dtype), None if branch is None else _rows(branch, normal_dtype)]
     for each in (*sources, out, normal):
-        numbers += [0] * 4 if each is None else [each.data_ptr(), *(each.element_size() * s for s in each.stride()[:3])]
+        numbers += [0] * 4 if each is None else addresses(each, 3)
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
 
 
 def _tables(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
     """Return (14, C): nine taps and a bias, weight and bias of the norm, weight and bias of the shortcut."""
-    weight, *vectors = (each.to(torch.float32) for each in parameters(pos, norm))
-    channels = len(weight)
-    vectors += [each.to(torch.float32) for each in skip.parameters()] or _identity(channels)
+    weight, *vectors = [cast(each, torch.float32) for each in parameters(skip, pos, norm)]
+    channels = weight.shape[0]
+    if len(vectors) == 3:
+        vectors += _identity(channels)
     tables = torch.cat((weight.reshape(channels, 9).T, torch.stack(vectors)))
-    tables[4] += 1  # the residual
+    tables[4].add_(1)  # the residual
     return tables
 
 
@@ -65,13 +68,7 @@ def _identity(channels: int) -> list[Tensor]:
     return [make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros)]
 
 
-@lru_cache(maxsize=64)
-def _constants(channels: int, eps: float) -> Tensor:
-    """Return what a norm multiplies sums by, and what it adds to variances."""
-    return torch.tensor([1 / channels, eps], dtype=torch.float32, device="cpu")
-
-
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, H, W) as (B, H, W, C) in ``dtype``, channels side by side."""
-    x = x.to(dtype).permute(0, 2, 3, 1)
+    x = cast(x, dtype).permute(0, 2, 3, 1)
     return x if x.stride(-1) == 1 else x.contiguous()

@@ -20,7 +20,7 @@ def _numba_why_not(x: Tensor, branch: Tensor | None, skip: nn.Module, pos: nn.Co
         return f"the norm must be a LayerNorm with weight and bias, got {type(norm).__name__}"
     if pos.weight.shape != (channels, 1, 3, 3) or pos.bias is None:
         return f"the convolution must be ({channels}, 1, 3, 3) with bias, got {tuple(pos.weight.shape)}"
-    objection = unfit_at_inference(channels, x, *numba_impl.parameters(pos, norm), *skip.parameters())
+    objection = unfit_at_inference(channels, x, *numba_impl.parameters(skip, pos, norm))
     if objection is None and branch is not None:
         objection = unfit_at_inference(channels, branch)
     if objection is None and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:

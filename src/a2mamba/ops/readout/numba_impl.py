@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mamba.ops import numba_threads
+from a2mamba.ops.numba_arguments import cast, norm_constants
 
 RUN = 64
 """Positions that a thread takes at a time."""
@@ -28,7 +29,7 @@ def read_out(
     out = _empty(u, torch.float32)
     dtype = torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in (*states, u)) else torch.float32
     halves = [_rows(half.permute(0, 2, 3, 1, 4), dtype) for half in states]
-    weight, bias, skip, readout = (x.to(torch.float32).contiguous() for x in (weight, bias, skip, readout))
+    weight, bias, skip, readout = (cast(x, torch.float32).contiguous() for x in (weight, bias, skip, readout))
     numbers = [
         *(heads, width, weight.data_ptr(), bias.data_ptr(), skip.data_ptr()),
         *(number for half in halves for number in (half.data_ptr(), _step(half))),
@@ -57,8 +58,8 @@ def gated_norm(
     map_dtype = torch.bfloat16 if half else torch.float32
     out = _empty(x, map_dtype)
     vectors = (norm.weight, norm.bias, out_norm.weight, out_norm.bias, *_gate_affine(gate_norm, norm.weight))
-    affine = torch.cat([each.to(torch.float32) for each in vectors])
-    constants = torch.tensor([1 / channels, norm.eps], dtype=torch.float32, device="cpu")
+    affine = torch.cat([cast(each, torch.float32) for each in vectors])
+    constants = norm_constants(channels, norm.eps)
     between = affine.new_empty(_workers(out), numba_kernels.TOGETHER * channels)
     dtypes = (torch.float32, map_dtype, map_dtype)
     maps = [_rows(each.permute(0, 2, 3, 1), kind) for each, kind in zip((x, added, gate), dtypes, strict=True)]
@@ -67,7 +68,7 @@ def gated_norm(
         numbers += [each.data_ptr(), _step(each)]
     numbers += [int(half), between.data_ptr(), 4 * between.stride(0)]
     _run(numba_kernels.GATED_NORM, out, numbers)
-    return out.to(dtype).permute(0, 3, 1, 2)
+    return cast(out, dtype).permute(0, 3, 1, 2)
 
 
 def _gate_affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +77,7 @@ def _gate_affine(norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(like), torch.zeros_like(like)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    weight = norm.weight.to(torch.float32) * torch.rsqrt(norm.running_var.to(torch.float32) + norm.eps)
+    weight = cast(norm.weight, torch.float32) * torch.rsqrt(cast(norm.running_var, torch.float32) + norm.eps)
     return weight, norm.bias - norm.running_mean * weight
 
 
@@ -89,7 +90,8 @@ def _empty(like: Tensor, dtype: torch.dtype) -> Tensor:
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, H, W, ...) as (B * H * W, channels) in ``dtype``, channels side by side; a view where it is so."""
     # Not by its strides: those of axes with one entry may be anything.
-    x = x.to(dtype).flatten(0, 2).flatten(1)
+    x = cast(x, dtype).flatten(0, 2)
+    x = x if x.dim() == 2 else x.flatten(1)
     return x if x.stride(1) == 1 else x.contiguous()
 
 

@@ -1,15 +1,19 @@
-"""The selective scan on CPUs through Numba: memory and the call. The kernel is ``numba_kernels.py``.
+"""The selective scan on CPUs through Numba: memory and the calls of the kernels in ``numba_kernels*.py``.
 
-Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run.
+Numba is imported, and a kernel compiled or read from Numba's cache on disk, at its first run.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
+from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
 """Most channels of an item of work: few, so that one image occupies several threads, but whole lines of memory."""
@@ -36,36 +40,86 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
         return out.transpose(1, 2)
     from a2mamba.ops.selective_scan import numba_kernels
 
-    dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
-    u, delta = _tokens(u, dtype), _tokens(delta, dtype)
-    A, B = A.detach().to(torch.float32).contiguous(), B.detach().to(torch.float32).contiguous()
-    bias = out.new_zeros(channels) if delta_bias is None else delta_bias.detach().to(torch.float32).contiguous()
-    groups = B.shape[1]
-    group_channels = channels // groups
-    item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
-    items = batch * groups * ((group_channels + item_channels - 1) // item_channels)
-    workers = min(numba_threads.threads(), items)
-    states = out.new_empty(workers, item_channels)
-    numba_threads.run(
-        numba_kernels.KERNEL,
-        workers,
-        [
-            *(items, int(delta_softplus), groups, group_channels, item_channels, length),
-            *_addresses(u),
-            *_addresses(delta),
-            *_addresses(out),
-            *(B.data_ptr(), A.data_ptr(), bias.data_ptr(), states.data_ptr(), 4 * item_channels, u.element_size()),
-        ],
-    )
+    call = _Call(u, delta, A, B, delta_bias, delta_softplus)
+    workers = min(numba_threads.threads(), call.items)
+    states = out.new_empty(workers, call.item_channels)
+    others = [*addresses(out, 2), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
+    numba_threads.run(numba_kernels.KERNEL, workers, [*call.numbers, *others])
     return out.transpose(1, 2)
+
+
+def backward(
+    grad: Tensor,
+    states: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of u, delta, A, B and delta_bias; arguments as in ``torch_impl.backward``."""
+    if not u.numel():
+        return torch_impl.backward(grad, states, u, delta, A, B, delta_bias, delta_softplus)
+    from a2mamba.ops.selective_scan import numba_kernels_backward
+
+    call = _Call(u, delta, A, B, delta_bias, delta_softplus)
+    batch, channels, length = u.shape
+    states, grad = _tokens(states, torch.float32), _tokens(grad, torch.float32)
+    grad_u, grad_delta = (call.u.new_empty(batch, length, channels) for _ in range(2))
+    # What items and images add to these is added up below, always in the same order.
+    grads_B = grad.new_empty(batch, B.shape[1], call.items // (batch * B.shape[1]), length)
+    grads_A, grads_bias = grad.new_empty(2, batch, channels)
+    workers = min(numba_threads.threads(), call.items)
+    vectors = numba_kernels_backward.RUN + numba_kernels_backward.KEPT * (call.item_channels // LANES)
+    scratch = grad.new_empty(workers, vectors * LANES)
+    ramp = torch.cat((grad.new_zeros(LANES), grad.new_ones(LANES)))
+    others = [
+        *(*addresses(states, 2), *addresses(grad, 2)),
+        *(grad_u.data_ptr(), *addresses(grad_delta, 2)),
+        *(*call.parameters, ramp.data_ptr(), grads_B.data_ptr(), grads_A.data_ptr(), grads_bias.data_ptr()),
+        *(scratch.data_ptr(), 4 * scratch.stride(0), call.u.element_size()),
+    ]
+    numba_threads.run(numba_kernels_backward.KERNEL, workers, [*call.numbers, *others])
+    grad_B, grad_A, grad_bias = _total(grads_B.movedim(2, 0)), _total(grads_A), _total(grads_bias)
+    return (
+        grad_u.transpose(1, 2).to(u.dtype),
+        grad_delta.transpose(1, 2).to(delta.dtype),
+        grad_A.to(A.dtype),
+        grad_B.to(B.dtype),
+        grad_bias if delta_bias is None else grad_bias.to(delta_bias.dtype),
+    )
+
+
+class _Call:
+    """What both kernels are told alike: ``numbers`` first, ``parameters`` among the others."""
+
+    def __init__(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
+    ) -> None:
+        batch, channels, length = u.shape
+        dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
+        self.u, self.delta = _tokens(u, dtype), _tokens(delta, dtype)
+        self.A, self.B = (cast(x.detach(), torch.float32).contiguous() for x in (A, B))
+        bias = self.A.new_zeros(channels) if delta_bias is None else delta_bias
+        self.bias = cast(bias.detach(), torch.float32).contiguous()
+        groups = B.shape[1]
+        group_channels = channels // groups
+        self.item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
+        self.items = batch * groups * ((group_channels + self.item_channels - 1) // self.item_channels)
+        self.numbers = [
+            *(self.items, int(delta_softplus), groups, group_channels, self.item_channels, length),
+            *(*addresses(self.u, 2), *addresses(self.delta, 2)),
+        ]
+        self.parameters = [self.B.data_ptr(), self.A.data_ptr(), self.bias.data_ptr()]
+
+
+def _total(parts: Tensor) -> Tensor:
+    """Return the sum over the first axis, always added in the same order, in memory of its own."""
+    return functools.reduce(torch.add, parts[1:], parts[0].clone())
 
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
-    x = x.detach().to(dtype).transpose(1, 2)
+    x = cast(x.detach(), dtype).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _addresses(x: Tensor) -> list[int]:
-    """Return address and steps in bytes of (B, L, ...)."""
-    return [x.data_ptr(), x.element_size() * x.stride(0), x.element_size() * x.stride(1)]

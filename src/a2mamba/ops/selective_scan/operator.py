@@ -31,11 +31,6 @@ def _channels_innermost(like: Tensor, dtype: torch.dtype) -> Tensor:
     return like.new_empty(like.shape[0], like.shape[2], like.shape[1], dtype=dtype).transpose(1, 2)
 
 
-def _compute_gradients(*arguments: Any) -> tuple[Tensor, ...]:
-    with without_autocast(arguments[0]):
-        return torch_impl.backward(*arguments)
-
-
 def _fake_gradients(
     grad: Tensor, states: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, _: bool
 ) -> tuple[Tensor, ...]:
@@ -49,14 +44,6 @@ def _fake_gradients(
     )
 
 
-_backward = register(
-    "a2mamba::selective_scan_state_backward",
-    f"(Tensor grad, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _compute_gradients,
-    _fake_gradients,
-)
-
-
 def _fake(u: Tensor, *others: Any) -> Tensor:
     return _channels_innermost(u, reference.state_dtype(u))
 
@@ -67,21 +54,33 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.delta_softplus = delta_softplus
 
 
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    states, u, delta, A, B, delta_bias = ctx.saved_tensors
-    *grads, grad_bias = _backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
-    return *grads, None if delta_bias is None else grad_bias, None
+def _shielded(implementation: Callable[[Tensor], Any], function: str) -> Callable[..., Any]:
+    """Return what an operator does, by a function of the implementation that is chosen for its first argument."""
+
+    def compute(*arguments: Any) -> Any:
+        # The recurrence is float32 whatever surrounds it; autocast must not change that.
+        with without_autocast(arguments[0]):
+            return getattr(implementation(arguments[0]), function)(*arguments)
+
+    return compute
 
 
 def _define(name: str, implementation: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
-    """Register the forward of the implementation that is chosen for ``u`` under a name, with its gradient."""
+    """Register the forward of an implementation under a name, and its gradient."""
+    backward = register(
+        f"{name}_backward",
+        f"(Tensor grad, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _shielded(implementation, "backward"),
+        _fake_gradients,
+    )
 
-    def compute(*arguments: Any) -> Tensor:
-        # The recurrence is float32 whatever surrounds it; autocast must not change that.
-        with without_autocast(arguments[0]):
-            return implementation(arguments[0]).forward(*arguments)
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        states, u, delta, A, B, delta_bias = ctx.saved_tensors
+        *grads, grad_bias = backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
+        return *grads, None if delta_bias is None else grad_bias, None
 
-    return register(name, f"({_ARGUMENTS}) -> Tensor", compute, _fake, _differentiate, _setup_context)
+    forward = _shielded(implementation, "forward")
+    return register(name, f"({_ARGUMENTS}) -> Tensor", forward, _fake, differentiate, _setup_context)
 
 
 _forward = _define("a2mamba::selective_scan_state", lambda u: torch_impl)

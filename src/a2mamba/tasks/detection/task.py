@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -202,6 +203,19 @@ class DetectionTask(Task[DetectionRun, Detector]):
         """Return the image at the size of the protocol, padded on the right and at the bottom."""
         batch, _ = model.preprocess([_floats(image).to(device)], None)
         return view_of_batch(batch.tensors, model.config.image_mean, model.config.image_std)
+
+    def accelerated(self, model: Detector, *, compile: bool, cuda_graph: bool) -> nn.Module:
+        """See `Task`; backbone and pyramid are compiled, what follows depends on the objects that are found."""
+        if cuda_graph:
+            raise ValueError(
+                "cuda_graph=True is for classifiers and segmenters: what a detector computes depends on the objects "
+                "that it finds; use compile=True"
+            )
+        if not compile:
+            return model
+        network = copy(model)
+        network.levels = torch.compile(model.levels)  # type: ignore[method-assign]
+        return network
 
     def predict(
         self,

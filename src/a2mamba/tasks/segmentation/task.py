@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from a2mamba.backbone import LoadReport, weights_of
+from a2mamba.backbone import LoadReport, cuda_graph, weights_of
 from a2mamba.data import (
     SEGMENTATION_DATASETS,
     SegmentationBatch,
@@ -240,6 +240,11 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         mean, std = run.data.mean, run.data.std
         return view_of_batch(next(network_inputs(pil_to_tensor(image).to(device), run.test, mean, std)), mean, std)
 
+    def accelerated(self, model: Segmenter, *, compile: bool, cuda_graph: bool) -> nn.Module:
+        """See `Task`; what is recorded are the logits at the decoder's stride, which test modes ask for."""
+        network = super().accelerated(model, compile=compile, cuda_graph=False)
+        return _FromGraphs(network) if cuda_graph else network
+
     def predict(
         self,
         run: SegmentationRun,
@@ -258,6 +263,35 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             found = predict(model, pixels, mode=run.test, mean=run.data.mean, std=run.data.std, device=device)
             predictions.append(SegmentationPrediction(image, classes, found.to(torch.uint8), palette))
         return predictions
+
+
+class _AtOwnStride(nn.Module):
+    """A segmenter as a function of its images alone."""
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.training = segmenter.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, classes, h, w)."""
+        logits: Tensor = self.segmenter(images, native_resolution=True)
+        return logits
+
+
+class _FromGraphs(nn.Module):
+    """A segmenter as test modes call it, which replays CUDA graphs."""
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.graphs = cuda_graph(_AtOwnStride(segmenter))
+        self.training = segmenter.training
+
+    def forward(self, images: Tensor, *, native_resolution: bool) -> Tensor:
+        """(B, 3, H, W) -> logits (B, classes, h, w)."""
+        assert native_resolution, "larger logits are not recorded"
+        logits: Tensor = self.graphs(images)
+        return logits
 
 
 def _normalized(image: Image.Image, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
