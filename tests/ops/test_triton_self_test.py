@@ -66,7 +66,7 @@ def test_right_kernels_pass(operator: str, tmp_path: Path, interpreted: Callable
 
 
 def test_a_wrong_kernel_is_switched_off(tmp_path: Path, interpreted: Callable[..., Any]) -> None:
-    reason, messages = interpreted(run_passed, str(tmp_path), "neighborhood_attention", "backward_q_kernel")
+    reason, messages = interpreted(run_passed, str(tmp_path), "neighborhood_attention", "attention_backward_q_kernel")
     assert "gradient of q" in reason
     assert len(messages) == 1
     assert messages[0].startswith("neighborhood_attention: the Triton kernels are switched off on cpu")
