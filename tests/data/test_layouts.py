@@ -30,7 +30,7 @@ from a2mamba.data import (
 from a2mamba.evaluation import MeanIoU
 
 from .folders import BINARY, FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
-from .helpers import write_image
+from .helpers import error_line, write_image
 
 MIOU = 53.633431801173735  # of the evaluation scenes' labels, two pixels aside
 GOLDEN = Path(__file__).parents[1] / "assets" / "messages_of_folders.json"
@@ -152,6 +152,26 @@ def test_a_table_with_a_column_of_splits(tmp_path: Path) -> None:
     assert sorted(Path(p).stem for batch in train_loader(data, seed=0) for p in batch.paths) == list("012345")
     check_validation(found)
     assert check_dataset(tmp_path).problems == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [str(number) for number in range(120)],  # ids of classes
+        [f"{number}.0" for number in range(120)],  # which were floats on their way
+        [f"1.{number}" for number in range(60)],  # chapters
+        [f"caption {number}" for number in range(120)],
+    ],
+)
+def test_numbers_may_be_classes(found: list[str], tmp_path: Path) -> None:
+    _labels(*found, count=2 * len(found))(tmp_path)
+    assert len(recognize(tmp_path).classes) == len(found)
+
+
+def test_measurements_are_refused_without_recognition(tmp_path: Path) -> None:
+    _labels(*(f"{number / 7:.3f}" for number in range(150)))(tmp_path)
+    data = ClassificationData(root=str(tmp_path), source="csv", workers=0, batch_size=2)
+    error_line(lambda: train_loader(data, seed=0), "train.csv", "150 different numbers", "measurements")
 
 
 def test_quoted_names(tmp_path: Path) -> None:
@@ -333,6 +353,19 @@ def _two_labels(root: Path) -> None:
     (root / "train.csv").write_text("image,label\n" + "".join(f"{n}.png,cat\n{n}.png,dog\n" for n in range(6)))
 
 
+def _labels(*found: str, count: int = 150) -> Callable[[Path], None]:
+    """A table of `count` images with these labels in turn, and one to evaluate on."""
+
+    def write(root: Path) -> None:
+        for number in range(count):
+            write_image(root / "images" / f"{number}.png", seed=number, size=(4, 4))
+        rows = [f'{number}.png,"{found[number % len(found)]}"' for number in range(count)]
+        for split in ("train", "val"):
+            (root / f"{split}.csv").write_text("\n".join(["image,target", *rows]))
+
+    return write
+
+
 def _one_image_of_a_class(root: Path) -> None:
     class_folders(root)
     for number in range(4):
@@ -372,6 +405,10 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks of two conventions": _masks_mixed,
     "masks of another convention to evaluate on": _masks_of_val_otherwise,
     "kaggle with two labels": _two_labels,
+    "kaggle with prices": _labels(*(str(99 + 7 * number) for number in range(150))),
+    "kaggle with decimals": _labels(*(f"{number / 100:.2f}" for number in range(120)), count=240),
+    "kaggle with decimal commas": _labels(*(f"{number / 7:.3f}".replace(".", ",") for number in range(150))),
+    "kaggle with captions": _labels(*(f"dog number {number} in a park" for number in range(150))),
     "kaggle without header": _table_without_header,
     "one image of a class": _one_image_of_a_class,
     "a folder too deep": lambda root: _images(root, *(f"train/{c}/images/{n}.jpg" for c in ("a", "b") for n in "12")),
