@@ -236,7 +236,8 @@ class _HubReader:
         if sorted(indices.values()) != list(range(len(indices))):
             raise ValueError(f"the labels of {name} are not numbered from 0 without gaps; choose another data set")
         self.classes = sorted(indices, key=indices.__getitem__)
-        self.targets = np.fromiter(self.reader.iter_targets(), dtype=np.int64, count=len(self.reader))
+        # The column itself: the reader has `iter_targets` only since timm 1.0.31.
+        self.targets = np.asarray(self.reader.dataset[self.reader.label_key][:], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.reader)
