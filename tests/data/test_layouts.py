@@ -335,6 +335,21 @@ def _masks_colors_jpeg(root: Path) -> None:
         mask.unlink()
 
 
+def _masks_in_alpha(color: str | None) -> Callable[[Path], None]:
+    """Masks whose colors are one, or those of the images; half of them are without an object."""
+
+    def write(root: Path) -> None:
+        BINARY["0 and 255"](root)
+        for number, file in enumerate(sorted((root / "masks").rglob("*.png"))):
+            alpha = Image.open(file).point(lambda value, empty=number % 2: 0 if empty else value)
+            image = Image.open(root / "images" / file.relative_to(root / "masks")).convert("RGB")
+            mask = image if color is None else Image.new("RGB", image.size, color)
+            mask.putalpha(alpha)
+            mask.save(file)
+
+    return write
+
+
 def _masks_mixed(root: Path) -> None:
     """Two people, two conventions."""
     BINARY["0 and 1"](root)
@@ -402,6 +417,9 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks as jpeg": _masks_jpeg,
     "masks resized": _masks_resized,
     "colors as jpeg": _masks_colors_jpeg,
+    "masks in the alpha channel of black": _masks_in_alpha("black"),
+    "masks in the alpha channel of white": _masks_in_alpha("white"),
+    "masks in the alpha channel of photos": _masks_in_alpha(None),
     "masks of two conventions": _masks_mixed,
     "masks of another convention to evaluate on": _masks_of_val_otherwise,
     "kaggle with two labels": _two_labels,
