@@ -1,14 +1,8 @@
 """The figures of docs/export.md: what is written, how far it is from the network, and how fast it runs.
 
-<<<<<<<< HEAD:benchmarks/exports.py
     python benchmarks/exports.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
     python benchmarks/exports.py speed --out /tmp/export [--seconds 240]
     python benchmarks/exports.py table --out /tmp/export
-========
-    python benchmarks/exports.py parity --out /tmp/export [--only a2mamba_tiny-224x224.onnx ...]
-    python benchmarks/exports.py speed --out /tmp/export [--seconds 240]
-    python benchmarks/exports.py table --out /tmp/export
->>>>>>>> refs/heads/export:benchmarks/exports.py
 
 ``parity`` writes every case, batch 1 and 3, and adds a line to parity.jsonl after each: cases that are in it are left
 out, so that it can be interrupted. ``speed`` runs our tiny and networks of its size, in PyTorch, ONNX Runtime and
