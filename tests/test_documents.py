@@ -111,7 +111,9 @@ def leads_somewhere(target: Path) -> bool:
 def test_no_file_has_the_markers_of_a_merge() -> None:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("not a checkout of git")
-    found = subprocess.run(["git", "grep", "-nE", "^(<{7}|>{7})"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "grep", "-nE", "^(<{7}|>{7})"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (found.returncode, found.stdout) == (1, ""), found  # 1: nothing was found
 
 
