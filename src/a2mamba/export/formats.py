@@ -131,8 +131,12 @@ _ANY_SIZE = 2**40
 
 
 def _simplify(model: Any) -> None:
-    """Compute constants, and everything that stands twice once: a map that is applied again among it."""
-    from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+    """Compute constants, and everything that stands twice once: a map that is applied again among it; drop notes."""
+    from onnx_ir.passes.common import (
+        ClearMetadataAndDocStringPass,
+        CommonSubexpressionEliminationPass,
+        DeduplicateInitializersPass,
+    )
     from onnxscript import optimizer
 
     same = CommonSubexpressionEliminationPass(size_limit=_ANY_SIZE)
@@ -140,6 +144,8 @@ def _simplify(model: Any) -> None:
     optimizer.optimize_ir(model, output_size_limit=MAX_FOLDED)
     DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
     same(model)
+    # Of every node PyTorch notes where it comes from, with paths of this machine: several megabytes.
+    ClearMetadataAndDocStringPass()(model)
 
 
 @contextmanager
