@@ -116,19 +116,16 @@ def rival(name: str) -> nn.Module:
     return timm.utils.reparameterize_model(model) if name.startswith("repvit") else model
 
 
-def file_of(out: Path, name: str, format: str) -> Path:
-    """The file of a network for the measurement of speed, written if it is not there."""
-    path = out / f"speed-{name}{FORMATS[format].suffix}"
-    if not path.exists():
-        FORMATS[format].write(trace(rival(name), torch.randn(2, 3, 224, 224)), path, ["logits"])
-        print(f"{path} is written", flush=True)
-    return path
-
-
-def files(out: Path) -> None:
-    for name in (OURS, *OTHERS):
-        for format in RUNTIMES.values():
-            file_of(out, name, format)
+def files_of(out: Path, name: str) -> dict[str, Path]:
+    """Runtime -> the file of a network that is compared for speed; those that are not there are written."""
+    found = {runtime: out / f"speed-{name}{FORMATS[format].suffix}" for runtime, format in RUNTIMES.items()}
+    missing = [runtime for runtime, path in found.items() if not path.exists()]
+    if missing:
+        program = trace(rival(name), torch.randn(2, 3, 224, 224))
+        for runtime in missing:
+            FORMATS[RUNTIMES[runtime]].write(program, found[runtime], ["logits"])
+            print(f"{found[runtime]} is written", flush=True)
+    return found
 
 
 def speed(out: Path, seconds: float) -> None:
@@ -139,9 +136,8 @@ def speed(out: Path, seconds: float) -> None:
     torch.set_num_threads(THREADS)
     for name in (OURS, *OTHERS):
         runs[name, "PyTorch"] = partial(rival(name), tensor)
-        for runtime, format in RUNTIMES.items():
-            path = file_of(out, name, format)
-            run, loaded[name, runtime] = timed_load(path, format)
+        for runtime, path in files_of(out, name).items():
+            run, loaded[name, runtime] = timed_load(path, RUNTIMES[runtime])
             runs[name, runtime] = partial(run, images)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     load_before, started = os.getloadavg(), time.perf_counter()
@@ -222,7 +218,8 @@ def main() -> None:
     if arguments.what == "parity":
         parity(arguments.out, arguments.only)
     elif arguments.what == "files":
-        files(arguments.out)
+        for name in (OURS, *OTHERS):
+            files_of(arguments.out, name)
     elif arguments.what == "speed":
         speed(arguments.out, arguments.seconds)
     else:
