@@ -34,6 +34,7 @@ from a2mamba.analysis.throughput import environment
 from a2mamba.detection import Detector
 from a2mamba.export import FORMATS, export_model
 from a2mamba.export.format import Run
+from a2mamba.export.formats import OnnxFormat, OpenVinoFormat
 from a2mamba.export.program import trace
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -119,12 +120,13 @@ def rival(name: str) -> nn.Module:
 def files_of(out: Path, name: str) -> dict[str, Path]:
     """Runtime -> the file of a network that is compared for speed; those that are not there are written."""
     found = {runtime: out / f"speed-{name}{FORMATS[format].suffix}" for runtime, format in RUNTIMES.items()}
-    missing = [runtime for runtime, path in found.items() if not path.exists()]
-    if missing:
-        program = trace(rival(name), torch.randn(2, 3, 224, 224))
-        for runtime in missing:
-            FORMATS[RUNTIMES[runtime]].write(program, found[runtime], ["logits"])
-            print(f"{found[runtime]} is written", flush=True)
+    onnx, openvino = found.values()
+    if not onnx.exists():
+        OnnxFormat().write(trace(rival(name), torch.randn(2, 3, 224, 224)), onnx, ["logits"])
+        print(f"{onnx} is written", flush=True)
+    if not openvino.exists():
+        OpenVinoFormat().convert(onnx, openvino)
+        print(f"{openvino} is written", flush=True)
     return found
 
 

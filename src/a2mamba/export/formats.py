@@ -98,12 +98,16 @@ class OpenVinoFormat(Format):
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
-        import openvino
-
         source = path.with_suffix(OnnxFormat.suffix)
         OnnxFormat().write(program, source, outputs)
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        self.convert(source, path)
         source.unlink()
+
+    def convert(self, source: Path, path: Path) -> None:
+        """Write the pair of files of an ONNX file."""
+        import openvino
+
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
 
     def load(self, path: Path, threads: int) -> Run:
         """See `Format`."""
