@@ -175,7 +175,8 @@ def timed_load(path: Path, format: str) -> tuple[Run, dict[str, float]]:
     wall, processor = time.perf_counter(), time.process_time()
     run = FORMATS[format].load(path, THREADS)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    size = sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.exists())
+    parts = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
+    size = sum(part.stat().st_size for part in parts)
     return run, {"bytes": size, "load_seconds": wall, "load_processor_seconds": processor}
 
 
