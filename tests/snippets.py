@@ -27,6 +27,7 @@ _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:export |\$ )?(?:\.venv/bin/)?(?:a2ma
 
 NOT_RUN = {
     "a2mamba serve": "goes on until it is stopped; tests/serve starts it",
+    "gradio_client": "asks a page that is up; tests/serve/test_server.py runs it",
     "http.server": "goes on until it is stopped; tests/export shows the page in Chromium",
     "onnxruntime-web-1.30.0.tgz": "a file that the reader has fetched",
     "pip install": "changes the environment that the tests run in",

@@ -13,6 +13,8 @@ import inspect
 import io
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,15 @@ def leads_somewhere(target: Path) -> bool:
         target.is_relative_to(code)
         and (ROOT / "src" / "a2mamba" / target.relative_to(code).with_suffix("") / "README.md").exists()
     )
+
+
+def test_no_file_has_the_markers_of_a_merge() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a checkout of git")
+    found = subprocess.run(
+        ["git", "grep", "-nE", "^(<{7}|>{7})"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout) == (1, ""), found  # 1: nothing was found
 
 
 def test_the_readme_stands_alone() -> None:

@@ -20,7 +20,7 @@ import a2mamba
 from a2mamba.data import load_image, write_demo
 from a2mamba.engine import Hook, Trainer
 from a2mamba.predictor import Predictions, Predictor, UnreadableImagesError, find_images, load, sources
-from a2mamba.predictor import predictor as predictor_module
+from a2mamba.predictor.loading import class_names
 from a2mamba.recipes import RECIPES, read_checkpoint, train
 from a2mamba.tasks import (
     TASKS,
@@ -327,4 +327,4 @@ def test_the_file_is_read_once(files: dict[str, Path], monkeypatch: pytest.Monke
 def test_class_names_as_any_editor_saves_them(tmp_path: Path) -> None:
     """A byte order mark is no part of the first name; what is checked is the reader that `data` has."""
     (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog \r\n\r\n")
-    assert predictor_module._names(tmp_path / "names.txt", ["class 0", "class 1"]) == ["cat", "dog"]
+    assert class_names(tmp_path / "names.txt", ["class 0", "class 1"]) == ["cat", "dog"]

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx.experimental import sym_node
 
 from a2mamba.backbone import pyramid
 from a2mamba.layers import ffn
@@ -66,7 +67,8 @@ def test_dynamic_sizes_compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # Once more at most, when the first eager call has brought the self-tests' verdicts. (A trace may start anew.)
     assert counts[0] <= 2
     assert counts[1] <= counts[0] + 1
-    assert counts[2] == counts[1]
+    # Older versions of torch make a graph for each outcome of a minimum of sizes, the dilation's.
+    assert counts[2] <= counts[1] + hasattr(sym_node, "alternate_impl_if_hinted_methods")
 
 
 def test_export() -> None:

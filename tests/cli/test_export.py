@@ -82,6 +82,8 @@ def test_the_graph_has_standard_operators_alone(written: Written) -> None:
     assert [each.domain for each in model.opset_import] == [""]
     assert not model.functions
     assert not {"Loop", "Scan", "If"} & {node.op_type for node in model.graph.node}
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert str(Path(a2mamba.__file__).parent).encode() not in (written.folder / "out" / "net.onnx").read_bytes()
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     assert batch.dim_param
     softmaxes = sum(node.op_type == "Softmax" for node in model.graph.node)

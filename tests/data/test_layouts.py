@@ -30,7 +30,7 @@ from a2mamba.data import (
 from a2mamba.evaluation import MeanIoU
 
 from .folders import BINARY, FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
-from .helpers import write_image
+from .helpers import error_line, write_image
 
 MIOU = 53.633431801173735  # of the evaluation scenes' labels, two pixels aside
 GOLDEN = Path(__file__).parents[1] / "assets" / "messages_of_folders.json"
@@ -152,6 +152,26 @@ def test_a_table_with_a_column_of_splits(tmp_path: Path) -> None:
     assert sorted(Path(p).stem for batch in train_loader(data, seed=0) for p in batch.paths) == list("012345")
     check_validation(found)
     assert check_dataset(tmp_path).problems == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [str(number) for number in range(120)],  # ids of classes
+        [f"{number}.0" for number in range(120)],  # which were floats on their way
+        [f"1.{number}" for number in range(60)],  # chapters
+        [f"caption {number}" for number in range(120)],
+    ],
+)
+def test_numbers_may_be_classes(found: list[str], tmp_path: Path) -> None:
+    _labels(*found, count=2 * len(found))(tmp_path)
+    assert len(recognize(tmp_path).classes) == len(found)
+
+
+def test_measurements_are_refused_without_recognition(tmp_path: Path) -> None:
+    _labels(*(f"{number / 7:.3f}" for number in range(150)))(tmp_path)
+    data = ClassificationData(root=str(tmp_path), source="csv", workers=0, batch_size=2)
+    error_line(lambda: train_loader(data, seed=0), "train.csv", "150 different numbers", "measurements")
 
 
 def test_quoted_names(tmp_path: Path) -> None:
@@ -315,6 +335,21 @@ def _masks_colors_jpeg(root: Path) -> None:
         mask.unlink()
 
 
+def _masks_in_alpha(color: str | None) -> Callable[[Path], None]:
+    """Masks whose colors are one, or those of the images; half of them are without an object."""
+
+    def write(root: Path) -> None:
+        BINARY["0 and 255"](root)
+        for number, file in enumerate(sorted((root / "masks").rglob("*.png"))):
+            alpha = Image.open(file).point(lambda value, empty=number % 2: 0 if empty else value)
+            image = Image.open(root / "images" / file.relative_to(root / "masks")).convert("RGB")
+            mask = image if color is None else Image.new("RGB", image.size, color)
+            mask.putalpha(alpha)
+            mask.save(file)
+
+    return write
+
+
 def _masks_mixed(root: Path) -> None:
     """Two people, two conventions."""
     BINARY["0 and 1"](root)
@@ -331,6 +366,19 @@ def _masks_of_val_otherwise(root: Path) -> None:
 def _two_labels(root: Path) -> None:
     table(root)
     (root / "train.csv").write_text("image,label\n" + "".join(f"{n}.png,cat\n{n}.png,dog\n" for n in range(6)))
+
+
+def _labels(*found: str, count: int = 150) -> Callable[[Path], None]:
+    """A table of `count` images with these labels in turn, and one to evaluate on."""
+
+    def write(root: Path) -> None:
+        for number in range(count):
+            write_image(root / "images" / f"{number}.png", seed=number, size=(4, 4))
+        rows = [f'{number}.png,"{found[number % len(found)]}"' for number in range(count)]
+        for split in ("train", "val"):
+            (root / f"{split}.csv").write_text("\n".join(["image,target", *rows]))
+
+    return write
 
 
 def _one_image_of_a_class(root: Path) -> None:
@@ -369,9 +417,16 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks as jpeg": _masks_jpeg,
     "masks resized": _masks_resized,
     "colors as jpeg": _masks_colors_jpeg,
+    "masks in the alpha channel of black": _masks_in_alpha("black"),
+    "masks in the alpha channel of white": _masks_in_alpha("white"),
+    "masks in the alpha channel of photos": _masks_in_alpha(None),
     "masks of two conventions": _masks_mixed,
     "masks of another convention to evaluate on": _masks_of_val_otherwise,
     "kaggle with two labels": _two_labels,
+    "kaggle with prices": _labels(*(str(99 + 7 * number) for number in range(150))),
+    "kaggle with decimals": _labels(*(f"{number / 100:.2f}" for number in range(120)), count=240),
+    "kaggle with decimal commas": _labels(*(f"{number / 7:.3f}".replace(".", ",") for number in range(150))),
+    "kaggle with captions": _labels(*(f"dog number {number} in a park" for number in range(150))),
     "kaggle without header": _table_without_header,
     "one image of a class": _one_image_of_a_class,
     "a folder too deep": lambda root: _images(root, *(f"train/{c}/images/{n}.jpg" for c in ("a", "b") for n in "12")),

@@ -105,6 +105,18 @@ def test_selective_scan(length: int, groups: int, tmp_path: Path) -> None:
     assert not {"Div", "Loop", "Scan", "If"} & set(operators)
 
 
+def test_small_steps_keep_their_digits(tmp_path: Path) -> None:
+    """The state of one step is the step itself, where the input is 1: softplus, far below one and far above."""
+    network = _Scan(200, 1)
+    with torch.no_grad():
+        network.bias.copy_(torch.linspace(-80, 80, 200))
+    x = torch.ones(2, 401, 1)
+    x[:, 200:400] = 0
+    found, _ = in_onnx_runtime(network, x, x, tmp_path / "x.onnx")
+    expected = torch.nn.functional.softplus(network.bias.detach().double()).numpy()
+    assert (np.abs(found[0, :, 0] - expected) / expected).max() < 2e-6
+
+
 def test_chunks_divide_usual_lengths_and_keep_steps_few() -> None:
     for length in (196, 784, 3136, 16384):
         assert length % chunk_size(length) == 0

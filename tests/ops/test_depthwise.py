@@ -42,13 +42,13 @@ def test_gradients_agree_with_reference(case: Case, dtype: torch.dtype, toleranc
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_order_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
     x, grad = (Case(3, 40, 9, 12, 5).inputs(dtype, seed=seed)[0] for seed in (0, 1))
-    expected = numba_impl.weight_gradients(grad, x)
+    expected = numba_impl.weight_gradients(grad, x, 5)
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             for layout in (torch.contiguous_format, torch.channels_last):
-                found = numba_impl.weight_gradients(*(t.contiguous(memory_format=layout) for t in (grad, x)))
+                found = numba_impl.weight_gradients(*(t.contiguous(memory_format=layout) for t in (grad, x)), 5)
                 assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     finally:
         torch.set_num_threads(before)

@@ -271,10 +271,47 @@ def test_what_numba_cannot_run_is_named(
 
 
 @needs_numba
-@one_of_each
+@pytest.mark.parametrize(("name", "operator", "inputs"), [CALLS[7], CALLS[14]])
 def test_with_a_gradient_numba_declines(name: str, operator: Any, inputs: Any) -> None:
     with pytest.raises(ValueError, match=f"{name}: backend 'numba' cannot run because a gradient, a graph"):
         operator(*inputs(), backend="numba")
+
+
+def gradients_of_gelu_depthwise(case: feed_forward.Case, dtype: torch.dtype, backend: str) -> list[Tensor]:
+    arguments = [t.requires_grad_() for t in case.inputs(dtype)]
+    out = gelu_depthwise(*arguments, backend=backend)  # type: ignore[arg-type]
+    weights = torch.linspace(-7, 7, out.numel(), dtype=torch.float64).cos().view(out.shape).to(dtype)
+    return list(torch.autograd.grad(out, arguments, weights))
+
+
+@needs_numba
+@pytest.mark.parametrize("case", feed_forward.CASES, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)])
+def test_the_gradient_of_gelu_with_its_convolution(
+    case: feed_forward.Case, dtype: torch.dtype, tolerance: float
+) -> None:
+    expected = gradients_of_gelu_depthwise(case, torch.float64, "reference")
+    found = gradients_of_gelu_depthwise(case, dtype, "numba")
+    for ours, right in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        assert ours.shape == right.shape
+        assert relative_error(ours, right) < tolerance
+    torch.set_num_threads(3)
+    again = gradients_of_gelu_depthwise(case, dtype, "numba")
+    assert all(torch.equal(one, other) for one, other in zip(again, found, strict=True))
+
+
+@needs_numba
+def test_the_slope_of_gelu_far_from_zero_and_of_what_is_no_number() -> None:
+    """Around the reach of its polynomials, beyond it, and for NaN; without a convolution that is the gradient."""
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e30, -100.0, 100.0, 1e30, torch.nan])])
+    spread = x[:, None, None, None].expand(-1, 8, 1, 1).contiguous().requires_grad_()
+    out = gelu_depthwise(spread, torch.zeros(8, 1, 3, 3), torch.zeros(8), backend="numba")
+    (found,) = torch.autograd.grad(out, spread, torch.ones_like(out))
+    exact = x.double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.gelu(exact).sum(), exact)
+    assert found[-1].isnan().all()
+    assert (found[:-1, :, 0, 0] - expected[:-1, None]).abs().max() < 2e-6
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -35,18 +35,23 @@ def test_torch_agrees_with_its_gradient(case: rotary.Case) -> None:
 
 @needs_numba
 @every_case
-@torch.no_grad()
-def test_numba_agrees_in_bfloat16(case: rotary.Case) -> None:
-    x, table = case.inputs()
-    expected = rotate(x.double(), table.double(), backend="reference")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_numba_agrees_with_its_gradient(case: rotary.Case, dtype: torch.dtype, tolerance: float) -> None:
+    x, table = case.inputs(dtype)
+    weights = case.inputs(dtype, seed=1)[0]
+    leaf = x.double().requires_grad_()
+    expected = rotate(leaf, table.double(), backend="reference")
+    expected_results = (expected.detach(), *torch.autograd.grad(expected, leaf, weights.double()))
     threads = torch.get_num_threads()
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found = rotate(x, table, backend="numba")
-            assert found.dtype == torch.bfloat16
-            assert found.shape == x.shape
-            assert relative_error(found, expected) < 4e-3
+            leaf = x.detach().requires_grad_()
+            found = rotate(leaf, table, backend="numba")
+            for ours, right in zip((found, *torch.autograd.grad(found, leaf, weights)), expected_results, strict=True):
+                assert ours.dtype == dtype
+                assert ours.shape == x.shape
+                assert relative_error(ours.detach(), right) < tolerance
     finally:
         torch.set_num_threads(threads)
     apart = x.transpose(1, -1).contiguous().transpose(1, -1)
@@ -58,8 +63,8 @@ def test_what_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "HAS_NUMBA", True)
     x, table = rotary.CASES[1].inputs()
     for arguments, message in (
-        ((x.float(), table), "it is for bfloat16, got torch.float32"),
-        ((x, table.bfloat16()), "the table must be float32, got torch.bfloat16"),
+        ((x.double(), table), "it is for float32 and bfloat16, got torch.float64"),
+        ((x, table.bfloat16()), "the table must be float32 without a gradient, got torch.bfloat16"),
         (rotary.Case(1, 2, 2, 1, 12).inputs(), "a multiple of 8 wide, got 12"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 from a2mamba.serve.networks import Offered
 from cli.helpers import in_process
+from snippets import ROOT, blocks
 
 from .conftest import serving
 from .helpers import Page, Refused
@@ -46,6 +49,21 @@ def test_answers_are_those_of_the_predictor(
     _, maps = page.ask(f"explain_{verb}", label, page.upload(image), 3, 5)
     assert len(maps) == 9
     assert maps[0]["caption"] == "stage 1, sliding"
+
+
+def test_the_documents_program(
+    page: Page, networks: list[Offered], image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = [each.text for each in blocks((ROOT / "docs" / "serve.md").read_text()) if each.language == "python"]
+    for shown, here in (("http://127.0.0.1:7860/", page.url), ("a2mamba_nano", networks[0].label), ("jpg", "png")):
+        assert shown in block
+        block = block.replace(shown, here)
+    shutil.copy(image, tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    (expected,) = networks[0].predictor.predict(image)
+    assert names["entries"]["top"] == expected.to_dict()["top"]
 
 
 def test_no_image_is_no_error(page: Page) -> None:

@@ -98,12 +98,16 @@ class OpenVinoFormat(Format):
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
-        import openvino
-
         source = path.with_suffix(OnnxFormat.suffix)
         OnnxFormat().write(program, source, outputs)
-        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        self.convert(source, path)
         source.unlink()
+
+    def convert(self, source: Path, path: Path) -> None:
+        """Write the pair of files of an ONNX file."""
+        import openvino
+
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
 
     def load(self, path: Path, threads: int) -> Run:
         """See `Format`."""
@@ -131,8 +135,12 @@ _ANY_SIZE = 2**40
 
 
 def _simplify(model: Any) -> None:
-    """Compute constants, and everything that stands twice once: a map that is applied again among it."""
-    from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass
+    """Compute constants, and everything that stands twice once: a map that is applied again among it; drop notes."""
+    from onnx_ir.passes.common import (
+        ClearMetadataAndDocStringPass,
+        CommonSubexpressionEliminationPass,
+        DeduplicateInitializersPass,
+    )
     from onnxscript import optimizer
 
     same = CommonSubexpressionEliminationPass(size_limit=_ANY_SIZE)
@@ -140,6 +148,8 @@ def _simplify(model: Any) -> None:
     optimizer.optimize_ir(model, output_size_limit=MAX_FOLDED)
     DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
     same(model)
+    # Of every node PyTorch notes where it comes from, with paths of this machine: several megabytes.
+    ClearMetadataAndDocStringPass()(model)
 
 
 @contextmanager

@@ -5,30 +5,45 @@ The forms are those of `attention` and `scan`, and a program is traced again thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from a2mamba.export.attention import Axis, Table, cut_map, grid, slots
+from a2mamba.export.operators import by_operator
 from a2mamba.export.program import trace
 from a2mamba.export.scan import SEQUENTIAL, chunk_size
+from a2mamba.layers.global_attention import axis_matrix
 
 
 def plain(program: ExportedProgram) -> ExportedProgram:
     """Return the program without operators of ours."""
-    forms = {getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()}
+    forms = by_operator(
+        neighborhood_attention=neighborhood_attention,
+        selective_scan_state=selective_scan_state,
+        resize_pair_bias=resize_pair_bias,
+    )
     module = program.module()
     for node in module.graph.nodes:
+        if node.target is torch.ops.a2mamba.resize_pair_bias.default:
+            _bake_axis(module, node)
         node.target = forms.get(node.target, node.target)
     module.recompile()
     (example,), _ = program.example_inputs
     return trace(module, example)
+
+
+def _bake_axis(module: fx.GraphModule, node: fx.Node) -> None:
+    """Let a call take the matrix that resizes an axis, a constant, in place of the number of tokens."""
+    bias, tokens = node.args
+    name = f"axis_{node.name}"
+    module.register_buffer(name, axis_matrix(bias.meta["val"].shape[-1], tokens, torch.empty(0)))
+    with module.graph.inserting_before(node):
+        node.args = (bias, module.graph.get_attr(name))
 
 
 def selective_scan_state(
@@ -116,33 +131,6 @@ def _pair_bias(bias: Tensor | None, heads: int, window: tuple[int, int], y: Axis
     return pairs.reshape(heads, th * tw, qh * qw, kh * kw)
 
 
-def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
-    """The operator, see `a2mamba.layers.global_attention`: a constant product an axis."""
-    resize = torch.tensor(cubic_weights(int(bias.shape[1]), tokens).tolist())
-    return resize @ bias @ resize.T
-
-
-def cubic_weights(size: int, tokens: int) -> npt.NDArray[np.float64]:
-    """Return (tokens, size), what bicubic interpolation makes of an axis, as PyTorch's: a = -0.75, edges repeated."""
-    position = (np.arange(tokens) + 0.5) * size / tokens - 0.5
-    first = np.floor(position).astype(np.int64)
-    weights = np.zeros((tokens, size))
-    for neighbor in range(-1, 3):
-        x = np.abs(position - first - neighbor)
-        near = 1.25 * x**3 - 2.25 * x**2 + 1
-        far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
-        weight = np.where(x <= 1, near, far)
-        np.add.at(weights, (np.arange(tokens), np.clip(first + neighbor, 0, size - 1)), weight)
-    return weights
-
-
-_FORMS: dict[str, Callable[..., Any]] = {
-    "neighborhood_attention": neighborhood_attention,
-    "neighborhood_attention_again": neighborhood_attention,
-    "neighborhood_attention_numba": neighborhood_attention,
-    "neighborhood_attention_numba_again": neighborhood_attention,
-    "selective_scan_state": selective_scan_state,
-    "selective_scan_state_numba": selective_scan_state,
-    "resize_pair_bias": resize_pair_bias,
-}
-"""By the names that the operators are registered under."""
+def resize_pair_bias(bias: Tensor, axis: Tensor) -> Tensor:
+    """Resize (G, N, N) to (G, tokens, tokens) by the (tokens, N) matrix that resizes an axis."""
+    return axis @ bias @ axis.T

@@ -12,6 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from a2mamba.export.format import Run
 
+_LARGEST_BATCH = 2**31 - 1
+"""In torch 2.7 a slice compares the batch with the largest int64, and the program would hold for others alone."""
+
 
 def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
     """Return a network in eval mode as a program.
@@ -22,7 +25,7 @@ def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
     """
     # Of other kernels of attention the program would keep the strides that this machine's have.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        free = {0: Dim("batch")} if example.shape[0] > 1 else None
+        free = {0: Dim("batch", max=_LARGEST_BATCH)} if example.shape[0] > 1 else None
         return torch.export.export(network, (example,), dynamic_shapes=(free,))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from a2mamba.export.attention import neighborhood_attention
 from a2mamba.export.graph import constant, reshape
+from a2mamba.export.operators import by_operator
 from a2mamba.export.regions import pool_graph, suppress_graph
 from a2mamba.export.scan import selective_scan_state
 
@@ -32,20 +33,14 @@ def resize_pair_bias(bias: Any, tokens: int) -> Any:
     return reshape(resized, heads, tokens, tokens)
 
 
-_FORMS: dict[str, Callable[..., Any]] = {
-    "neighborhood_attention": neighborhood_attention,
-    "neighborhood_attention_again": neighborhood_attention,
-    "neighborhood_attention_numba": neighborhood_attention,
-    "neighborhood_attention_numba_again": neighborhood_attention,
-    "selective_scan_state": selective_scan_state,
-    "selective_scan_state_numba": selective_scan_state,
-    "resize_pair_bias": resize_pair_bias,
-    "suppress_boxes": suppress_graph,
-    "pool_boxes": pool_graph,
-}
-"""By the names that the operators are registered under."""
-
-
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return what ``torch.onnx.export`` takes as ``custom_translation_table``."""
-    return {getattr(torch.ops.a2mamba, name).default: form for name, form in _FORMS.items()}
+    return {
+        **by_operator(
+            neighborhood_attention=neighborhood_attention,
+            selective_scan_state=selective_scan_state,
+            resize_pair_bias=resize_pair_bias,
+        ),
+        torch.ops.a2mamba.suppress_boxes.default: suppress_graph,
+        torch.ops.a2mamba.pool_boxes.default: pool_graph,
+    }

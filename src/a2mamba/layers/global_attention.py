@@ -28,17 +28,17 @@ def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
 
 def _compute(bias: Tensor, tokens: int) -> Tensor:
     with without_autocast(bias):
-        axis = _axis_matrix(bias.shape[-1], tokens, bias)
+        axis = axis_matrix(bias.shape[-1], tokens, bias)
         return (axis @ bias.to(axis.dtype) @ axis.T).to(bias.dtype)
 
 
 def _compute_gradient(grad: Tensor, size: int) -> Tensor:
     with without_autocast(grad):
-        axis = _axis_matrix(size, grad.shape[-1], grad)
+        axis = axis_matrix(size, grad.shape[-1], grad)
         return (axis.T @ grad.to(axis.dtype) @ axis).to(grad.dtype)
 
 
-def _axis_matrix(size: int, tokens: int, like: Tensor) -> Tensor:
+def axis_matrix(size: int, tokens: int, like: Tensor) -> Tensor:
     """Return R (tokens, size), float32 at least: what bicubic interpolation makes of every unit vector."""
     identity = torch.eye(size, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     return F.interpolate(identity[None, None], size=(tokens, size), mode="bicubic", align_corners=False)[0, 0]

@@ -144,8 +144,8 @@ def untraced(x: Tensor) -> bool:
     )
 
 
-def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
-    """Return why a Numba kernel without a gradient cannot run ``tensors``, float32 or bfloat16 each, or None.
+def unfit_for_maps(width: int, *tensors: Tensor) -> str | None:
+    """Return why a Numba kernel cannot run ``tensors``, float32 or bfloat16 each, or None.
 
     ``width``: of what lies side by side in memory; it must be a multiple of ``LANES``.
     """
@@ -158,7 +158,15 @@ def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
             return f"all tensors must be float32 or bfloat16 on the cpu, got {tensor.dtype} on {tensor.device}"
     if width < LANES or width % LANES:
         return f"the width must be a multiple of {LANES}, got {width}"
-    return None if unwatched(first) else "a gradient, a graph or something that watches needs the operations one by one"
+    return None
+
+
+def unfit_at_inference(width: int, *tensors: Tensor) -> str | None:
+    """Return what :func:`unfit_for_maps` does, or why a kernel without a gradient cannot run, or None."""
+    objection = unfit_for_maps(width, *tensors)
+    if objection is None and not unwatched(tensors[0]):
+        objection = "a gradient, a graph or something that watches needs the operations one by one"
+    return objection
 
 
 def unhooked(module: nn.Module) -> bool:

@@ -16,6 +16,12 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype == dtype else x.to(dtype)
 
 
+def channels_innermost(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) as (B, H, W, C), channels side by side; without a copy where they are so already."""
+    x = x.permute(0, 2, 3, 1)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def addresses(x: Tensor, axes: int) -> list[int]:
     """Return the address of ``x`` and the steps of its first ``axes`` axes, in bytes."""
     size = x.element_size()

@@ -320,10 +320,25 @@ def gelu(b: Builder, x: Value, half: bool = False) -> Value:
     ``half``: to 1e-4 of it, for results that will be rounded to bfloat16.
     """
     square = b.fmul(x, x)
-    above, below = (polynomial(b, square, coefficients) for coefficients in (_NORMAL_HALF if half else _NORMAL))
-    near = b.fmul(x, fma(b, x, b.fdiv(above, below), constant(0.5)))
+    near = b.fmul(x, _normal_distribution(b, x, square, half))
     # Far from zero the ratio may be anything, also not a number.
     return b.select(b.fcmp_ordered("<", square, constant(_GELU_REACH**2)), near, maximum(b, constant(0.0), x))
+
+
+def gelu_slope(b: Builder, x: Value, half: bool = False) -> Value:
+    """Return the derivative of :func:`gelu`, to 1e-6, or to 1e-4 if ``half``; NaN for NaN."""
+    square = b.fmul(x, x)
+    density = b.fmul(exp(b, b.fmul(square, constant(-0.5)), half=half), constant(1 / math.sqrt(2 * math.pi)))
+    near = fma(b, x, density, _normal_distribution(b, x, square, half))
+    # A product with zero, for that keeps a NaN.
+    far = b.select(b.fcmp_ordered(">", x, constant(0.0)), constant(1.0), b.fmul(x, constant(0.0)))
+    return b.select(b.fcmp_ordered("<", square, constant(_GELU_REACH**2)), near, far)
+
+
+def _normal_distribution(b: Builder, x: Value, square: Value, half: bool) -> Value:
+    """Return the normal distribution function of ``x``, ``square`` being its square, within ``_GELU_REACH`` of zero."""
+    above, below = (polynomial(b, square, coefficients) for coefficients in (_NORMAL_HALF if half else _NORMAL))
+    return fma(b, x, b.fdiv(above, below), constant(0.5))
 
 
 def silu(b: Builder, x: Value) -> Value:

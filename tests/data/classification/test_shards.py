@@ -191,33 +191,39 @@ def test_mistakes(folders: Path, keyed: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ hub
 
 
-class Rows(list[dict[str, Any]]):
-    """What timm's reader asks of a data set of the `datasets` library."""
+class Rows:
+    """What timm's reader and ours ask of a data set of the `datasets` library."""
 
-    def __init__(self, rows: list[dict[str, Any]], names: list[str]) -> None:
-        super().__init__(rows)
+    def __init__(self, rows: list[dict[str, Any]], names: list[str], split: str) -> None:
+        self.rows = rows
         label = types.SimpleNamespace(names=names, str2int=names.index, num_classes=len(names))
-        self.info = types.SimpleNamespace(features={"label": label}, splits=None)
+        size = types.SimpleNamespace(num_examples=len(rows))
+        self.info = types.SimpleNamespace(features={"label": label}, splits={split: size})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | str) -> Any:
+        """A row by its number, a column by its name."""
+        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
 
     def cast_column(self, name: str, _: object) -> Rows:
         return self
-
-    def remove_columns(self, name: str) -> list[dict[str, Any]]:
-        return [{"label": row["label"]} for row in self]
 
 
 def test_the_hub_through_timms_reader(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library itself is not installed here: what stands in for it answers as its documentation says."""
     asked: list[tuple[str, str]] = []
 
-    def load_dataset(name: str, *, split: str, cache_dir: str | None) -> Rows:
+    def load_dataset(name: str, *, split: str, cache_dir: str | None, trust_remote_code: bool = False) -> Rows:
+        assert not trust_remote_code  # which older versions of timm say, and newer ones leave out
         asked.append((name, split))
         rows = [
             {"image": {"bytes": file.read_bytes(), "path": None}, "label": label}
             for label, folder in enumerate(CLASSES)
             for file in sorted((tiny / split / folder).iterdir())
         ]
-        return Rows(rows, list(CLASSES))
+        return Rows(rows, list(CLASSES), split)
 
     library = types.ModuleType("datasets")
     library.__spec__ = __import__("importlib.machinery").machinery.ModuleSpec("datasets", None)

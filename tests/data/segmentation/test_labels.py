@@ -216,6 +216,23 @@ def test_gray_colors_are_numbers(mode: str, tmp_path: Path) -> None:
     assert read_labels(tmp_path / "gray.png").tolist() == [[0, 3, 255]]
 
 
+def test_transparency_beside_colors_is_dropped(tmp_path: Path) -> None:
+    gray = Image.fromarray(np.array([[0, 3, 7]], dtype=np.uint8))
+    for mode in ("RGB", "L"):
+        mask = gray.convert(mode)
+        mask.putalpha(Image.fromarray(np.array([[0, 255, 255]], dtype=np.uint8)))
+        mask.save(tmp_path / "mask.png")
+        assert read_labels(tmp_path / "mask.png").tolist() == [[0, 3, 7]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_in_the_alpha_channel_is_not_taken_for_one_class(mode: str, tmp_path: Path) -> None:
+    mask = Image.new(mode, (4, 4))
+    mask.putpixel((1, 1), (*mask.getpixel((0, 0))[:-1], 200))
+    mask.save(tmp_path / "mask.png")
+    error_line(lambda: read_labels(tmp_path / "mask.png"), "mask.png", "one color", "levels 0, 200", 'getchannel("A")')
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     file = tmp_path / "labels.png"
     with pytest.raises(UndecodableImageError, match="No such file"):

@@ -33,7 +33,7 @@ from a2mamba.data.classification.class_folders import (
 from a2mamba.data.classification.datasets import IMAGENET
 from a2mamba.data.classification.recognition import refuse_annotated
 from a2mamba.data.classification.shards import ShardReader, class_list, find_shards
-from a2mamba.data.classification.tables import has_table, read_table
+from a2mamba.data.classification.tables import has_table, read_table, refuse_measurements
 from a2mamba.data.images import decode_image, image_mode
 from a2mamba.data.loading.loader import BatchLoader, evaluation_batches
 from a2mamba.data.loading.samplers import EpochSampler
@@ -208,6 +208,8 @@ def _table_folder(
     data: ClassificationData, split: str, *, transform: Callable[[Image.Image], Tensor] | None
 ) -> ImageFolder:
     table = read_table(Path(data.root), split)
+    if split == data.train_split:
+        refuse_measurements(table)
     if table.missing:
         raise ValueError(
             f"{len(table.missing)} images of {table.file} are not there: {some(table.missing)}; add them, or remove "
@@ -234,7 +236,8 @@ class _HubReader:
         if sorted(indices.values()) != list(range(len(indices))):
             raise ValueError(f"the labels of {name} are not numbered from 0 without gaps; choose another data set")
         self.classes = sorted(indices, key=indices.__getitem__)
-        self.targets = np.fromiter(self.reader.iter_targets(), dtype=np.int64, count=len(self.reader))
+        # The column itself: the reader has `iter_targets` only since timm 1.0.31.
+        self.targets = np.asarray(self.reader.dataset[self.reader.label_key][:], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.reader)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from a2mamba.data.classification.class_folders import ClassTree, scan_classes
-from a2mamba.data.classification.tables import find_tables, read_table
+from a2mamba.data.classification.tables import find_tables, read_table, refuse_measurements
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import describe_class_difference, is_hidden, some
 from a2mamba.data.recognized import Recognized
@@ -34,6 +34,7 @@ def recognize_table(root: Path) -> Recognized | None:
     if train is None:
         return None
     table = read_table(root, train)
+    refuse_measurements(table)
     counts = {train: len(table.rows)}
     notes = [f"{len(table.missing)} images of {table.file.name} are not there"] if table.missing else []
     if val is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,8 @@ _BOX_COLUMNS = frozenset({"xmin", "x_min", "x1", "bbox", "width", "encodedpixels
 _SPLIT_COLUMNS = ("split", "set", "subset", "data_set", "dataset", "partition", "phase")
 _SINGLE = ("labels", "train_labels", "trainlabels", "data", "dataset", "metadata", "annotations")
 """Names of a table of all images, beside those of splits."""
+_FEW_LABELS = 20  # so few are not looked into: a first try may have one image of each class
+_MANY_NUMBERS = 100  # versions, grades and chapters are fewer
 
 
 class Table(NamedTuple):
@@ -116,6 +120,38 @@ def read_table(root: Path, split: str) -> Table:
             f"none of the {len(entries)} images of {file} is in {some(map(str, places))}: {some(missing, 3)}"
         )
     return Table(file, found_rows, missing)
+
+
+def refuse_measurements(table: Table) -> None:
+    """Raise ValueError where the labels of a training table are no classes: measurements, or one text an image.
+
+    Numbers that occur once as a rule are measurements, however they are written; so are many different decimals.
+    """
+    counts = Counter(label for _, label in table.rows)
+    if len(counts) <= _FEW_LABELS:
+        return
+    once = sum(count == 1 for count in counts.values())
+    values = _numbers(counts)
+    decimals = values is not None and any(value % 1 > 0 for value in values)
+    if values is not None and (2 * once > len(counts) or (decimals and len(counts) > _MANY_NUMBERS)):
+        raise ValueError(
+            f"the labels of {table.file} are {len(counts)} different numbers for {len(table.rows)} images "
+            f"({some(table.classes, 3)}): measurements, not classes, and there is no regression here; divide them into "
+            f"ranges and write the name of its range for each image"
+        )
+    if once == len(counts):
+        raise ValueError(
+            f"the labels of {table.file} are {len(counts)} different texts for as many images "
+            f"({some(table.classes, 3)}): a class needs several images; write the same label for images of one class"
+        )
+
+
+def _numbers(labels: Iterable[str]) -> list[float] | None:
+    """The numbers that labels are, with a point or a comma; None where one is no number."""
+    try:
+        return [float(label.replace(",", ".")) for label in labels]
+    except ValueError:
+        return None
 
 
 def _refuse_two_labels(file: Path, entries: list[tuple[str, str]]) -> None:

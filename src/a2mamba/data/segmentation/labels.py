@@ -38,6 +38,10 @@ class LabelFileError(UndecodableImageError):
         self.reason = reason
 
 
+class AlphaMaskError(LabelFileError):
+    """A label file whose colors say nothing: what varies as a mask does is its alpha channel."""
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """A table between the numbers in a data set's label files and class indices.
@@ -243,7 +247,7 @@ def read_mask(path: Path | str) -> np.ndarray:
         uint8: numbers (H, W); colors (H, W, 3) where a pixel is not gray. Transparency is dropped.
 
     Raises:
-        LabelFileError: numbers above 255, or pixels that are neither numbers nor colors.
+        LabelFileError: numbers above 255, pixels that are neither numbers nor colors, or a mask in the alpha channel.
         UndecodableImageError: missing, damaged, or not an image.
     """
 
@@ -251,7 +255,9 @@ def read_mask(path: Path | str) -> np.ndarray:
         spread = _SPREAD.get(_rawmode(image), 1)
         image.load()
         if image.mode in ("RGBA", "LA"):
-            image = image.convert(image.mode[:-1])
+            opaque = image.convert(image.mode[:-1])
+            _refuse_mask_in_alpha(opaque, image.getchannel("A"), str(path))
+            image = opaque
         mode, pixels = image.mode, np.asarray(upright(image))
         if mode == "RGB":
             gray = (pixels == pixels[..., :1]).all()
@@ -265,6 +271,20 @@ def read_mask(path: Path | str) -> np.ndarray:
         return (pixels // spread if spread > 1 else pixels).astype(np.uint8)
 
     return read_image(path, read)
+
+
+def _refuse_mask_in_alpha(opaque: Image.Image, alpha: Image.Image, path: str) -> None:
+    """AlphaMaskError where the colors are all the same, or so many that they are a photo, and the alpha varies."""
+    levels = [value for _, value in alpha.getcolors()]
+    colors = opaque.getcolors(256)
+    if len(levels) == 1 or (colors is not None and len(colors) > 1):
+        return
+    said = "as many colors as a photo" if colors is None else "one color"
+    raise AlphaMaskError(
+        path,
+        f"its pixels have {said}, and its alpha channel the levels {_several(levels)}: the mask is in that channel, "
+        f'which is not read; save it as a gray PNG, with Pillow: Image.open(file).getchannel("A").save(file)',
+    )
 
 
 def _rawmode(image: Image.Image) -> str:

@@ -25,7 +25,15 @@ from a2mamba.data.segmentation.files import (
     scan,
 )
 from a2mamba.data.segmentation.folders import find_folders
-from a2mamba.data.segmentation.labels import IGNORE_LABEL, AnyLabelMap, LabelMap, pack_colors, read_mask, unpack_colors
+from a2mamba.data.segmentation.labels import (
+    IGNORE_LABEL,
+    AlphaMaskError,
+    AnyLabelMap,
+    LabelMap,
+    pack_colors,
+    read_mask,
+    unpack_colors,
+)
 from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses, find_listed_classes
 from a2mamba.data.splits import heldout
 
@@ -247,7 +255,7 @@ def survey_labels(paths: Sequence[str]) -> Survey:
     """Look into label files; those that cannot be read are left out: training replaces and names them.
 
     Raises:
-        UndecodableImageError: none of several can be read.
+        UndecodableImageError: none of several can be read, or their masks are in the alpha channel.
     """
     stats = [Path(path).stat() for path in paths]
     return _survey(tuple(paths), sum(stat.st_mtime_ns + stat.st_size for stat in stats))
@@ -258,20 +266,25 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
     numbers = np.zeros(256, dtype=np.int64)
     colors: set[int] = set()
     error: UndecodableImageError | None = None
-    numbered = colored = readable = two_ends = ignoring = 0
+    in_alpha: list[AlphaMaskError] = []
+    numbered = colored = readable = usual = two_ends = ignoring = 0
     lossy = bool(paths) and all(path.lower().endswith(LOSSY_EXTENSIONS) for path in paths)
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for seen in pool.map(_look_into, paths):
             if isinstance(seen, UndecodableImageError):
                 error = error or seen
+                in_alpha += [seen] if isinstance(seen, AlphaMaskError) else []
                 continue
             readable += 1
             colored += bool(seen.colors)
             numbered += int(np.count_nonzero(seen.numbers) > 1)
+            usual += 1 < (np.count_nonzero(seen.numbers) or len(seen.colors)) <= 256
             two_ends += seen.has_255 and not seen.has_others
             ignoring += seen.has_255 and seen.has_others
             numbers += seen.numbers
             colors |= seen.colors
+    if len(in_alpha) > usual:  # the others are masks of one class, or photos whose alpha is of one level
+        raise in_alpha[0]
     if not readable and error is not None:
         raise error
     if colored <= numbered:  # a few files of another kind are damage; loading names them

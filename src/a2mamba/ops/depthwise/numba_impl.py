@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, not_plain, numba_missing, untraced
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost
 from a2mamba.ops.precision import convolution_dtype, without_autocast
 
 ITEM_VECTORS = 4
@@ -62,39 +62,35 @@ class _Convolution(torch.autograd.Function):
             # The gradient of the map is a convolution with the kernel turned about.
             with without_autocast(x):
                 grad_x = F.conv2d(grad, weight.flip(2, 3), padding=KERNEL_SIZE // 2, groups=x.shape[1])
-        return grad_x, *weight_gradients(grad, x)
+        return grad_x, *(cast(each, x.dtype) for each in weight_gradients(grad, x, KERNEL_SIZE))
 
 
-def weight_gradients(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients (C, 1, 5, 5) and (C,) of weight and bias, in the dtype of ``x``.
+def weight_gradients(grad: Tensor, x: Tensor, size: int, *, with_gelu: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the gradients (C, 1, size, size) and (C,) of weight and bias, float32.
 
     Args:
         grad: gradient of the convolution, (B, C, H, W).
         x: the map, same shape, float32 or bfloat16.
+        size: of the kernel, 3 or 5.
+        with_gelu: the convolution is of GELU of ``x``.
     """
     batch, channels, height, columns = x.shape
     if not x.numel():
-        return x.new_zeros(channels, 1, KERNEL_SIZE, KERNEL_SIZE), x.new_zeros(channels)
+        gradients = x.new_zeros(size * size + 1, channels, dtype=torch.float32)
+        return gradients[:-1].T.reshape(channels, 1, size, size), gradients[-1].clone()
     from a2mamba.ops.depthwise import numba_kernels
 
-    x, grad = _channels_innermost(x), _channels_innermost(cast(grad, x.dtype))
+    x, grad = channels_innermost(x), channels_innermost(cast(grad, x.dtype))
     vectors = min(ITEM_VECTORS, channels // LANES)
     items = batch * -(-channels // (vectors * LANES))
     workers = min(numba_threads.threads(), items)
-    sums = x.new_empty(batch, numba_kernels.SUMS, channels, dtype=torch.float32)
-    rows = KERNEL_SIZE * (columns + KERNEL_SIZE - 1) + columns
-    scratch = sums.new_empty(workers, LANES * (vectors * (rows + numba_kernels.SUMS) + 1))
-    numbers = [items, height, columns, channels, vectors]
-    for each in (x, grad):
-        numbers += addresses(each, 3)
-    numbers += [sums.data_ptr(), scratch.data_ptr(), 4 * scratch.stride(0), int(x.dtype == torch.bfloat16)]
+    sums = x.new_empty(batch, size * size + 1, channels, dtype=torch.float32)
+    rows = size * (columns + size - 1) + columns
+    scratch = sums.new_empty(workers, LANES * vectors * (rows + size * size + 1))
+    numbers = [items, height, columns, channels, vectors, *addresses(x, 3), *addresses(grad, 3)]
+    numbers += [sums.data_ptr(), scratch.data_ptr(), 4 * scratch.stride(0)]
+    numbers += [int(x.dtype == torch.bfloat16), size, int(with_gelu)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     # Images are added in their order, however many threads there are.
-    total = functools.reduce(torch.add, sums).to(x.dtype)
-    return total[:-1].T.reshape(channels, 1, KERNEL_SIZE, KERNEL_SIZE), total[-1].clone()
-
-
-def _channels_innermost(x: Tensor) -> Tensor:
-    """Return (B, C, H, W) as (B, H, W, C), channels side by side; without a copy where they are so already."""
-    x = x.permute(0, 2, 3, 1)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    total = functools.reduce(torch.add, sums)
+    return total[:-1].T.reshape(channels, 1, size, size), total[-1].clone()

@@ -1,8 +1,9 @@
-"""The gradient of a 5 x 5 depthwise convolution's weight and bias on CPUs, in one pass over map and gradient.
+"""The gradient of weight and bias of a depthwise convolution on CPUs, 3 x 3 or 5 x 5, in one pass over memory.
 
 Every tap is a sum over all positions of the gradient times the map shifted by the tap. A thread owns some channels of
-one image. Of these it keeps five rows of the map, with zeros around them, and one row of the gradient, as float32, one
-vector of channels after the other: the taps are then sums of products of what lies side by side, in registers.
+one image. Of these it keeps as many rows of the map as the kernel has, with zeros around them, and one row of the
+gradient, as float32, one vector of channels after the other: the taps are then sums of products of what lies side by
+side, in registers. The map may be GELU of what is read.
 
 :data:`KERNEL` is the address of the compiled function; ``numba_impl.py`` says what its argument holds.
 """
@@ -21,6 +22,7 @@ from a2mamba.ops.numba_vectors import (
     fill,
     fingerprint,
     fma,
+    gelu,
     intrinsic,
     kernel,
     load,
@@ -30,55 +32,50 @@ from a2mamba.ops.numba_vectors import (
     take_number,
 )
 
-SIZE = 5
-"""Of the kernel, an axis."""
 
-SUMS = SIZE * SIZE + 1
-"""Vectors of sums of eight channels: the taps and the bias."""
-
-
-def _copy_row(half: bool) -> Any:
-    """Return an intrinsic that writes one vector of each of ``positions`` positions and adds them to ``total``."""
+def _copy_row(half: bool, with_gelu: bool) -> Any:
+    """Return an intrinsic that writes one vector of each of ``positions`` positions, or GELU of it."""
     read, _ = reader(half)
 
     @intrinsic
-    def copy_row(typing, source, source_step, target, positions, total):  # type: ignore[no-untyped-def]
-        signature, wrap = procedure(5)
+    def copy_row(typing, source, source_step, target, positions):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(4)
 
-        def emit(b, source, source_step, target, positions, total):  # type: ignore[no-untyped-def]
-            loop = Loop(b, positions, [source, target, load(b, total)])
-            source, target, added = loop.values
+        def emit(b, source, source_step, target, positions):  # type: ignore[no-untyped-def]
+            loop = Loop(b, positions, [source, target])
+            source, target = loop.values
             value = read(b, source)
-            store(b, value, target)
-            steps = [b.add(source, source_step), ahead(b, target, BYTES)]
-            store(b, loop.close([*steps, b.fadd(added, value)])[-1], total)
+            store(b, gelu(b, value, half) if with_gelu else value, target)
+            loop.close([b.add(source, source_step), ahead(b, target, BYTES)])
 
         return signature, wrap(emit)
 
     return copy_row
 
 
-def _add_taps(count: int) -> Any:
-    """Return an intrinsic that adds a row of products to the taps of ``count`` rows of the kernel.
+def _add_taps(size: int, count: int, with_bias: bool) -> Any:
+    """Return an intrinsic that adds a row of products to the taps of ``count`` rows of a kernel ``size`` wide.
 
-    Two rows at a time have ten sums: enough to hide what a sum takes, and few enough for sixteen registers.
+    Two rows of five or three of three have ten or nine sums: enough to hide what a sum takes, and few enough for
+    sixteen registers. Of its three rows it reads ``count``. ``with_bias``: behind their sums is that of the gradient.
     """
 
     @intrinsic
-    def add_taps(typing, grad, row, next_row, sums, positions):  # type: ignore[no-untyped-def]
-        signature, wrap = procedure(5)
+    def add_taps(typing, grad, first, second, third, sums, positions):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(6)
 
-        def emit(b, grad, row, next_row, sums, positions):  # type: ignore[no-untyped-def]
-            places = [ahead(b, sums, BYTES * i) for i in range(SIZE * count)]
-            loop = Loop(b, positions, [grad, row, next_row, *(load(b, place) for place in places)])
-            grad, *rows = loop.values[:3]
+        def emit(b, grad, first, second, third, sums, positions):  # type: ignore[no-untyped-def]
+            places = [ahead(b, sums, BYTES * i) for i in range(size * count + with_bias)]
+            loop = Loop(b, positions, [grad, first, second, third, *(load(b, place) for place in places)])
+            grad, *rows = loop.values[:4]
             slope = load(b, grad)
             added = [
-                fma(b, slope, load(b, ahead(b, rows[i // SIZE], BYTES * (i % SIZE))), total)
-                for i, total in enumerate(loop.values[3:])
+                fma(b, slope, load(b, ahead(b, rows[i // size], BYTES * (i % size))), total)
+                for i, total in enumerate(loop.values[4 : 4 + size * count])
             ]
+            added += [b.fadd(slope, total) for total in loop.values[4 + size * count :]]
             following = [ahead(b, address, BYTES) for address in (grad, *rows)]
-            for place, total in zip(places, loop.close([*following, *added])[3:], strict=True):
+            for place, total in zip(places, loop.close([*following, *added])[4:], strict=True):
                 store(b, total, place)
 
         return signature, wrap(emit)
@@ -86,32 +83,46 @@ def _add_taps(count: int) -> Any:
     return add_taps
 
 
-_copy_row_float, _copy_row_half = _copy_row(half=False), _copy_row(half=True)
-_add_one_row, _add_two_rows = _add_taps(1), _add_taps(2)
+_copy_float, _copy_half = (_copy_row(half, with_gelu=False) for half in (False, True))
+_copy_gelu_float, _copy_gelu_half = (_copy_row(half, with_gelu=True) for half in (False, True))
+_add_three_of_three = _add_taps(3, 3, with_bias=True)
+_add_two_of_five, _add_last_of_five = _add_taps(5, 2, with_bias=False), _add_taps(5, 1, with_bias=True)
 
 
 @intrinsic
-def _write_sums(typing, sums, target, target_step):  # type: ignore[no-untyped-def]
-    """Write the sums of eight channels, ``target_step`` bytes apart."""
-    signature, wrap = procedure(3)
+def _write_sums(typing, sums, target, target_step, count):  # type: ignore[no-untyped-def]
+    """Write ``count`` sums of eight channels, ``target_step`` bytes apart."""
+    signature, wrap = procedure(4)
 
-    def emit(b, sums, target, target_step):  # type: ignore[no-untyped-def]
-        for i in range(SUMS):
-            store(b, load(b, ahead(b, sums, BYTES * i)), target)
-            target = b.add(target, target_step)
+    def emit(b, sums, target, target_step, count):  # type: ignore[no-untyped-def]
+        loop = Loop(b, count, [sums, target])
+        sums, target = loop.values
+        store(b, load(b, sums), target)
+        loop.close([ahead(b, sums, BYTES), b.add(target, target_step)])
 
     return signature, wrap(emit)
 
 
 @njit(error_model="numpy")
-def _read_rows(half, source, source_step, target, target_step, columns, vectors, totals, totals_step):  # type: ignore[no-untyped-def]
+def _read_row(half, with_gelu, source, source_step, target, target_step, columns, vectors):  # type: ignore[no-untyped-def]
     """Copy a row of positions, one vector of channels after the other, ``target_step`` bytes apart."""
     for vector in range(vectors):
-        to, total = target + target_step * vector, totals + totals_step * vector
-        if half:
-            _copy_row_half(source + 2 * LANES * vector, source_step, to, columns, total)
+        to = target + target_step * vector
+        if with_gelu:
+            if half:
+                _copy_gelu_half(source + 2 * LANES * vector, source_step, to, columns)
+            else:
+                _copy_gelu_float(source + 4 * LANES * vector, source_step, to, columns)
+        elif half:
+            _copy_half(source + 2 * LANES * vector, source_step, to, columns)
         else:
-            _copy_row_float(source + 4 * LANES * vector, source_step, to, columns, total)
+            _copy_float(source + 4 * LANES * vector, source_step, to, columns)
+
+
+@njit(error_model="numpy")
+def _row_of(y, tap, size, rows, apart):  # type: ignore[no-untyped-def]
+    """Return where the row of the map lies that a row of taps multiplies for row ``y`` of the gradient."""
+    return rows + (y - size // 2 + tap + size) % size * apart
 
 
 @njit(error_model="numpy")
@@ -120,18 +131,17 @@ def _work(p):  # type: ignore[no-untyped-def]
     counters, items, height, columns, channels, item_vectors = p[2], p[3], p[4], p[5], p[6], p[7]
     x, x_batch, x_row, x_step = p[8], p[9], p[10], p[11]
     grad, grad_batch, grad_row, grad_step = p[12], p[13], p[14], p[15]
-    out, scratch, scratch_size, half = p[16], p[17], p[18], p[19]
+    out, scratch, scratch_size, half, size, with_gelu = p[16], p[17], p[18], p[19], p[20], p[21]
     number = 2 if half else 4
+    sum_count = size * size + 1  # taps and bias
 
-    # This thread's own memory: five rows of the map, one of the gradient, the sums, one that nobody reads.
-    line = BYTES * (columns + SIZE - 1)
+    # This thread's own memory: rows of the map, one of the gradient, the sums.
+    line = BYTES * (columns + size - 1)
     rows = scratch + scratch_size * take_number(counters + 8)
-    slopes = rows + SIZE * item_vectors * line
+    slopes = rows + size * item_vectors * line
     sums = slopes + item_vectors * BYTES * columns
-    spare = sums + item_vectors * SUMS * BYTES
-    margin = SIZE // 2
-    fill(rows, SIZE * item_vectors * (columns + SIZE - 1))
-    fill(spare, 1)
+    margin = size // 2
+    fill(rows, size * item_vectors * (columns + size - 1))
     spans = (channels // LANES + item_vectors - 1) // item_vectors
     while True:
         item = take_number(counters)
@@ -141,33 +151,36 @@ def _work(p):  # type: ignore[no-untyped-def]
         vectors = min(item_vectors, channels // LANES - first)
         at_x = x + image * x_batch + number * LANES * first
         at_grad = grad + image * grad_batch + number * LANES * first
-        fill(sums, vectors * SUMS)
+        fill(sums, vectors * sum_count)
         for below in range(-margin, height + margin):
-            row = rows + (below + SIZE) % SIZE * item_vectors * line
+            row = rows + (below + size) % size * item_vectors * line
             if 0 <= below < height:
                 target = row + BYTES * margin
-                _read_rows(half, at_x + below * x_row, x_step, target, line, columns, vectors, spare, 0)
+                _read_row(half, with_gelu, at_x + below * x_row, x_step, target, line, columns, vectors)
             else:
-                fill(row, vectors * (columns + SIZE - 1))
+                fill(row, vectors * (columns + size - 1))
             y = below - margin
             if y < 0:
                 continue
-            bias = sums + BYTES * (SUMS - 1)
-            _read_rows(
-                half, at_grad + y * grad_row, grad_step, slopes, BYTES * columns, columns, vectors, bias, BYTES * SUMS
-            )
+            _read_row(half, False, at_grad + y * grad_row, grad_step, slopes, BYTES * columns, columns, vectors)
             for vector in range(vectors):
-                slope, total = slopes + BYTES * columns * vector, sums + BYTES * SUMS * vector
-                for i in range(0, SIZE, 2):
-                    here = rows + ((y - margin + i + SIZE) % SIZE * item_vectors + vector) * line
-                    following = rows + ((y - margin + i + 1 + SIZE) % SIZE * item_vectors + vector) * line
-                    if i + 1 < SIZE:
-                        _add_two_rows(slope, here, following, total + BYTES * SIZE * i, columns)
-                    else:
-                        _add_one_row(slope, here, here, total + BYTES * SIZE * i, columns)
+                slope, total = slopes + BYTES * columns * vector, sums + BYTES * sum_count * vector
+                mine, apart = rows + vector * line, item_vectors * line
+                a, b, c = (
+                    _row_of(y, 0, size, mine, apart),
+                    _row_of(y, 1, size, mine, apart),
+                    _row_of(y, 2, size, mine, apart),
+                )
+                if size == 3:
+                    _add_three_of_three(slope, a, b, c, total, columns)
+                else:
+                    d, e = _row_of(y, 3, size, mine, apart), _row_of(y, 4, size, mine, apart)
+                    _add_two_of_five(slope, a, b, b, total, columns)
+                    _add_two_of_five(slope, c, d, d, total + BYTES * 2 * size, columns)
+                    _add_last_of_five(slope, e, e, e, total + BYTES * 4 * size, columns)
         for vector in range(vectors):
-            target = out + 4 * (image * SUMS * channels + LANES * (first + vector))
-            _write_sums(sums + BYTES * SUMS * vector, target, 4 * channels)
+            target = out + 4 * (image * sum_count * channels + LANES * (first + vector))
+            _write_sums(sums + BYTES * sum_count * vector, target, 4 * channels, sum_count)
 
 
 def _compile(version: int) -> Any:

@@ -6,7 +6,7 @@ import torch
 
 from a2mamba.ops.feed_forward import numba_impl, reference
 from a2mamba.ops.feed_forward.cases import CASES
-from a2mamba.ops.self_test import asked_once, compare_at_inference
+from a2mamba.ops.self_test import asked_once, compare_at_inference, compare_with_gradients
 
 
 @asked_once("residual_depthwise/numba")
@@ -18,4 +18,5 @@ def residual_depthwise(device: torch.device) -> str | None:
 @asked_once("gelu_depthwise/numba")
 def gelu_depthwise(device: torch.device) -> str | None:
     """Return why the kernel is not to be trusted on ``device``, or None."""
-    return compare_at_inference(numba_impl.forward, reference.gelu_depthwise, CASES[1].inputs, device)
+    tensors = dict(zip(("x", "weight", "bias"), CASES[1].inputs(), strict=True))
+    return compare_with_gradients(numba_impl.forward, reference.gelu_depthwise, tensors, (), device)

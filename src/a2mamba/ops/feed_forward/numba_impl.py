@@ -1,22 +1,50 @@
 """GELU with a depthwise convolution on CPUs through Numba: memory and the call. The kernel is ``numba_kernels.py``.
 
-Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run. There is no gradient
-here: training runs the layers as they are written.
+Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run. The gradient keeps the
+map before GELU alone, and computes GELU of it again.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from a2mamba.ops import numba_threads
+from a2mamba.ops.depthwise.numba_impl import weight_gradients
 from a2mamba.ops.feed_forward.torch_impl import with_residual
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, C, H, W), channels innermost; arguments as in ``reference.gelu_depthwise``."""
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+        return _GeluDepthwise.apply(x, weight, bias)
     return _run(x, weight, bias, with_gelu=True)
+
+
+class _GeluDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias_dtype = bias.dtype
+        return _run(x, weight, bias, with_gelu=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            no_bias = weight.new_zeros(len(weight))
+            grad_x = _run(cast(grad, x.dtype), weight.flip(2, 3), no_bias, with_gelu=False, before=x)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            grad_weight, grad_bias = weight_gradients(grad, x, 3, with_gelu=True)
+            # The residual is no part of the weight.
+            grad_weight, grad_bias = cast(grad_weight, weight.dtype), cast(grad_bias, ctx.bias_dtype)
+        return grad_x, grad_weight, grad_bias
 
 
 def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -24,16 +52,15 @@ def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _run(x, weight, bias, with_gelu=False)
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
+def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tensor | None = None) -> Tensor:
+    """Return the convolution of ``x`` or of GELU of it; times the derivative of GELU at ``before``, where that is."""
     from a2mamba.ops.feed_forward import numba_kernels
 
     batch, channels, height, columns = x.shape
     out = x.new_empty(batch, height, columns, channels)
     if not out.numel():
         return out.permute(0, 3, 1, 2)
-    x = x.permute(0, 2, 3, 1)
-    if x.stride(-1) != 1:
-        x = x.contiguous()
+    x = channels_innermost(x)
     weight, bias = cast(weight, torch.float32), cast(bias, torch.float32)
     taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
     chunks = numba_threads.chunks_per_image(batch, height)
@@ -44,5 +71,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     for each in (x, out):
         numbers += addresses(each, 3)
     numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
+    before = None if before is None else channels_innermost(before)
+    numbers += [0] * 4 if before is None else addresses(before, 3)
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
     return out.permute(0, 3, 1, 2)

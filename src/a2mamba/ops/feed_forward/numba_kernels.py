@@ -1,5 +1,7 @@
 """A residual depthwise convolution on CPUs, GELU before it, in one pass over memory, eight channels at a time.
 
+The gradient of its map is the convolution with the kernel turned about, times the derivative of GELU where that was.
+
 A thread reads a row of the map, and computes GELU of it, when the convolution first needs it, into a ring of three rows
 of its own: what lies between the two never leaves the cache.
 
@@ -22,6 +24,7 @@ from a2mamba.ops.numba_vectors import (
     fingerprint,
     fma,
     gelu,
+    gelu_slope,
     integer,
     intrinsic,
     kernel,
@@ -60,6 +63,29 @@ def _activation(with_gelu: bool, half: bool) -> Callable[..., Any]:
     return activate
 
 
+def _slope_product(half: bool) -> Callable[..., Any]:
+    """Return an intrinsic that multiplies positions of ``out`` by the derivative of GELU at those of ``source``."""
+    read, size = reader(half)
+    write, _ = writer(half)
+
+    @intrinsic
+    def multiply(typing, source, source_step, out, out_step, positions, vectors):  # type: ignore[no-untyped-def]
+        signature, wrap = procedure(6)
+
+        def emit(b, source, source_step, out, out_step, positions, vectors):  # type: ignore[no-untyped-def]
+            outer = Loop(b, positions, [source, out])
+            inner = Loop(b, vectors, outer.values)
+            x, to = inner.values
+            write(b, b.fmul(read(b, to), gelu_slope(b, read(b, x), half)), to)
+            inner.close([ahead(b, x, size), ahead(b, to, size)])
+            source, out = outer.values
+            outer.close([b.add(source, source_step), b.add(out, out_step)])
+
+        return signature, wrap(emit)
+
+    return multiply
+
+
 def _convolve(count: int, half: bool) -> Callable[..., Any]:
     """Return an intrinsic that writes ``count`` neighboring positions of a 3 x 3 depthwise convolution.
 
@@ -94,6 +120,7 @@ def _convolve(count: int, half: bool) -> Callable[..., Any]:
 
 _gelu_row, _gelu_row_half = (_activation(True, half) for half in (False, True))
 _row, _row_half = (_activation(False, half) for half in (False, True))
+_multiply_by_slope, _multiply_by_slope_half = (_slope_product(half) for half in (False, True))
 _convolve_one, _convolve_one_half = (_convolve(1, half) for half in (False, True))
 _convolve_four, _convolve_four_half = (_convolve(TOGETHER, half) for half in (False, True))
 
@@ -134,12 +161,13 @@ def write_row(half, above, here, below, step, weights, out, out_step, columns, v
 
 @njit(error_model="numpy")
 def _work(p):  # type: ignore[no-untyped-def]
-    """Take items and do them; the order of ``p`` is that of ``numba_impl.forward``."""
+    """Take items and do them; the order of ``p`` is that of ``numba_impl._run``."""
     counters, items, chunks, height, columns, channels = p[2], p[3], p[4], p[5], p[6], p[7]
     weights, rings, ring_size = p[8], p[9], p[10]
     x, x_batch, x_row, x_step = p[11], p[12], p[13], p[14]
     out, out_batch, out_row, out_step = p[15], p[16], p[17], p[18]
     with_gelu, half = p[19], p[20]
+    before, before_batch, before_row, before_step = p[21], p[22], p[23], p[24]  # what GELU was of, or zeros
     mine = rings + ring_size * take_number(counters + 8)
     step, vectors = 4 * channels, channels // LANES
     line = step * (columns + 2)
@@ -163,6 +191,12 @@ def _work(p):  # type: ignore[no-untyped-def]
             above, here = mine + line * ((y + 1) % 3), mine + line * ((y + 2) % 3)
             to = out + image * out_batch + (y - 1) * out_row
             write_row(half, above, here, row, step, weights, to, out_step, columns, vectors)
+            if before:
+                source = before + image * before_batch + (y - 1) * before_row
+                if half:
+                    _multiply_by_slope_half(source, before_step, to, out_step, columns, vectors)
+                else:
+                    _multiply_by_slope(source, before_step, to, out_step, columns, vectors)
 
 
 def _compile(version: int) -> Any:

@@ -1,7 +1,7 @@
 """The public GELU with a depthwise convolution: checks and dispatch.
 
-It is not registered with torch.library: where a graph or a gradient is recorded, a backend made of PyTorch's own
-operations runs.
+It is not registered with torch.library: where a graph is recorded, a backend made of PyTorch's own operations runs, and
+so it does where a gradient of the residual convolution is, or on GPUs any gradient.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
+from a2mamba.ops.dispatch import (
+    Backend,
+    Choice,
+    always,
+    explain,
+    select,
+    triton_missing,
+    unfit_at_inference,
+    unfit_for_maps,
+    untraced,
+)
 from a2mamba.ops.feed_forward import comparison, numba_impl, reference, torch_impl
 from a2mamba.ops.precision import in_half_precision
 
 
 def _gelu_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    objection = unfit_at_inference(x.shape[1], x, weight, bias)
+    objection = unfit_for_maps(x.shape[1], x, weight, bias)
+    if objection is None and not untraced(x):
+        objection = "a graph or something that watches needs the operations one by one"
     if objection is None and x.dtype == torch.float32 and in_half_precision(x):
         objection = "autocast is on, and wants the convolution in 16 bits"
     return objection or comparison.gelu_depthwise(x.device)

@@ -119,8 +119,8 @@ def _torch_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Ten
 
 def _numba_run(memory: Memory | None, *arguments: Any, again: bool) -> tuple[Tensor, Memory]:
     if unwatched(arguments[2]):
-        with without_autocast(arguments[2]):
-            return numba_impl.apply(memory, *arguments, again=again)
+        # Without a context that turns autocast off: it costs as much as a small map, and no operation there heeds it.
+        return numba_impl.apply(memory, *arguments, again=again)
     return (_numba_forward if memory is None else _numba_forward_again)(*arguments), True
 
 

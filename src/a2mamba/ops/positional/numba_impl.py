@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.numba_arguments import addresses, cast, norm_constants
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, norm_constants
 from a2mamba.ops.precision import in_half_precision
 
 
@@ -44,7 +44,7 @@ def positional_norm(
     rings = tables.new_empty(workers, (3 * (columns + 2) + columns) * channels)
     numbers = [batch * chunks, chunks, height, columns, channels, kind]
     numbers += [tables.data_ptr(), constants.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
-    sources = [_rows(x, x.dtype), None if branch is None else _rows(branch, normal_dtype)]
+    sources = [channels_innermost(x), None if branch is None else channels_innermost(cast(branch, normal_dtype))]
     for each in (*sources, out, normal):
         numbers += [0] * 4 if each is None else addresses(each, 3)
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
@@ -66,9 +66,3 @@ def _tables(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
 def _identity(channels: int) -> list[Tensor]:
     """Return weight and bias of a shortcut without an affine."""
     return [make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros)]
-
-
-def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return (B, C, H, W) as (B, H, W, C) in ``dtype``, channels side by side."""
-    x = cast(x, dtype).permute(0, 2, 3, 1)
-    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,12 +1,16 @@
 """The rotation on CPUs through Numba: memory and the call. The kernel is ``numba_kernels.py``.
 
-Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run. There is no gradient
-here: training rotates by PyTorch's operations.
+Numba is imported, and the kernel compiled or read from Numba's cache on disk, at the first run. The gradient is the
+rotation back.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES
@@ -16,7 +20,26 @@ RUN = 64
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Return the shape of ``x``, bfloat16; arguments as in ``reference.rotate``."""
+    """Return the shape and dtype of ``x``, float32 or bfloat16; arguments as in ``reference.rotate``."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Rotation.apply(x, table)
+    return _rotate(x, table)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(table)
+        return _rotate(x, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (table,) = ctx.saved_tensors
+        return _rotate(grad, table * table.new_tensor([1.0, -1.0])), None
+
+
+def _rotate(x: Tensor, table: Tensor) -> Tensor:
     from a2mamba.ops.rotary import numba_kernels
 
     out = x.new_empty(x.shape)
@@ -29,6 +52,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     positions, channels = rows.shape
     items, d = -(-positions // RUN), x.shape[-1]
     numbers = [items, positions, RUN, x.shape[1] * x.shape[2], channels // d, d // LANES]
-    numbers += [rows.data_ptr(), 2 * rows.stride(0), table.data_ptr(), 4 * d, out.data_ptr(), 2 * channels]
+    size = x.element_size()
+    numbers += [rows.data_ptr(), size * rows.stride(0), table.data_ptr(), 4 * d, out.data_ptr(), size * channels]
+    numbers += [int(x.dtype == torch.bfloat16)]
     numba_threads.run(numba_kernels.KERNEL, min(numba_threads.threads(), items), numbers)
     return out

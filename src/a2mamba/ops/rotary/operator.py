@@ -1,7 +1,7 @@
 """The public rotation: checks and dispatch.
 
-It is not registered with torch.library: where a graph or a gradient is recorded, a backend made of PyTorch's own
-operations runs.
+It is not registered with torch.library: where a graph is recorded, a backend made of PyTorch's own operations runs, and
+so it does on GPUs where a gradient is.
 """
 
 from __future__ import annotations
@@ -11,18 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import LANES, Backend, Choice, always, explain, select, triton_missing, unfit_at_inference
+from a2mamba.ops.dispatch import (
+    LANES,
+    Backend,
+    Choice,
+    always,
+    explain,
+    not_plain,
+    numba_missing,
+    select,
+    triton_missing,
+    untraced,
+)
 from a2mamba.ops.rotary import comparison, numba_impl, reference, torch_impl
 
 
 def _numba_why_not(x: Tensor, table: Tensor) -> str | None:
-    if x.dtype != torch.bfloat16:
-        return f"PyTorch's complex product makes one pass too; it is for bfloat16, got {x.dtype}"
-    if table.dtype != torch.float32:
-        return f"the table must be float32, got {table.dtype}"
+    objection = numba_missing(x) or not_plain(x, table)
+    if objection is not None:
+        return objection
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f"it is for float32 and bfloat16, got {x.dtype}"
+    if table.dtype != torch.float32 or table.requires_grad:
+        return f"the table must be float32 without a gradient, got {table.dtype}"
     if x.shape[-1] % LANES:
         return f"heads must be a multiple of {LANES} wide, got {x.shape[-1]}"
-    return unfit_at_inference(x.shape[-1], x, table) or comparison.rotate(x.device)
+    if not untraced(x):
+        return "a graph or something that watches needs PyTorch's own operations"
+    return comparison.rotate(x.device)
 
 
 def _triton_why_not(x: Tensor, table: Tensor) -> str | None:

@@ -93,8 +93,8 @@ def _torch_why_not(*arguments: Any) -> str | None:
 
 def _numba_run(*arguments: Any) -> Tensor:
     if unwatched(arguments[0]):
-        with without_autocast(arguments[0]):
-            return numba_impl.forward(*arguments)
+        # Without a context that turns autocast off: it costs as much as a short scan, and no operation there heeds it.
+        return numba_impl.forward(*arguments)
     return _numba_forward(*arguments)
 
 
