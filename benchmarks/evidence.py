@@ -19,6 +19,7 @@ difference to MASS, time) into the folder, after every training; a folder that w
 Each training is a process with one thread. Networks of this size leave a GPU waiting for the host: many trainings side
 by side fill it. Then loading is what takes the processor's time, and with `--share-batches` the batches of a seed are
 made once for all variants, by all processes, and kept as files (4.3 GB in all): the same batches as otherwise.
+`--graphs` replays the network's forward and backward pass as CUDA graphs, and compares their gradients with eager ones.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from PIL import Image, ImageDraw
 
 from a2mamba.analysis.throughput import environment
 from a2mamba.data import ClassificationBatch, SegmentationBatch, write_demo
-from a2mamba.engine import Hook, Interrupted, Trainer
+from a2mamba.engine import Hook, Interrupted, Progress, Trainer, move_to
 from a2mamba.files import replace_text
 from a2mamba.recipes import make_run, train
 from a2mamba.recipes.overrides import apply_overrides
@@ -114,6 +115,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
     parser.add_argument("--share-batches", action="store_true", help="make the batches of a seed once for all variants")
+    parser.add_argument("--batches-only", action="store_true", help="make these, and stop")
+    parser.add_argument("--graphs", action="store_true", help="CUDA graphs of forward and backward; on a GPU")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended too
     images, demo = write_data(arguments.data or arguments.out, arguments.images)
@@ -125,32 +128,36 @@ def main() -> int:
             trainings += [
                 Training(task, variant, seed, length, data, arguments.images) for variant in arguments.variants
             ]
-    return train_all(
-        trainings,
-        arguments.out,
-        device=arguments.device,
-        processes=arguments.processes,
-        share_batches=arguments.share_batches,
+    share_batches = arguments.share_batches or arguments.batches_only
+    if share_batches and not make_all_batches(trainings, arguments.out, processes=arguments.processes):
+        print("the batches could not be made", file=sys.stderr)
+        return 1
+    if arguments.batches_only:
+        return 0
+    train = partial(
+        measured, out=arguments.out, device=arguments.device, share_batches=share_batches, graphs=arguments.graphs
     )
+    return train_all(trainings, arguments.out, train, processes=arguments.processes)
 
 
-def train_all(trainings: Sequence[Training], out: Path, *, device: str, processes: int, share_batches: bool) -> int:
+def make_all_batches(trainings: Sequence[Training], out: Path, *, processes: int) -> bool:
+    """Make the batches of all tasks and seeds that are not there yet; return whether it worked."""
+    # One variant of a task and seed stands for all.
+    first = {(each.task, each.seed): each for each in reversed(trainings)}
+    calls = [partial(make_batches, each, out, part) for each in first.values() for part in range(PARTS)]
+    return all(made is not None for _, made in side_by_side(calls, processes))
+
+
+def train_all(
+    trainings: Sequence[Training], out: Path, train: Callable[[Training], dict[str, Any]], *, processes: int
+) -> int:
     """Make the trainings that the report does not have yet; return 1 where one failed."""
     report = out / "evidence.json"
     rows: list[dict[str, Any]] = json.loads(report.read_text())["runs"] if report.is_file() else []
     missing = [each for each in trainings if not any(each.key.items() <= row.items() for row in rows)]
     began = time.perf_counter()
-    if share_batches:
-        # One variant of a task and seed stands for all.
-        first = {(each.task, each.seed): each for each in reversed(missing)}
-        calls = [partial(make_batches, each, out, part) for each in first.values() for part in range(PARTS)]
-        if any(made is None for _, made in side_by_side(calls, processes)):
-            print("the batches could not be made", file=sys.stderr)
-            return 1
-        print(f"{time.perf_counter() - began:.0f} s: the batches are made", flush=True)
-    work = [partial(measured, each, out, device=device, share_batches=share_batches) for each in missing]
     failed = []
-    for number, row in side_by_side(work, processes):
+    for number, row in side_by_side([partial(train, each) for each in missing], processes):
         if row is None:
             failed.append(missing[number].name)
             print(f"{time.perf_counter() - began:.0f} s: FAILED {failed[-1]}", file=sys.stderr, flush=True)
@@ -192,12 +199,14 @@ def segmentation(demo: Path, backbone: str, iterations: int) -> SegmentationRun:
     return replace(run, test=replace(run.test, scales=(1.0,)))  # five scales take as long as the training
 
 
-def measured(training: Training, out: Path, *, device: str, share_batches: bool) -> dict[str, Any]:
+def measured(training: Training, *, out: Path, device: str, share_batches: bool, graphs: bool) -> dict[str, Any]:
     """Train; return the score of the averaged model after the last epoch, the time, and where it was trained."""
     began, cpu = time.perf_counter(), time.process_time()
     run, resumed = training.run(), (out / training.name / "checkpoints").is_dir()
     recipe = "digits" if run.task == "classification" else "scenes"
-    hooks = [UseSharedBatches(batch_folder(training, out), training.task)] if share_batches else []
+    hooks: list[Hook] = [UseSharedBatches(batch_folder(training, out), training.task)] if share_batches else []
+    graphed = UseGraphs()
+    hooks += [graphed] * graphs
     trainer = train(run, out / training.name, recipe=recipe, resume="auto", device=device, quiet=True, hooks=hooks)
     where = environment(device)
     return training.key | {
@@ -206,6 +215,7 @@ def measured(training: Training, out: Path, *, device: str, share_batches: bool)
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
         "resumed": resumed,
+        "graph_error": graphed.error,
         "device": where["device"],
         "torch": where["torch"],
     }
@@ -316,6 +326,79 @@ class UseSharedBatches(Hook):
     def before_fit(self, trainer: Trainer) -> None:
         """Replace it."""
         trainer.loader = SharedBatches(self.folder, self.task, steps=trainer.steps_per_epoch)
+
+
+class UseGraphs(Hook):
+    """Replays the network's forward and backward pass in training as CUDA graphs.
+
+    error: the largest error of a gradient that was found, relative to its norm; None before.
+
+    Raises ValueError where graphs make other gradients than the network without them.
+    """
+
+    def __init__(self) -> None:
+        self.error: float | None = None
+
+    def before_fit(self, trainer: Trainer) -> None:
+        """Record, and compare."""
+        model, eager = trainer.task.model, trainer.task.model.forward
+        batch = move_to(next(iter(trainer.loader)), trainer.device, trainer.memory_format)
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        seen: list[tuple[torch.Tensor, dict[str, Any]]] = []
+
+        def watched(images: torch.Tensor, **options: Any) -> Any:
+            seen.append((images, options))
+            return eager(images, **options)
+
+        model.forward = watched
+        model.train()
+        expected = self._gradients(trainer, batch)
+        (images, options), *_ = seen
+        recorded = torch.cuda.make_graphed_callables(
+            _Plain(model, eager, options), (images.clone(),), allow_unused_input=True
+        )
+        model.forward = lambda images, **options: (recorded if model.training else eager)(
+            images, **({} if model.training else options)
+        )
+        found = self._gradients(trainer, batch)
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+            scale = torch.cat([each.flatten() for each in expected]).norm() / 100
+            errors = [
+                (one - other).norm() / torch.maximum(other.norm(), scale)
+                for one, other in zip(found, expected, strict=True)
+            ]
+            self.error = float(torch.stack(errors).max())
+        if not self.error < 0.02:  # NaN is an error too
+            raise ValueError(f"gradients of CUDA graphs differ from eager ones by {self.error:.1e} of their norm")
+
+    def close(self, trainer: Trainer) -> None:
+        """Give the network its own way back."""
+        trainer.task.model.__dict__.pop("forward", None)
+
+    @staticmethod
+    def _gradients(trainer: Trainer, batch: Any) -> list[torch.Tensor]:
+        """Return the loss and the gradients of a batch, with the same random numbers every time."""
+        torch.manual_seed(0)
+        losses = trainer.task.losses(batch, Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1))
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()
+        parameters = [each for each in trainer.task.model.parameters() if each.grad is not None]
+        gradients = [loss.detach().clone(), *(each.grad.clone() for each in parameters if each.grad is not None)]
+        trainer.task.model.zero_grad(set_to_none=True)
+        return gradients
+
+
+class _Plain(torch.nn.Module):
+    """A network whose forward pass takes images alone, as recording wants it."""
+
+    def __init__(self, model: torch.nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.pass_on, self.options = model, forward, options
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.pass_on(images, **self.options)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -11,13 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
 from a2mamba.backbone import check_name
 from a2mamba.data import write_demo
@@ -146,9 +148,9 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
 
     monkeypatch.setattr(script, "side_by_side", serial)
     trainings = [script.Training("classification", v, 1, 2, tmp_path, 70) for v in ("MASS", "LASS", "no gate")]
-    settings = {"device": "cpu", "processes": 1, "share_batches": False}
+    work = partial(script.measured, out=tmp_path)
     failing = "LASS"
-    assert script.train_all(trainings, tmp_path, **settings) == 1
+    assert script.train_all(trainings, tmp_path, work, processes=1) == 1
     assert "1 of 3 trainings failed: classification-ablation_lass_test-70-2-1" in capsys.readouterr().err
     assert [row["variant"] for row in json.loads((tmp_path / "evidence.json").read_text())["runs"]] == [
         "MASS",
@@ -156,9 +158,47 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
     ]
     asked.clear()
     failing = ""
-    assert script.train_all(trainings, tmp_path, **settings) == 0
+    assert script.train_all(trainings, tmp_path, work, processes=1) == 0
     assert asked == ["LASS"]
     assert len((tmp_path / "evidence.md").read_text().splitlines()) == 7
+
+
+def _trainer() -> SimpleNamespace:
+    """What the hook for graphs needs of a trainer: a network with options and batch norm."""
+
+    class Network(nn.Sequential):
+        def forward(self, images: Tensor, *, twice: bool = False) -> Tensor:
+            return super().forward(images) * (2 if twice else 1)
+
+    torch.manual_seed(0)
+    network = Network(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 3))
+    task = SimpleNamespace(model=network)
+    task.losses = lambda batch, progress: {"loss": F.cross_entropy(task.model(batch[0], twice=True), batch[1])}
+    loader = [(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]))]
+    return SimpleNamespace(task=task, loader=loader, device=torch.device("cpu"), memory_format=torch.preserve_format)
+
+
+def test_graphs_are_compared_with_eager_gradients(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is played by a function here: one that keeps the network, and one that gets its sums wrong."""
+    trainer, hook = _trainer(), script.UseGraphs()
+    network = trainer.task.model
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda module, images, allow_unused_input: module)
+    hook.before_fit(trainer)
+    assert hook.error is not None
+    assert hook.error < 1e-6
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    images = trainer.loader[0][0]
+    torch.testing.assert_close(network.eval()(images, twice=True), 2 * network(images))
+    hook.close(trainer)
+    assert "forward" not in vars(network)
+
+    monkeypatch.setattr(
+        torch.cuda, "make_graphed_callables", lambda module, images, allow_unused_input: lambda x: module(x) * 1.1
+    )
+    with pytest.raises(ValueError, match="gradients of CUDA graphs differ"):
+        script.UseGraphs().before_fit(_trainer())
 
 
 @pytest.mark.slow
