@@ -202,7 +202,7 @@ def segmentation(demo: Path, backbone: str, iterations: int) -> SegmentationRun:
 def measured(training: Training, *, out: Path, device: str, share_batches: bool, graphs: bool) -> dict[str, Any]:
     """Train; return the score of the averaged model after the last epoch, the time, and where it was trained."""
     began, cpu = time.perf_counter(), time.process_time()
-    run, resumed = training.run(), (out / training.name / "checkpoints").is_dir()
+    run, resumed = training.run(), any((out / training.name / "checkpoints").glob("*.pt"))
     recipe = "digits" if run.task == "classification" else "scenes"
     hooks: list[Hook] = [UseSharedBatches(batch_folder(training, out), training.task)] if share_batches else []
     graphed = UseGraphs()
@@ -424,9 +424,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{seconds} |"
             )
         lines.append("")
-    for where in dict.fromkeys((row["device"], row["torch"], row["processes"]) for row in rows):
-        count = sum((row["device"], row["torch"], row["processes"]) == where for row in rows)
-        lines += [f"{count} trainings: {where[0]}, torch {where[1]}, {where[2]} at a time.", ""]
+    places = [
+        f"{row['device']}, torch {row['torch']}, {row['processes']} at a time"
+        + (", as CUDA graphs" if row["graph_error"] is not None else "")
+        for row in rows
+    ]
+    for place in dict.fromkeys(places):
+        lines += [f"{places.count(place)} trainings: {place}.", ""]
     return "\n".join(lines)
 
 
