@@ -26,34 +26,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
+from largest_digit import SIDE, write_images
+from many_trainings import PARTS, UseGraphs, UseSharedBatches, side_by_side, write_batches
 
 from a2mamba.analysis.throughput import environment
-from a2mamba.data import ClassificationBatch, SegmentationBatch, write_demo
-from a2mamba.engine import Hook, Interrupted, Progress, Trainer, move_to
+from a2mamba.data import write_demo
+from a2mamba.engine import Hook
 from a2mamba.files import replace_text
 from a2mamba.recipes import make_run, train
 from a2mamba.recipes.overrides import apply_overrides
-from a2mamba.tasks import ClassificationRun, SegmentationRun, task_of
-
-T = TypeVar("T")
+from a2mamba.tasks import ClassificationRun, SegmentationRun
 
 VARIANTS = {
     "MASS": "ablation_mass_test",
@@ -65,14 +57,6 @@ VARIANTS = {
     "adaptive attention, one plain scan": "ablation_ama_rows_test",
 }
 """What is compared -> its backbone."""
-
-SIDE = 96
-HEIGHTS = ((46, 58), (32, 40), (20, 28))
-"""Pixels, from and to, of the three digits of an image; the first decides the class."""
-
-
-PARTS = 8
-"""Into how many parts the making of a seed's batches is cut."""
 
 
 @dataclass(frozen=True)
@@ -134,22 +118,26 @@ def main() -> int:
         return 1
     if arguments.batches_only:
         return 0
-    train = partial(
+    work = partial(
         measured, out=arguments.out, device=arguments.device, share_batches=share_batches, graphs=arguments.graphs
     )
-    return train_all(trainings, arguments.out, train, processes=arguments.processes)
+    return train_all(trainings, arguments.out, work, processes=arguments.processes)
 
 
 def make_all_batches(trainings: Sequence[Training], out: Path, *, processes: int) -> bool:
     """Make the batches of all tasks and seeds that are not there yet; return whether it worked."""
     # One variant of a task and seed stands for all.
     first = {(each.task, each.seed): each for each in reversed(trainings)}
-    calls = [partial(make_batches, each, out, part) for each in first.values() for part in range(PARTS)]
+    calls = [
+        partial(write_batches, each.run(), batch_folder(each, out), part)
+        for each in first.values()
+        for part in range(PARTS)
+    ]
     return all(made is not None for _, made in side_by_side(calls, processes))
 
 
 def train_all(
-    trainings: Sequence[Training], out: Path, train: Callable[[Training], dict[str, Any]], *, processes: int
+    trainings: Sequence[Training], out: Path, work: Callable[[Training], dict[str, Any]], *, processes: int
 ) -> int:
     """Make the trainings that the report does not have yet; return 1 where one failed."""
     report = out / "evidence.json"
@@ -157,7 +145,7 @@ def train_all(
     missing = [each for each in trainings if not any(each.key.items() <= row.items() for row in rows)]
     began = time.perf_counter()
     failed = []
-    for number, row in side_by_side([partial(train, each) for each in missing], processes):
+    for number, row in side_by_side([partial(work, each) for each in missing], processes):
         if row is None:
             failed.append(missing[number].name)
             print(f"{time.perf_counter() - began:.0f} s: FAILED {failed[-1]}", file=sys.stderr, flush=True)
@@ -221,184 +209,9 @@ def measured(training: Training, *, out: Path, device: str, share_batches: bool,
     }
 
 
-def side_by_side(calls: Sequence[Callable[[], T]], processes: int) -> Iterator[tuple[int, T | None]]:
-    """Call each in a process of its own, so many at a time; yield (its number, its result) as they end.
-
-    The result is None where the process failed: it has said why on stderr. All end when the iteration does.
-    """
-    # The server of forks imports once what all need, and has no thread and no CUDA context that a fork would break.
-    context: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    if sys.platform != "win32":
-        context.set_forkserver_preload(["a2mamba.recipes", "a2mamba.analysis.throughput"])
-    waiting = list(enumerate(calls))[::-1]
-    running: dict[Any, tuple[int, Any]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                number, call = waiting.pop()
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_send, args=(call, sender))
-                process.start()
-                sender.close()  # the process has it; when that ends, the receiver hears of it
-                running[receiver] = number, process
-            ready: list[Any] = multiprocessing.connection.wait(list(running))
-            for receiver in ready:
-                number, process = running.pop(receiver)
-                try:
-                    result = receiver.recv()
-                except EOFError:
-                    result = None
-                process.join()
-                yield number, result
-    finally:
-        for _, process in running.values():
-            process.terminate()  # a training saves where it is
-        for _, process in running.values():
-            process.join()
-
-
-def _send(call: Callable[[], Any], sender: Any) -> None:
-    torch.set_num_threads(1)
-    with suppress(Interrupted):  # it was asked to end, and has saved
-        sender.send(call())
-
-
 def batch_folder(training: Training, out: Path) -> Path:
     """Return where the batches of a training are: for all variants the same."""
     return out / f"batches-{training.task}-{training.images}-{training.length}-{training.seed}"
-
-
-def make_batches(training: Training, out: Path, part: int) -> int:
-    """Write one of `PARTS` parts of the batches of all epochs, as the run's own loader makes them; return how many."""
-    run, folder = training.run(), batch_folder(training, out)
-    folder.mkdir(parents=True, exist_ok=True)
-    loader: Any = task_of(run).prepare(run, device="cpu").loader
-    steps, total = len(loader), len(loader) * run.schedule.total_epochs
-    place, end = total * part // PARTS, total * (part + 1) // PARTS
-    made = 0
-    while place < end:
-        epoch, first = divmod(place, steps)
-        count = min(steps - first, end - place)
-        files = [folder / f"{epoch}-{number}.pt" for number in range(first, first + count)]
-        place += count
-        if all(file.is_file() for file in files):
-            continue
-        loader.set_epoch(epoch)
-        loader.skip(first * run.data.batch_size)
-        for file, batch in zip(files, islice(loader, count), strict=True):
-            torch.save(tuple(batch), file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
-            made += 1
-    return made
-
-
-class SharedBatches:
-    """The batches that `make_batches` wrote, in the place of a run's loader: an `engine.ResumableSampler` too."""
-
-    def __init__(self, folder: Path, task: str, *, steps: int) -> None:
-        self.folder = folder
-        self.batch: Any = ClassificationBatch if task == "classification" else SegmentationBatch
-        self.steps = steps
-        self.epoch = self.first = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
-        self.epoch, self.first = epoch, 0
-
-    def skip(self, samples: int) -> None:
-        """Leave out the first samples of the epoch."""
-        self.first = samples // 32
-
-    def __len__(self) -> int:
-        return self.steps - self.first
-
-    def __iter__(self) -> Iterator[Any]:
-        for number in range(self.first, self.steps):
-            yield self.batch(*torch.load(self.folder / f"{self.epoch}-{number}.pt", weights_only=True))
-
-
-class UseSharedBatches(Hook):
-    """Puts `SharedBatches` in the place of a run's loader."""
-
-    def __init__(self, folder: Path, task: str) -> None:
-        self.folder, self.task = folder, task
-
-    def before_fit(self, trainer: Trainer) -> None:
-        """Replace it."""
-        trainer.loader = SharedBatches(self.folder, self.task, steps=trainer.steps_per_epoch)
-
-
-class UseGraphs(Hook):
-    """Replays the network's forward and backward pass in training as CUDA graphs.
-
-    error: the largest error of a gradient that was found, relative to its norm; None before.
-
-    Raises ValueError where graphs make other gradients than the network without them.
-    """
-
-    def __init__(self) -> None:
-        self.error: float | None = None
-
-    def before_fit(self, trainer: Trainer) -> None:
-        """Record, and compare."""
-        model, eager = trainer.task.model, trainer.task.model.forward
-        batch = move_to(next(iter(trainer.loader)), trainer.device, trainer.memory_format)
-        buffers = [buffer.clone() for buffer in model.buffers()]
-        seen: list[tuple[torch.Tensor, dict[str, Any]]] = []
-
-        def watched(images: torch.Tensor, **options: Any) -> Any:
-            seen.append((images, options))
-            return eager(images, **options)
-
-        model.forward = watched
-        model.train()
-        expected = self._gradients(trainer, batch)
-        (images, options), *_ = seen
-        recorded = torch.cuda.make_graphed_callables(
-            _Plain(model, eager, options), (images.clone(),), allow_unused_input=True
-        )
-        model.forward = lambda images, **options: (recorded if model.training else eager)(
-            images, **({} if model.training else options)
-        )
-        found = self._gradients(trainer, batch)
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
-            scale = torch.cat([each.flatten() for each in expected]).norm() / 100
-            errors = [
-                (one - other).norm() / torch.maximum(other.norm(), scale)
-                for one, other in zip(found, expected, strict=True)
-            ]
-            self.error = float(torch.stack(errors).max())
-        if not self.error < 0.02:  # NaN is an error too
-            raise ValueError(f"gradients of CUDA graphs differ from eager ones by {self.error:.1e} of their norm")
-
-    def close(self, trainer: Trainer) -> None:
-        """Give the network its own way back."""
-        trainer.task.model.__dict__.pop("forward", None)
-
-    @staticmethod
-    def _gradients(trainer: Trainer, batch: Any) -> list[torch.Tensor]:
-        """Return the loss and the gradients of a batch, with the same random numbers every time."""
-        torch.manual_seed(0)
-        losses = trainer.task.losses(batch, Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1))
-        loss = torch.stack(list(losses.values())).sum()
-        loss.backward()
-        parameters = [each for each in trainer.task.model.parameters() if each.grad is not None]
-        gradients = [loss.detach().clone(), *(each.grad.clone() for each in parameters if each.grad is not None)]
-        trainer.task.model.zero_grad(set_to_none=True)
-        return gradients
-
-
-class _Plain(torch.nn.Module):
-    """A network whose forward pass takes images alone, as recording wants it."""
-
-    def __init__(self, model: torch.nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> None:
-        super().__init__()
-        self.model, self.pass_on, self.options = model, forward, options
-
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.pass_on(images, **self.options)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -432,44 +245,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for place in dict.fromkeys(places):
         lines += [f"{places.count(place)} trainings: {place}.", ""]
     return "\n".join(lines)
-
-
-def write_images(digits: Path, root: Path, *, train: int, val: int) -> None:
-    """Write images of three digits in ImageNet's layout; the class is the largest digit's."""
-    for split, count, seed in (("train", train, 0), ("val", val, 1)):
-        generator = np.random.default_rng((2507, seed))
-        folders = sorted((digits / split).iterdir())
-        inks = [[np.asarray(Image.open(file).convert("L")) for file in sorted(folder.iterdir())] for folder in folders]
-        for number in range(count):
-            label = number % len(folders)
-            target = root / split / folders[label].name / f"{number:05}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            image_of(label, inks, generator).save(target)
-
-
-def image_of(label: int, inks: list[list[np.ndarray]], generator: np.random.Generator) -> Image.Image:
-    """Return an image whose largest digit has this label; the others have any."""
-    ground = Image.new("L", (SIDE, SIDE), int(generator.integers(0, 90)))
-    draw = ImageDraw.Draw(ground)
-    for _ in range(int(generator.integers(6, 12))):
-        ends = generator.uniform(0, SIDE, 4).tolist()
-        draw.line(ends, fill=int(generator.integers(60, 256)), width=int(generator.integers(1, 4)))
-    pixels = np.asarray(ground, dtype=np.float64)
-    free = np.ones((SIDE, SIDE), dtype=bool)
-    for place, (low, high) in enumerate(HEIGHTS):
-        choice = label if place == 0 else int(generator.integers(len(inks)))
-        ink = Image.fromarray(inks[choice][int(generator.integers(len(inks[choice])))])
-        side = int(generator.integers(low, high + 1))
-        opacity = np.asarray(ink.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64) / 255
-        for _ in range(50):  # where it covers no other digit, if there is such a place
-            top, left = generator.integers(0, SIDE - side + 1, 2)
-            window = (slice(top, top + side), slice(left, left + side))
-            if free[window].all():
-                break
-        pixels[window] += opacity * (int(generator.integers(160, 256)) - pixels[window])
-        free[window] = False
-    pixels += generator.normal(0, 8, pixels.shape)
-    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

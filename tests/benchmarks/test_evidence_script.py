@@ -37,6 +37,12 @@ def script() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
+def many(script: ModuleType) -> ModuleType:
+    """The part of it that knows nothing of what is compared."""
+    return importlib.import_module("many_trainings")
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("data")
     write_demo(root / "demo", segmentation_scenes=40, train_scenes=1, val_scenes=2)
@@ -48,10 +54,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[
 def test_the_largest_digit_decides(script: ModuleType) -> None:
     """Digits that are squares of their own brightness: the class's covers the most."""
     inks = [[np.full((32, 32), 255, dtype=np.uint8)], [np.zeros((32, 32), dtype=np.uint8)]]
+    image_of = importlib.import_module("largest_digit").image_of
     shares = []
     for label in (0, 1):
         generator = np.random.default_rng(3)
-        image = np.asarray(script.image_of(label, inks, generator))
+        image = np.asarray(image_of(label, inks, generator))
         assert image.shape == (96, 96)
         shares.append((image > 130).mean())
     assert shares[0] > shares[1] + 0.15
@@ -110,15 +117,15 @@ def test_the_table(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_shared_batches_are_those_of_the_loader(
-    script: ModuleType, data: tuple[Path, Path], tmp_path: Path, task: str
+    script: ModuleType, many: ModuleType, data: tuple[Path, Path], tmp_path: Path, task: str
 ) -> None:
     folder, length = (data[0], 5) if task == "classification" else (data[1], 10)
     training = script.Training(task, "LASS", 3, length, folder, 70)
-    assert sum(script.make_batches(training, tmp_path, part) for part in range(script.PARTS)) == 10
-    assert script.make_batches(training, tmp_path, 0) == 0  # they are there
-    run = training.run()
+    run, batches = training.run(), script.batch_folder(training, tmp_path)
+    assert sum(many.write_batches(run, batches, part) for part in range(many.PARTS)) == 10
+    assert many.write_batches(run, batches, 0) == 0  # they are there
     loader: Any = task_of(run).prepare(run, device="cpu").loader
-    shared = script.SharedBatches(script.batch_folder(training, tmp_path), task, steps=len(loader))
+    shared = many.SharedBatches(batches, task, steps=len(loader))
     epoch = 4 if task == "classification" else 0
     loader.set_epoch(epoch)
     shared.set_epoch(epoch)
@@ -134,10 +141,10 @@ def test_shared_batches_are_those_of_the_loader(
             assert one.paths == other.paths
 
 
-def test_processes_side_by_side_and_the_failure_of_one(script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+def test_processes_side_by_side_and_the_failure_of_one(many: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
     calls = [partial(operator.truediv, 6, 3), partial(operator.truediv, 1, 0), partial(os._exit, 3)]
     calls += [partial(operator.truediv, 8, 2)]
-    assert dict(script.side_by_side(calls, 2)) == {0: 2.0, 1: None, 2: None, 3: 4.0}
+    assert dict(many.side_by_side(calls, 2)) == {0: 2.0, 1: None, 2: None, 3: 4.0}
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
@@ -186,9 +193,9 @@ def _trainer() -> SimpleNamespace:
     return SimpleNamespace(task=task, loader=loader, device=torch.device("cpu"), memory_format=torch.preserve_format)
 
 
-def test_graphs_are_compared_with_eager_gradients(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_compared_with_eager_gradients(many: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recording is played by a function here: one that keeps the network, and one that gets its sums wrong."""
-    trainer, hook = _trainer(), script.UseGraphs()
+    trainer, hook = _trainer(), many.UseGraphs()
     network = trainer.task.model
     before = {name: value.clone() for name, value in network.state_dict().items()}
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda module, images, allow_unused_input: module)
@@ -206,7 +213,7 @@ def test_graphs_are_compared_with_eager_gradients(script: ModuleType, monkeypatc
         torch.cuda, "make_graphed_callables", lambda module, images, allow_unused_input: lambda x: module(x) * 1.1
     )
     with pytest.raises(ValueError, match="gradients of CUDA graphs differ"):
-        script.UseGraphs().before_fit(_trainer())
+        many.UseGraphs().before_fit(_trainer())
 
 
 @pytest.mark.slow
