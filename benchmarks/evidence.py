@@ -19,7 +19,6 @@ difference to MASS, time) into the folder, after every training; a folder that w
 Each training is a process with one thread. Networks of this size leave a GPU waiting for the host: many trainings side
 by side fill it. Then loading is what takes the processor's time, and with `--share-batches` the batches of a seed are
 made once for all variants, by all processes, and kept as files (4.3 GB in all): the same batches as otherwise.
-`--graphs` replays the network's forward and backward pass as CUDA graphs, and compares their gradients with eager ones.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from largest_digit import SIDE, write_images
-from many_trainings import PARTS, UseGraphs, UseSharedBatches, side_by_side, write_batches
+from many_trainings import PARTS, UseSharedBatches, side_by_side, write_batches
 
 from a2mamba.analysis.throughput import environment
 from a2mamba.data import write_demo
@@ -99,8 +98,6 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
     parser.add_argument("--share-batches", action="store_true", help="make the batches of a seed once for all variants")
-    parser.add_argument("--batches-only", action="store_true", help="make these, and stop")
-    parser.add_argument("--graphs", action="store_true", help="CUDA graphs of forward and backward; on a GPU")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended too
     images, demo = write_data(arguments.data or arguments.out, arguments.images)
@@ -112,15 +109,10 @@ def main() -> int:
             trainings += [
                 Training(task, variant, seed, length, data, arguments.images) for variant in arguments.variants
             ]
-    share_batches = arguments.share_batches or arguments.batches_only
-    if share_batches and not make_all_batches(trainings, arguments.out, processes=arguments.processes):
+    if arguments.share_batches and not make_all_batches(trainings, arguments.out, processes=arguments.processes):
         print("the batches could not be made", file=sys.stderr)
         return 1
-    if arguments.batches_only:
-        return 0
-    work = partial(
-        measured, out=arguments.out, device=arguments.device, share_batches=share_batches, graphs=arguments.graphs
-    )
+    work = partial(measured, out=arguments.out, device=arguments.device, share_batches=arguments.share_batches)
     return train_all(trainings, arguments.out, work, processes=arguments.processes)
 
 
@@ -187,14 +179,12 @@ def segmentation(demo: Path, backbone: str, iterations: int) -> SegmentationRun:
     return replace(run, test=replace(run.test, scales=(1.0,)))  # five scales take as long as the training
 
 
-def measured(training: Training, *, out: Path, device: str, share_batches: bool, graphs: bool) -> dict[str, Any]:
+def measured(training: Training, *, out: Path, device: str, share_batches: bool) -> dict[str, Any]:
     """Train; return the score of the averaged model after the last epoch, the time, and where it was trained."""
     began, cpu = time.perf_counter(), time.process_time()
     run, resumed = training.run(), any((out / training.name / "checkpoints").glob("*.pt"))
     recipe = "digits" if run.task == "classification" else "scenes"
     hooks: list[Hook] = [UseSharedBatches(batch_folder(training, out), training.task)] if share_batches else []
-    graphed = UseGraphs()
-    hooks += [graphed] * graphs
     trainer = train(run, out / training.name, recipe=recipe, resume="auto", device=device, quiet=True, hooks=hooks)
     where = environment(device)
     return training.key | {
@@ -203,7 +193,6 @@ def measured(training: Training, *, out: Path, device: str, share_batches: bool,
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
         "resumed": resumed,
-        "graph_error": graphed.error,
         "device": where["device"],
         "torch": where["torch"],
     }
@@ -237,11 +226,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{seconds} |"
             )
         lines.append("")
-    places = [
-        f"{row['device']}, torch {row['torch']}, {row['processes']} at a time"
-        + (", as CUDA graphs" if row["graph_error"] is not None else "")
-        for row in rows
-    ]
+        spread = [scores for runs in found.values() if len(scores := [row["score"] for row in runs]) > 1]
+        if spread:
+            freedom = sum(len(scores) - 1 for scores in spread)
+            pooled = (sum(statistics.variance(scores) * (len(scores) - 1) for scores in spread) / freedom) ** 0.5
+            lines += [f"Standard deviation of a seed, pooled over the rows: {pooled:.1f}.", ""]
+    places = [f"{row['device']}, torch {row['torch']}, {row['processes']} at a time" for row in rows]
     for place in dict.fromkeys(places):
         lines += [f"{places.count(place)} trainings: {place}.", ""]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Many trainings of small networks on one machine: processes side by side, shared batches, CUDA graphs.
+"""Many trainings of small networks on one machine: processes side by side, shared batches.
 
 A network of a hundred thousand parameters leaves a GPU waiting for the host, which launches a thousand kernels a step
 and decodes the images. `side_by_side` gives every training a process; `write_batches` and `UseSharedBatches` decode
-once what many trainings see; `UseGraphs` launches all of forward, and all of backward, at once.
+once what many trainings see.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 
 from a2mamba.data import ClassificationBatch, SegmentationBatch
-from a2mamba.engine import Hook, Interrupted, Progress, Trainer, move_to
+from a2mamba.engine import Hook, Interrupted, Trainer
 from a2mamba.tasks import ClassificationRun, SegmentationRun, task_of
 
 T = TypeVar("T")
@@ -128,76 +128,3 @@ class UseSharedBatches(Hook):
     def before_fit(self, trainer: Trainer) -> None:
         """Replace it."""
         trainer.loader = SharedBatches(self.folder, self.task, steps=trainer.steps_per_epoch)
-
-
-class UseGraphs(Hook):
-    """Replays the network's forward and backward pass in training as CUDA graphs.
-
-    error: the largest error of a gradient that was found, relative to its norm; None before.
-
-    Raises ValueError where graphs make other gradients than the network without them.
-    """
-
-    def __init__(self) -> None:
-        self.error: float | None = None
-
-    def before_fit(self, trainer: Trainer) -> None:
-        """Record, and compare."""
-        model, eager = trainer.task.model, trainer.task.model.forward
-        batch = move_to(next(iter(trainer.loader)), trainer.device, trainer.memory_format)
-        buffers = [buffer.clone() for buffer in model.buffers()]
-        seen: list[tuple[torch.Tensor, dict[str, Any]]] = []
-
-        def watched(images: torch.Tensor, **options: Any) -> Any:
-            seen.append((images, options))
-            return eager(images, **options)
-
-        model.forward = watched
-        model.train()
-        expected = self._gradients(trainer, batch)
-        (images, options), *_ = seen
-        recorded = torch.cuda.make_graphed_callables(
-            _Plain(model, eager, options), (images.clone(),), allow_unused_input=True
-        )
-        model.forward = lambda images, **options: (recorded if model.training else eager)(
-            images, **({} if model.training else options)
-        )
-        found = self._gradients(trainer, batch)
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
-            scale = torch.cat([each.flatten() for each in expected]).norm() / 100
-            errors = [
-                (one - other).norm() / torch.maximum(other.norm(), scale)
-                for one, other in zip(found, expected, strict=True)
-            ]
-            self.error = float(torch.stack(errors).max())
-        if not self.error < 0.02:  # NaN is an error too
-            raise ValueError(f"gradients of CUDA graphs differ from eager ones by {self.error:.1e} of their norm")
-
-    def close(self, trainer: Trainer) -> None:
-        """Give the network its own way back."""
-        trainer.task.model.__dict__.pop("forward", None)
-
-    @staticmethod
-    def _gradients(trainer: Trainer, batch: Any) -> list[torch.Tensor]:
-        """Return the loss and the gradients of a batch, with the same random numbers every time."""
-        torch.manual_seed(0)
-        losses = trainer.task.losses(batch, Progress(epoch=0, step=0, steps_per_epoch=1, epochs=1))
-        loss = torch.stack(list(losses.values())).sum()
-        loss.backward()
-        parameters = [each for each in trainer.task.model.parameters() if each.grad is not None]
-        gradients = [loss.detach().clone(), *(each.grad.clone() for each in parameters if each.grad is not None)]
-        trainer.task.model.zero_grad(set_to_none=True)
-        return gradients
-
-
-class _Plain(torch.nn.Module):
-    """A network whose forward pass takes images alone, as recording wants it."""
-
-    def __init__(self, model: torch.nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> None:
-        super().__init__()
-        self.model, self.pass_on, self.options = model, forward, options
-
-    def forward(self, images: torch.Tensor) -> Any:
-        return self.pass_on(images, **self.options)
