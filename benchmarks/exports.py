@@ -182,8 +182,8 @@ def timed_load(path: Path, format: str) -> tuple[Run, dict[str, float]]:
 
 def table(out: Path) -> None:
     if (out / "parity.jsonl").exists():
-        print("| network | size | file | largest difference | MB | of them weights | nodes | loaded in |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| network | size | file | largest difference | MB | of them weights | nodes | loaded in | processor |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for line in (out / "parity.jsonl").read_text().splitlines():
             row = json.loads(line)
             megabytes, weights = (f"{row[key] / 1e6:.0f}" for key in ("bytes", "weights"))
@@ -191,7 +191,7 @@ def table(out: Path) -> None:
             size = "{} x {}".format(*row["size"])
             print(
                 f"| {row['model']} | {size} | {row['format']} | {row['difference']:.1g} | {megabytes} | {weights} "
-                f"| {nodes} | {row['load_seconds']:.1f} s |"
+                f"| {nodes} | {row['load_seconds']:.1f} s | {row['load_processor_seconds']:.1f} s |"
             )
     if (out / "speed.json").exists():
         record = json.loads((out / "speed.json").read_text())

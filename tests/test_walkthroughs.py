@@ -92,5 +92,7 @@ def test_documents_run(name: str, prepared: Path, tmp_path: Path) -> None:
 
 
 def _run(name: str, prepared: Path, folder: Path) -> None:
-    done = run_document(RUN[name], to_run(RUN[name]), prepared, folder, timeout=900)
+    done = run_document(
+        RUN[name], to_run(RUN[name]), prepared, folder, timeout=1800
+    )  # 3 minutes at most on an idle core
     assert done.returncode == 0, done.stdout[-6000:]

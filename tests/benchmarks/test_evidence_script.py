@@ -35,6 +35,12 @@ def script() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="module")
+def many(script: ModuleType) -> ModuleType:
+    """The part of it that knows nothing of what is compared."""
+    return importlib.import_module("many_trainings")
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("data")
     write_demo(root / "demo", segmentation_scenes=40, train_scenes=1, val_scenes=2)
@@ -46,10 +52,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, script: ModuleType) -> tuple[
 def test_the_largest_digit_decides(script: ModuleType) -> None:
     """Digits that are squares of their own brightness: the class's covers the most."""
     inks = [[np.full((32, 32), 255, dtype=np.uint8)], [np.zeros((32, 32), dtype=np.uint8)]]
+    image_of = importlib.import_module("largest_digit").image_of
     shares = []
     for label in (0, 1):
         generator = np.random.default_rng(3)
-        image = np.asarray(script.image_of(label, inks, generator))
+        image = np.asarray(image_of(label, inks, generator))
         assert image.shape == (96, 96)
         shares.append((image > 130).mean())
     assert shares[0] > shares[1] + 0.15
@@ -86,7 +93,14 @@ def test_runs_differ_in_the_backbone_alone(script: ModuleType, tmp_path: Path) -
 
 
 def test_the_table(script: ModuleType) -> None:
-    row = {"task": "classification", "device": "a GPU", "torch": "2.11", "processes": 3, "seconds": 90.0}
+    row = {
+        "task": "classification",
+        "device": "a GPU",
+        "torch": "2.11",
+        "processes": 3,
+        "seconds": 90.0,
+        "graph_error": None,
+    }
     rows = [
         row | {"variant": variant, "score": score, "resumed": variant == "LASS"}
         for variant, score in (("MASS", 80.0), ("MASS", 82.0), ("LASS", 78.5))
@@ -95,21 +109,23 @@ def test_the_table(script: ModuleType) -> None:
         "| MASS | 81.00 | 80.00, 82.00 | +0.00 | 2 | 90 |",
         "| LASS | 78.50 | 78.50, 78.50 | -2.50 | 1 |  |",
         "",
+        "Standard deviation of a seed, pooled over the rows: 1.4.",
+        "",
         "3 trainings: a GPU, torch 2.11, 3 at a time.",
     ]
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
 def test_shared_batches_are_those_of_the_loader(
-    script: ModuleType, data: tuple[Path, Path], tmp_path: Path, task: str
+    script: ModuleType, many: ModuleType, data: tuple[Path, Path], tmp_path: Path, task: str
 ) -> None:
     folder, length = (data[0], 5) if task == "classification" else (data[1], 10)
     training = script.Training(task, "LASS", 3, length, folder, 70)
-    assert sum(script.make_batches(training, tmp_path, part) for part in range(script.PARTS)) == 10
-    assert script.make_batches(training, tmp_path, 0) == 0  # they are there
-    run = training.run()
+    run, batches = training.run(), script.batch_folder(training, tmp_path)
+    assert sum(many.write_batches(run, batches, part) for part in range(many.PARTS)) == 10
+    assert many.write_batches(run, batches, 0) == 0  # they are there
     loader: Any = task_of(run).prepare(run, device="cpu").loader
-    shared = script.SharedBatches(script.batch_folder(training, tmp_path), task, steps=len(loader))
+    shared = many.SharedBatches(batches, task, steps=len(loader))
     epoch = 4 if task == "classification" else 0
     loader.set_epoch(epoch)
     shared.set_epoch(epoch)
@@ -125,10 +141,10 @@ def test_shared_batches_are_those_of_the_loader(
             assert one.paths == other.paths
 
 
-def test_processes_side_by_side_and_the_failure_of_one(script: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+def test_processes_side_by_side_and_the_failure_of_one(many: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
     calls = [partial(operator.truediv, 6, 3), partial(operator.truediv, 1, 0), partial(os._exit, 3)]
     calls += [partial(operator.truediv, 8, 2)]
-    assert dict(script.side_by_side(calls, 2)) == {0: 2.0, 1: None, 2: None, 3: 4.0}
+    assert dict(many.side_by_side(calls, 2)) == {0: 2.0, 1: None, 2: None, 3: 4.0}
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
@@ -141,14 +157,15 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
         for number, call in enumerate(calls):
             training = call.args[0]  # type: ignore[attr-defined]  # a partial
             asked.append(training.variant)
-            row = training.key | {"score": 50.0, "seconds": 2.0, "resumed": False, "device": "d", "torch": "t"}
+            row = training.key | {"score": 50.0, "seconds": 2.0, "resumed": False}
+            row |= {"device": "d", "torch": "t"}
             yield number, None if training.variant == failing else row
 
     monkeypatch.setattr(script, "side_by_side", serial)
     trainings = [script.Training("classification", v, 1, 2, tmp_path, 70) for v in ("MASS", "LASS", "no gate")]
-    settings = {"device": "cpu", "processes": 1, "share_batches": False}
+    work = partial(script.measured, out=tmp_path)
     failing = "LASS"
-    assert script.train_all(trainings, tmp_path, **settings) == 1
+    assert script.train_all(trainings, tmp_path, work, processes=1) == 1
     assert "1 of 3 trainings failed: classification-ablation_lass_test-70-2-1" in capsys.readouterr().err
     assert [row["variant"] for row in json.loads((tmp_path / "evidence.json").read_text())["runs"]] == [
         "MASS",
@@ -156,9 +173,9 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
     ]
     asked.clear()
     failing = ""
-    assert script.train_all(trainings, tmp_path, **settings) == 0
+    assert script.train_all(trainings, tmp_path, work, processes=1) == 0
     assert asked == ["LASS"]
-    assert len((tmp_path / "evidence.md").read_text().splitlines()) == 7
+    assert (tmp_path / "evidence.md").read_text().endswith("3 trainings: d, torch t, 1 at a time.\n")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from a2mamba.serve.guard import Guard, Scope, Send
 from a2mamba.serve.networks import Offered, load_networks
 from a2mamba.serve.uploads import read_upload
 from a2mamba.tasks import TASKS, DetectionPrediction, SourceImage
+from cli.helpers import in_process
 
 
 def test_networks_and_their_labels(networks: list[Offered], words: list[str], checkpoint: Path) -> None:
@@ -31,6 +32,19 @@ def test_networks_and_their_labels(networks: list[Offered], words: list[str], ch
         load_networks([])
     with pytest.raises(ValueError, match="unknown model 'nonsense'"):
         load_networks([f"nonsense={checkpoint}"])
+
+
+def test_the_command_takes_the_data_set_of_released_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(path: str, *, name: str | None, pretrained: str | None, device: str) -> None:
+        asked.append((path, name, pretrained))
+        raise ValueError("nothing is loaded here")
+
+    monkeypatch.setattr("a2mamba.serve.networks.load", load)
+    in_process("serve", "segman_small", "--pretrained", "cityscapes").refused("nothing is loaded here")
+    in_process("serve", "segman_small", "cityscapes").refused("nothing is loaded here")
+    assert asked == [("segman_small", None, "cityscapes"), ("segman_small", None, None)]
 
 
 class _Evil:

@@ -40,6 +40,8 @@ def plain(program: ExportedProgram) -> ExportedProgram:
 def _bake_axis(module: fx.GraphModule, node: fx.Node) -> None:
     """Let a call take the matrix that resizes an axis, a constant, in place of the number of tokens."""
     bias, tokens = node.args
+    assert isinstance(bias, fx.Node)
+    assert isinstance(tokens, int)
     name = f"axis_{node.name}"
     module.register_buffer(name, axis_matrix(bias.meta["val"].shape[-1], tokens, torch.empty(0)))
     with module.graph.inserting_before(node):

@@ -228,7 +228,7 @@ def test_transparency_beside_colors_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_a_mask_in_the_alpha_channel_is_not_taken_for_one_class(mode: str, tmp_path: Path) -> None:
     mask = Image.new(mode, (4, 4))
-    mask.putpixel((1, 1), (*mask.getpixel((0, 0))[:-1], 200))
+    mask.putpixel((1, 1), (*[0] * (len(mode) - 1), 200))
     mask.save(tmp_path / "mask.png")
     error_line(lambda: read_labels(tmp_path / "mask.png"), "mask.png", "one color", "levels 0, 200", 'getchannel("A")')
 

@@ -275,7 +275,7 @@ def read_mask(path: Path | str) -> np.ndarray:
 
 def _refuse_mask_in_alpha(opaque: Image.Image, alpha: Image.Image, path: str) -> None:
     """AlphaMaskError where the colors are all the same, or so many that they are a photo, and the alpha varies."""
-    levels = [value for _, value in alpha.getcolors()]
+    levels = np.unique(np.asarray(alpha)).tolist()
     colors = opaque.getcolors(256)
     if len(levels) == 1 or (colors is not None and len(colors) > 1):
         return

@@ -278,7 +278,7 @@ def _survey(paths: tuple[str, ...], state: int) -> Survey:
             readable += 1
             colored += bool(seen.colors)
             numbered += int(np.count_nonzero(seen.numbers) > 1)
-            usual += 1 < (np.count_nonzero(seen.numbers) or len(seen.colors)) <= 256
+            usual += 1 < (int(np.count_nonzero(seen.numbers)) or len(seen.colors)) <= 256
             two_ends += seen.has_255 and not seen.has_others
             ignoring += seen.has_255 and seen.has_others
             numbers += seen.numbers

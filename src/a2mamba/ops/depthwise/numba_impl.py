@@ -62,7 +62,8 @@ class _Convolution(torch.autograd.Function):
             # The gradient of the map is a convolution with the kernel turned about.
             with without_autocast(x):
                 grad_x = F.conv2d(grad, weight.flip(2, 3), padding=KERNEL_SIZE // 2, groups=x.shape[1])
-        return grad_x, *(cast(each, x.dtype) for each in weight_gradients(grad, x, KERNEL_SIZE))
+        grad_weight, grad_bias = weight_gradients(grad, x, KERNEL_SIZE)
+        return grad_x, cast(grad_weight, x.dtype), cast(grad_bias, x.dtype)
 
 
 def weight_gradients(grad: Tensor, x: Tensor, size: int, *, with_gelu: bool = False) -> tuple[Tensor, Tensor]:
