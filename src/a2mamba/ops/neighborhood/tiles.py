@@ -78,7 +78,8 @@ def axis(length: int, kernel: int, dilation: int, tile: int, of_keys: bool, devi
         extent = max(extent, end - begin + 1)
         key = begin - first, min(first, before), min(n - first, behind)
         kinds.setdefault(key, []).append((residue, n, first, begin))
-    tiles, rows = [], []
+    tiles: list[list[int]] = []
+    rows: list[list[int]] = []
     for kind, members in enumerate(kinds.values()):
         _, n, first, begin = members[0]
         rows.append([first, begin, n, len(tiles), len(members), 0, 0, 0])
