@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -63,6 +65,9 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server: Server, cache:
 def test_an_interrupted_download_of_the_hub_goes_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**18)
     server.content, server.breaks = torch_file(2), 1
+    if hasattr(huggingface_hub.utils, "reset_sessions"):  # those before version 1 may go on at the next call alone
+        with suppress(WeightsUnavailableError):
+            fetch_weights(HUB)
     assert fetch_weights(HUB).read_bytes() == server.content
     assert [begun is None for begun in server.ranges] == [True, False]
 
