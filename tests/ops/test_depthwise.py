@@ -23,7 +23,7 @@ CASES = (Case(2, 8, 1, 1, 5), Case(1, 40, 7, 2, 5), Case(3, 24, 14, 17, 5), Case
 
 def results(case: Case, dtype: torch.dtype, backend: str) -> list[Tensor]:
     leaves = [t.requires_grad_() for t in case.inputs(dtype)]
-    out = depthwise_conv(*leaves, backend=backend)  # type: ignore[arg-type]
+    out = depthwise_conv(*leaves, backend=backend)
     weights = torch.linspace(-7, 7, out.numel(), dtype=torch.float64).cos().view(out.shape).to(dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, weights)]
 
@@ -48,7 +48,8 @@ def test_memory_order_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> Non
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             for layout in (torch.contiguous_format, torch.channels_last):
-                found = numba_impl.weight_gradients(*(t.contiguous(memory_format=layout) for t in (grad, x)), 5)
+                laid_out = [t.contiguous(memory_format=layout) for t in (grad, x)]
+                found = numba_impl.weight_gradients(laid_out[0], laid_out[1], 5)
                 assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     finally:
         torch.set_num_threads(before)
@@ -66,7 +67,7 @@ def test_a_layer_trains_with_it(half: bool, dtype: torch.dtype) -> None:
     layer, x = DepthwiseConv(16, 5), torch.randn(2, 16, 9, 9).to(dtype).requires_grad_()
     leaves = [x, *layer.parameters()]
     exact_leaves = [t.detach().double().requires_grad_() for t in leaves]
-    exact = torch.autograd.grad(depthwise_conv(*exact_leaves).square().sum(), exact_leaves)  # type: ignore[arg-type]
+    exact = torch.autograd.grad(depthwise_conv(*exact_leaves).square().sum(), exact_leaves)
     with mock.patch.object(numba_threads, "call", wraps=numba_threads.call) as call:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             out = layer(x)

@@ -279,7 +279,7 @@ def test_with_a_gradient_numba_declines(name: str, operator: Any, inputs: Any) -
 
 def gradients_of_gelu_depthwise(case: feed_forward.Case, dtype: torch.dtype, backend: str) -> list[Tensor]:
     arguments = [t.requires_grad_() for t in case.inputs(dtype)]
-    out = gelu_depthwise(*arguments, backend=backend)  # type: ignore[arg-type]
+    out = gelu_depthwise(*arguments, backend=backend)
     weights = torch.linspace(-7, 7, out.numel(), dtype=torch.float64).cos().view(out.shape).to(dtype)
     return list(torch.autograd.grad(out, arguments, weights))
 
