@@ -32,7 +32,7 @@ def with_triton(folder: str) -> tuple[torch.Tensor, list[torch.Tensor], list[str
     """Run the network with Triton believed to be at home on the CPU; return also what was chosen and launched."""
     from a2mamba.ops.neighborhood import triton_impl
 
-    launched = {"run_with_lse": 0, "apply_again": 0}
+    launched = {"run_with_memory": 0, "apply_again": 0}
 
     def counted(name: str) -> Callable[..., Any]:
         inner = getattr(triton_impl, name)
@@ -47,7 +47,7 @@ def with_triton(folder: str) -> tuple[torch.Tensor, list[torch.Tensor], list[str
         mock.patch.dict(os.environ, {"XDG_CACHE_HOME": folder}),
         mock.patch.object(neighborhood_operator, "triton_missing", return_value=None),
         mock.patch.object(scan_operator, "triton_missing", return_value=None),
-        mock.patch.object(triton_impl, "run_with_lse", counted("run_with_lse")),
+        mock.patch.object(triton_impl, "run_with_memory", counted("run_with_memory")),
         mock.patch.object(triton_impl, "apply_again", counted("apply_again")),
     ):
         q, k, v, bias = neighborhood.CASES[1].inputs()
@@ -61,7 +61,7 @@ def test_network_on_triton(tmp_path: Path, interpreted: Callable[..., Any]) -> N
     loss, gradients, chosen, launched = interpreted(with_triton, str(tmp_path))
     assert chosen == ["triton", *["numba"] * HAS_NUMBA, "torch", "reference"] * 2
     # Two maps a block; the four blocks with a scan apply each of theirs twice.
-    assert launched == {"run_with_lse": 10, "apply_again": 8}
+    assert launched == {"run_with_memory": 10, "apply_again": 8}
     expected_loss, expected = loss_and_gradients()
     assert relative_error(loss, expected_loss) < 1e-5
     # Keys of a map of one position have no influence: their gradients are rounding, far below all others.
@@ -107,7 +107,7 @@ def inference_with_triton(name: str, folder: str, autocast: bool) -> tuple[float
             if operator == "feed_forward":  # runs what depthwise does
                 continue
             implementation = import_module(f"a2mamba.ops.{operator}.triton_impl")
-            for entry in ("run", "rotate", "run_with_lse", "read_out", "gated_norm"):
+            for entry in ("run", "rotate", "run_with_memory", "read_out", "gated_norm"):
                 if hasattr(implementation, entry):
                     inner = getattr(implementation, entry)
                     stack.enter_context(mock.patch.object(implementation, entry, counted(f"{operator} {entry}", inner)))
@@ -135,7 +135,7 @@ def inference_with_triton(name: str, folder: str, autocast: bool) -> tuple[float
 )
 def test_inference_as_on_a_gpu(name: str, autocast: bool, tmp_path: Path, interpreted: Callable[..., Any]) -> None:
     plain, found, ran = interpreted(inference_with_triton, name, str(tmp_path), autocast)
-    of_mass = {"readout read_out", "readout gated_norm", "neighborhood run_with_lse"} if "a2mamba" in name else set()
+    of_mass = {"readout read_out", "readout gated_norm", "neighborhood run_with_memory"} if "a2mamba" in name else set()
     assert ran >= {"channel_norm run", "depthwise run", "rotary rotate", "selective_scan run"} | of_mass
     # Triton's interpreter cuts numbers off where it makes bfloat16 of them: twice the error, and all to one side.
     assert found < 6 * plain + 1e-5

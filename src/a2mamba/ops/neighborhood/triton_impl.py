@@ -380,6 +380,14 @@ def _apply(arguments: tuple[Any, ...], memory: Memory | None) -> tuple[Tensor, M
     return _attend(q, k, v, bias, memory, *settings)
 
 
+def _first(arguments: tuple[Any, ...]) -> tuple[Tensor, Memory]:
+    found = _apply(arguments, None)
+    if found is not None:
+        return found
+    out, lse = _forward(*arguments)
+    return out, Memory(lse)
+
+
 def run(
     q: Tensor,
     k: Tensor,
@@ -393,7 +401,7 @@ def run(
 
     Memory is (B, H, W, G, e), the dtype that of ``v``. q and k share a dtype; v may have another.
     """
-    return run_with_memory(q, k, v, bias, kernel_size, dilation, scale)[0]
+    return _first((q, k, v, bias, kernel_size, dilation, scale))[0]
 
 
 def run_with_memory(
@@ -406,12 +414,7 @@ def run_with_memory(
     scale: float,
 ) -> tuple[Tensor, Memory]:
     """Return :func:`run` and what :func:`apply_again` needs; autograd does not differentiate that."""
-    arguments = q, k, v, bias, kernel_size, dilation, scale
-    found = _apply(arguments, None)
-    if found is not None:
-        return found
-    out, lse = _forward(*arguments)
-    return out, Memory(lse)
+    return _first((q, k, v, bias, kernel_size, dilation, scale))
 
 
 def apply_again(
