@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # other's, from the end; until then neighbors stay together, and so share what they prepare.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: .venv demo demo-detect test test-slow test-all test-lowest check docs bench bench-gpu clean
+.PHONY: .venv demo demo-detect test test-slow test-all test-lowest test-timm check docs bench bench-gpu clean
 
 # The environment, with everything that the demo and the tests need. Made anew when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -38,6 +38,12 @@ test-all: test test-slow
 test-lowest: $(VENV)/.installed
 	$(RUN)/python benchmarks/lowest_versions.py
 
+# Saved folders and the examples with the lowest timm that pyproject.toml declares, beside the newest of all else.
+test-timm: $(VENV)/.installed
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv-timm \
+		"timm==$$(sed -n 's/.*"timm>=\([0-9.]*\)".*/\1/p' pyproject.toml)"
+	PYTHONPATH=$(CURDIR)/.venv-timm $(RUN)/python -m pytest tests/hub tests/examples
+
 check: $(VENV)/.installed
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
@@ -56,4 +62,4 @@ bench-gpu: $(VENV)/.installed
 	$(RUN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo demo-detect runs build dist site
+	rm -rf $(VENV) .venv-lowest .venv-timm demo demo-detect runs build dist site
