@@ -44,15 +44,8 @@ def _locate(pid, heads, tiles_y, tiles_x):
 
 
 @triton.jit
-def _tile(table, number):
-    """Return (kind, first position, origin of the region) of a tile of one axis."""
-    row = table + number * ROW
-    return tl.load(row), tl.load(row + 1), tl.load(row + 2)
-
-
-@triton.jit
-def _kind(table, number):
-    """Return (first position, origin of the region, length of the class) of a kind of one axis."""
+def _row(table, number):
+    """Return the first three numbers of a row of one axis, of its tiles or of its kinds."""
     row = table + number * ROW
     return tl.load(row), tl.load(row + 1), tl.load(row + 2)
 
@@ -109,6 +102,33 @@ def _window_start(p, length, window, K: tl.constexpr):
 
 
 @triton.jit
+def _neighbors(
+    query_y, query_x, key_y, key_x, length_h, length_w, window_h, window_w, K_H: tl.constexpr, K_W: tl.constexpr
+):
+    """Return whether keys lie in the windows of queries, which are in the class; arguments broadcast."""
+    offset_y = key_y - _window_start(query_y, length_h, window_h, K_H)
+    offset_x = key_x - _window_start(query_x, length_w, window_w, K_W)
+    inside = (offset_y >= 0) & (offset_y < window_h) & (offset_x >= 0) & (offset_x < window_w)
+    return inside & (query_y < length_h) & (query_x < length_w)
+
+
+@triton.jit
+def _positions(first_y, first_x, step_h, step_w, height, width, T_H: tl.constexpr, T_W: tl.constexpr):
+    """Return (row, column, whether it exists) in the map of the positions of a tile."""
+    row = tl.arange(0, T_H * T_W)
+    y, x = first_y + step_h * (row // T_W), first_x + step_w * (row % T_W)
+    return y, x, (y < height) & (x < width)
+
+
+@triton.jit
+def _region(begin, origin_y, origin_x, step_h, step_w, extent_w, height, width, BLOCK: tl.constexpr):
+    """Return (row, column, whether it exists) in the map of a block of positions of a region."""
+    y, x = _divide(begin + tl.arange(0, BLOCK), extent_w)
+    y, x = origin_y + step_h * y, origin_x + step_w * x
+    return y, x, (y < height) & (x < width)
+
+
+@triton.jit
 def _matrix_rows(matrix, kind, head, kinds, columns, T_H: tl.constexpr, T_W: tl.constexpr, BLOCK: tl.constexpr):
     """Return the addresses (T_H * T_W, BLOCK) of the first block of a kind's matrix."""
     matrix += (head * kinds + kind) * (T_H * T_W) * columns
@@ -127,8 +147,8 @@ def attention_matrix_kernel(
 ):  # fmt: skip
     """BLOCK entries of the matrix of one (kind, head)."""
     kind, head = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    first_y, origin_y, length_h = _kind(kinds_vertical, kind // kinds_x)
-    first_x, origin_x, length_w = _kind(kinds_horizontal, kind % kinds_x)
+    first_y, origin_y, length_h = _row(kinds_vertical, kind // kinds_x)
+    first_x, origin_x, length_w = _row(kinds_horizontal, kind % kinds_x)
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row, column = _divide(entry, columns)
     column_y, column_x = _divide(column, extent_w)
@@ -140,11 +160,8 @@ def attention_matrix_kernel(
         # Rows past the end of the class stand in for its last query: finite scores, that are never stored.
         key_y, key_x = column_y, column_x
         query_y, query_x = tl.minimum(row_y, length_h - 1), tl.minimum(row_x, length_w - 1)
-    offset_y = key_y - _window_start(query_y, length_h, window_h, K_H)
-    offset_x = key_x - _window_start(query_x, length_w, window_w, K_W)
-    inside = (offset_y >= 0) & (offset_y < window_h) & (offset_x >= 0) & (offset_x < window_w)
-    inside &= (query_y < length_h) & (query_x < length_w) & (key_y < length_h) & (key_x < length_w)
-    inside &= column < extent_h * extent_w
+    inside = _neighbors(query_y, query_x, key_y, key_x, length_h, length_w, window_h, window_w, K_H, K_W)
+    inside &= (key_y < length_h) & (key_x < length_w) & (column < extent_h * extent_w)
     value = tl.zeros([BLOCK], tl.float32)
     if HAS_BIAS:
         index = (key_y - query_y + K_H - 1) * (2 * K_W - 1) + key_x - query_x + K_W - 1
@@ -180,8 +197,8 @@ def attention_kernel(
 ):  # fmt: skip
     """One tile of queries: out, and lse unless AGAIN, which reads it and so needs neither maximum nor sum."""
     image, head, tile_y, tile_x = _locate(tl.program_id(0), heads, tiles_y, tiles_x)
-    kind_y, first_y, origin_y = _tile(vertical, tile_y)
-    kind_x, first_x, origin_x = _tile(horizontal, tile_x)
+    kind_y, first_y, origin_y = _row(vertical, tile_y)
+    kind_x, first_x, origin_x = _row(horizontal, tile_x)
     batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
@@ -189,9 +206,7 @@ def attention_kernel(
     out += (batch * height * width * heads + head) * E
     lse += (batch * heads + head) * height * width
 
-    row = tl.arange(0, T_H * T_W)
-    y, x = first_y + step_h * (row // T_W), first_x + step_w * (row % T_W)
-    exists = (y < height) & (x < width)
+    y, x, exists = _positions(first_y, first_x, step_h, step_w, height, width, T_H, T_W)
     position = y * width + x
     tile_q = _rows(q, y * q_h + x * q_w, exists, q_d, D, D_PAD, Q_ALIGN)
     result = tl.zeros([T_H * T_W, E_PAD], tl.float32)
@@ -203,9 +218,7 @@ def attention_kernel(
 
     at = _matrix_rows(matrix, kind_y * kinds_x + kind_x, head, kinds, columns, T_H, T_W, BLOCK)
     for begin in range(0, columns, BLOCK):
-        key_y, key_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
-        key_y, key_x = origin_y + step_h * key_y, origin_x + step_w * key_x
-        real = (key_y < height) & (key_x < width)
+        key_y, key_x, real = _region(begin, origin_y, origin_x, step_h, step_w, extent_w, height, width, BLOCK)
         keys = _rows(k, key_y * k_h + key_x * k_w, real, k_d, D, D_PAD, K_ALIGN)
         values = _rows(v, key_y * v_h + key_x * v_w, real, v_d, E, E_PAD, V_ALIGN)
         scores = _dot(tile_q, tl.trans(keys), PRECISION) * (scale * LOG2E) + tl.load(at + begin).to(tl.float32)
@@ -251,8 +264,8 @@ def attention_backward_q_kernel(
 ):  # fmt: skip
     """One tile of queries: grad_q, and delta = sum of grad * out over a head, which the other two kernels read."""
     image, head, tile_y, tile_x = _locate(tl.program_id(0), heads, tiles_y, tiles_x)
-    kind_y, first_y, origin_y = _tile(vertical, tile_y)
-    kind_x, first_x, origin_x = _tile(horizontal, tile_x)
+    kind_y, first_y, origin_y = _row(vertical, tile_y)
+    kind_x, first_x, origin_x = _row(horizontal, tile_x)
     batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
@@ -263,9 +276,7 @@ def attention_backward_q_kernel(
     lse += (batch * heads + head) * height * width
     delta += (batch * heads + head) * height * width
 
-    row = tl.arange(0, T_H * T_W)
-    y, x = first_y + step_h * (row // T_W), first_x + step_w * (row % T_W)
-    exists = (y < height) & (x < width)
+    y, x, exists = _positions(first_y, first_x, step_h, step_w, height, width, T_H, T_W)
     position = y * width + x
     tile_q = _rows(q, y * q_h + x * q_w, exists, q_d, D, D_PAD, Q_ALIGN)
     tile_g = _rows(grad, y * g_h + x * g_w, exists, g_d, E, E_PAD, G_ALIGN).to(v.dtype.element_ty)
@@ -277,9 +288,7 @@ def attention_backward_q_kernel(
     result = tl.zeros([T_H * T_W, D_PAD], tl.float32)
     at = _matrix_rows(matrix, kind_y * kinds_x + kind_x, head, kinds, columns, T_H, T_W, BLOCK)
     for begin in range(0, columns, BLOCK):
-        key_y, key_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
-        key_y, key_x = origin_y + step_h * key_y, origin_x + step_w * key_x
-        real = (key_y < height) & (key_x < width)
+        key_y, key_x, real = _region(begin, origin_y, origin_x, step_h, step_w, extent_w, height, width, BLOCK)
         keys = _rows(k, key_y * k_h + key_x * k_w, real, k_d, D, D_PAD, K_ALIGN)
         values = _rows(v, key_y * v_h + key_x * v_w, real, v_d, E, E_PAD, V_ALIGN)
         scores = _dot(tile_q, tl.trans(keys), PRECISION) * (scale * LOG2E) + tl.load(at + begin).to(tl.float32)
@@ -316,8 +325,8 @@ def attention_backward_kv_kernel(
 ):  # fmt: skip
     """One tile of keys: grad_k and grad_v, from all queries that see any of them; rows are keys, columns queries."""
     image, head, tile_y, tile_x = _locate(tl.program_id(0), heads, tiles_y, tiles_x)
-    kind_y, first_y, origin_y = _tile(vertical, tile_y)
-    kind_x, first_x, origin_x = _tile(horizontal, tile_x)
+    kind_y, first_y, origin_y = _row(vertical, tile_y)
+    kind_x, first_x, origin_x = _row(horizontal, tile_x)
     batch, head = image.to(tl.int64), head.to(tl.int64)
     q += tl.multiple_of(batch * q_b + head * q_g, Q_ALIGN)
     k += tl.multiple_of(batch * k_b + head * k_g, K_ALIGN)
@@ -328,9 +337,7 @@ def attention_backward_kv_kernel(
     lse += (batch * heads + head) * height * width
     delta += (batch * heads + head) * height * width
 
-    row = tl.arange(0, T_H * T_W)
-    y, x = first_y + step_h * (row // T_W), first_x + step_w * (row % T_W)
-    exists = (y < height) & (x < width)
+    y, x, exists = _positions(first_y, first_x, step_h, step_w, height, width, T_H, T_W)
     tile_k = _rows(k, y * k_h + x * k_w, exists, k_d, D, D_PAD, K_ALIGN)
     tile_v = _rows(v, y * v_h + x * v_w, exists, v_d, E, E_PAD, V_ALIGN)
 
@@ -338,9 +345,7 @@ def attention_backward_kv_kernel(
     result_v = tl.zeros([T_H * T_W, E_PAD], tl.float32)
     at = _matrix_rows(matrix, kind_y * kinds_x + kind_x, head, kinds, columns, T_H, T_W, BLOCK)
     for begin in range(0, columns, BLOCK):
-        query_y, query_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
-        query_y, query_x = origin_y + step_h * query_y, origin_x + step_w * query_x
-        real = (query_y < height) & (query_x < width)
+        query_y, query_x, real = _region(begin, origin_y, origin_x, step_h, step_w, extent_w, height, width, BLOCK)
         queries = _rows(q, query_y * q_h + query_x * q_w, real, q_d, D, D_PAD, Q_ALIGN)
         grads = _rows(grad, query_y * g_h + query_x * g_w, real, g_d, E, E_PAD, G_ALIGN).to(tile_v.dtype)
         position = query_y * width + query_x
@@ -393,23 +398,21 @@ def attention_backward_matrix_kernel(
     row_y, row_x = kinds_vertical + (kind // kinds_x) * ROW, kinds_horizontal + (kind % kinds_x) * ROW
     tiles_first_y, tiles_first_x, tiles_x = tl.load(row_y + 3), tl.load(row_x + 3), tl.load(row_x + 4)
 
-    row = tl.arange(0, T_H * T_W)
     column_y, column_x = _divide(begin + tl.arange(0, BLOCK), extent_w)
     at = _matrix_rows(matrix, kind, head, kinds, columns, T_H, T_W, BLOCK)
     known_scores = tl.load(at + begin).to(tl.float32)
     collected = tl.zeros([T_H * T_W, BLOCK], tl.float32)
     for item in range(first_item, last_item):
         image, tile = item % batch, item // batch
-        _, first_y, origin_y = _tile(vertical, tiles_first_y + tile // tiles_x)
-        _, first_x, origin_x = _tile(horizontal, tiles_first_x + tile % tiles_x)
+        _, first_y, origin_y = _row(vertical, tiles_first_y + tile // tiles_x)
+        _, first_x, origin_x = _row(horizontal, tiles_first_x + tile % tiles_x)
         wide = image.to(tl.int64)
         base_q = q + tl.multiple_of(wide * q_b + head * q_g, Q_ALIGN)
         base_k = k + tl.multiple_of(wide * k_b + head * k_g, K_ALIGN)
         base_v = v + tl.multiple_of(wide * v_b + head * v_g, V_ALIGN)
         base_g = grad + tl.multiple_of(wide * g_b + head * g_g, G_ALIGN)
         base_row = (wide * heads + head) * height * width
-        y, x = first_y + step_h * (row // T_W), first_x + step_w * (row % T_W)
-        exists = (y < height) & (x < width)
+        y, x, exists = _positions(first_y, first_x, step_h, step_w, height, width, T_H, T_W)
         position = y * width + x
         tile_q = _rows(base_q, y * q_h + x * q_w, exists, q_d, D, D_PAD, Q_ALIGN)
         tile_g = _rows(base_g, y * g_h + x * g_w, exists, g_d, E, E_PAD, G_ALIGN).to(v.dtype.element_ty)
@@ -423,8 +426,8 @@ def attention_backward_matrix_kernel(
         grad_weights = _dot(tile_g, tl.trans(values), PRECISION)
         collected += tl.exp2(scores - known) * (grad_weights - tile_delta)
     partial += (run.to(tl.int64) * heads + head) * (T_H * T_W) * columns + begin
-    target = partial + (row * columns)[:, None] + tl.arange(0, BLOCK)[None, :]
-    tl.store(target, collected)
+    row = tl.arange(0, T_H * T_W)
+    tl.store(partial + (row * columns)[:, None] + tl.arange(0, BLOCK)[None, :], collected)
 
 
 @triton.jit(do_not_specialize=["heads", "kinds", "kinds_x", "extent_h", "extent_w", "columns", "window_h", "window_w"])
@@ -439,14 +442,11 @@ def attention_backward_bias_kernel(
     row = tl.arange(0, T_H * T_W)
     total = tl.zeros([T_H * T_W], tl.float32)
     for kind in range(kinds):
-        first_y, origin_y, length_h = _kind(kinds_vertical, kind // kinds_x)
-        first_x, origin_x, length_w = _kind(kinds_horizontal, kind % kinds_x)
+        first_y, origin_y, length_h = _row(kinds_vertical, kind // kinds_x)
+        first_x, origin_x, length_w = _row(kinds_horizontal, kind % kinds_x)
         query_y, query_x = first_y + row // T_W, first_x + row % T_W
         key_y, key_x = query_y + dy, query_x + dx
-        offset_y = key_y - _window_start(query_y, length_h, window_h, K_H)
-        offset_x = key_x - _window_start(query_x, length_w, window_w, K_W)
-        inside = (offset_y >= 0) & (offset_y < window_h) & (offset_x >= 0) & (offset_x < window_w)
-        inside &= (query_y < length_h) & (query_x < length_w)
+        inside = _neighbors(query_y, query_x, key_y, key_x, length_h, length_w, window_h, window_w, K_H, K_W)
         read = row * columns + (key_y - origin_y) * extent_w + key_x - origin_x
         end = tl.load(first_runs + kind + 1)
         for begin in range(tl.load(first_runs + kind), end, RUNS):
