@@ -9,15 +9,16 @@ OpenMP, which PyTorch uses on Linux, otherwise one of our own.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -48,7 +49,7 @@ def openmp_libraries(package: Path) -> list[Path]:
     )
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def openmp() -> Any | None:
     """Return GNU OpenMP's entry to a parallel region, of the library that PyTorch has loaded, or None."""
     if os.name != "posix":
@@ -107,3 +108,8 @@ def call(kernel: int, argument: int, workers: int) -> None:
     _Kernel(kernel)(argument)
     for other in others:
         other.result()
+
+
+def ordered_sum(parts: Tensor) -> Tensor:
+    """Return the sum over the first axis in memory of its own, added in order however many threads made the parts."""
+    return functools.reduce(torch.add, parts[1:], parts[0].clone())

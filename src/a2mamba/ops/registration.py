@@ -6,6 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from a2mamba.ops.precision import without_autocast
+
+
+def shielded(implementation: Callable[[Tensor], Any], function: str) -> Callable[..., Any]:
+    """Return what an operator does, by a function of the implementation that is chosen for its first argument.
+
+    The operator decides its own precision; autocast does not change it from outside.
+    """
+
+    def compute(first: Tensor, *others: Any) -> Any:
+        with without_autocast(first):
+            return getattr(implementation(first), function)(first, *others)
+
+    return compute
 
 
 def register(

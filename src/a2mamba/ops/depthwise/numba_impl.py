@@ -6,7 +6,6 @@ for 3 x 3). Numba is imported, and the kernel compiled or read from Numba's cach
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -92,6 +91,5 @@ def weight_gradients(grad: Tensor, x: Tensor, size: int, *, with_gelu: bool = Fa
     numbers += [sums.data_ptr(), scratch.data_ptr(), 4 * scratch.stride(0)]
     numbers += [int(x.dtype == torch.bfloat16), size, int(with_gelu)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)
-    # Images are added in their order, however many threads there are.
-    total = functools.reduce(torch.add, sums)
+    total = numba_threads.ordered_sum(sums)
     return total[:-1].T.reshape(channels, 1, size, size), total[-1].clone()

@@ -20,8 +20,7 @@ from a2mamba.ops.dispatch import (
     unwatched,
 )
 from a2mamba.ops.neighborhood import comparison, numba_impl, reference, torch_impl
-from a2mamba.ops.precision import without_autocast
-from a2mamba.ops.registration import register
+from a2mamba.ops.registration import register, shielded
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
@@ -38,14 +37,12 @@ _ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[] kernel_size, 
 
 
 def _shielded(implementation: Callable[[Tensor], Any], function: str) -> Callable[..., Any]:
-    """Return what an operator does, by a function of the implementation that is chosen for its first argument."""
+    """Return what an operator does; torch.library hands over lists, and the implementations take pairs."""
+    run = shielded(implementation, function)
 
     def compute(*arguments: Any) -> Any:
         *tensors, kernel_size, dilation, scale = arguments
-        # The operator decides its own precision; autocast must not change it from outside.
-        with without_autocast(tensors[0]):
-            run = getattr(implementation(tensors[0]), function)
-            return run(*tensors, _pair(kernel_size), _pair(dilation), scale)
+        return run(*tensors, _pair(kernel_size), _pair(dilation), scale)
 
     return compute
 

@@ -5,8 +5,6 @@ Numba is imported, and a kernel compiled or read from Numba's cache on disk, at 
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -81,7 +79,7 @@ def backward(
         *(scratch.data_ptr(), 4 * scratch.stride(0), call.u.element_size()),
     ]
     numba_threads.run(numba_kernels_backward.KERNEL, workers, [*call.numbers, *others])
-    grad_B, grad_A, grad_bias = _total(grads_B.movedim(2, 0)), _total(grads_A), _total(grads_bias)
+    grad_B, grad_A, grad_bias = map(numba_threads.ordered_sum, (grads_B.movedim(2, 0), grads_A, grads_bias))
     return (
         grad_u.transpose(1, 2).to(u.dtype),
         grad_delta.transpose(1, 2).to(delta.dtype),
@@ -112,11 +110,6 @@ class _Call:
             *(*addresses(self.u, 2), *addresses(self.delta, 2)),
         ]
         self.parameters = [self.B.data_ptr(), self.A.data_ptr(), self.bias.data_ptr()]
-
-
-def _total(parts: Tensor) -> Tensor:
-    """Return the sum over the first axis, always added in the same order, in memory of its own."""
-    return functools.reduce(torch.add, parts[1:], parts[0].clone())
 
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:

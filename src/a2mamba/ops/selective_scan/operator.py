@@ -19,8 +19,7 @@ from a2mamba.ops.dispatch import (
     triton_missing,
     unwatched,
 )
-from a2mamba.ops.precision import without_autocast
-from a2mamba.ops.registration import register
+from a2mamba.ops.registration import register, shielded
 from a2mamba.ops.selective_scan import comparison, numba_impl, reference, torch_impl
 
 _ARGUMENTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor? delta_bias, bool delta_softplus"
@@ -54,23 +53,12 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.delta_softplus = delta_softplus
 
 
-def _shielded(implementation: Callable[[Tensor], Any], function: str) -> Callable[..., Any]:
-    """Return what an operator does, by a function of the implementation that is chosen for its first argument."""
-
-    def compute(*arguments: Any) -> Any:
-        # The recurrence is float32 whatever surrounds it; autocast must not change that.
-        with without_autocast(arguments[0]):
-            return getattr(implementation(arguments[0]), function)(*arguments)
-
-    return compute
-
-
 def _define(name: str, implementation: Callable[[Tensor], Any]) -> Callable[..., Tensor]:
     """Register the forward of an implementation under a name, and its gradient."""
     backward = register(
         f"{name}_backward",
         f"(Tensor grad, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        _shielded(implementation, "backward"),
+        shielded(implementation, "backward"),
         _fake_gradients,
     )
 
@@ -79,7 +67,8 @@ def _define(name: str, implementation: Callable[[Tensor], Any]) -> Callable[...,
         *grads, grad_bias = backward(grad, states, u, delta, A, B, delta_bias, ctx.delta_softplus)
         return *grads, None if delta_bias is None else grad_bias, None
 
-    forward = _shielded(implementation, "forward")
+    # The recurrence is float32 whatever surrounds it.
+    forward = shielded(implementation, "forward")
     return register(name, f"({_ARGUMENTS}) -> Tensor", forward, _fake, differentiate, _setup_context)
 
 
