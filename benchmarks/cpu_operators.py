@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import a2mamba
-from a2mamba.analysis.throughput import environment, operators_disagree
+from a2mamba.analysis.environment import environment
+from a2mamba.analysis.throughput import operators_disagree
 from a2mamba.backbone.a2mamba import VARIANTS
 from a2mamba.ops import feed_forward, gated_norm, gelu_depthwise, read_out, readout
 from a2mamba.ops.neighborhood import numba_impl, torch_impl

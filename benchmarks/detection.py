@@ -28,7 +28,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from a2mamba.analysis.throughput import environment
+from a2mamba.analysis.environment import environment
 from a2mamba.detection import Detector, DetectorConfig, create_detector, paste_masks
 from a2mamba.detection.boxes import match
 from a2mamba.detection.detector import backbone_maps

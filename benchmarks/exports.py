@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 import a2mamba
-from a2mamba.analysis.throughput import environment
+from a2mamba.analysis.environment import environment
 from a2mamba.detection import Detector
 from a2mamba.export import FORMATS, export_model
 from a2mamba.export.format import Run

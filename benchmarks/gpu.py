@@ -28,7 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from a2mamba.analysis.throughput import Mode, Setting, compare, environment, operators_disagree
+from a2mamba.analysis.environment import environment
+from a2mamba.analysis.runners import Mode, Setting
+from a2mamba.analysis.throughput import compare, operators_disagree
 from a2mamba.backbone import cuda_graph
 from a2mamba.ops import neighborhood_attention, self_test
 from a2mamba.ops.neighborhood import reference

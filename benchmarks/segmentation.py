@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from a2mamba import create_segmenter, fuse_for_inference
-from a2mamba.analysis.throughput import environment
+from a2mamba.analysis.environment import environment
 
 
 def segformer_b0(num_classes: int) -> Callable[[Tensor], Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from a2mamba.analysis.throughput import Setting, compare
+from a2mamba.analysis.runners import Setting
+from a2mamba.analysis.throughput import compare
 from a2mamba.paper import find_table, published_tables, read_results, record_result
 from a2mamba.paper.measuring import measure
 from a2mamba.paper.tables import Table
@@ -93,6 +95,7 @@ def test_measuring_times_the_networks_of_a_table_in_one_run(monkeypatch: pytest.
         ),
     )
     monkeypatch.setattr("a2mamba.paper.measuring.operators_disagree", lambda device: None)
+    monkeypatch.setattr("a2mamba.paper.measuring.compare", partial(compare, together=True))
     found = measure(few, device="cpu", sizes=[64], rounds=1)
     assert set(found) == {("a2mamba_nano", 64)}
     speed = found["a2mamba_nano", 64]
@@ -111,10 +114,11 @@ def test_segmentation_networks_are_measured_too(monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.setattr("a2mamba.paper.measuring.operators_disagree", lambda device: None)
     monkeypatch.setattr("a2mamba.analysis.throughput.peak_memory", lambda name, setting: 1.0)
+    monkeypatch.setattr("a2mamba.paper.measuring.compare", partial(compare, together=True))
     found = measure(few, device="cpu", batch=1, rounds=1)
     assert set(found) == {("segman_tiny on a2mamba_tiny", 64), ("roadmap_mass", 64)}
     with pytest.raises(ValueError, match="unknown model 'roadmap'"):
-        compare(["roadmap"], Setting(64, 1))
+        compare(["roadmap"], Setting(64, 1), together=True)
 
 
 def test_no_speed_where_an_operator_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 PEERS = ("convnext_tiny", "repvit_m1_5", "hgnetv2_b4", "efficientvim_m4", "cpubone_b1_bfrobust")
 """What one would run on a CPU instead, where timm has it."""
+RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""Of `analysis.runners`, with their makers' names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = (
-        "The first model is the yardstick. All are timed in turn, in one run.\n"
+        "The first model is the yardstick. All are timed in turn, in one run; on a CPU each has a process of its own.\n"
         "Example: a2mamba bench --models convnext_tiny a2mamba_tiny a2mamba_nano --sizes 224 --batch 8 --threads 2"
     )
     parser.add_argument("--models", nargs="+", default=["convnext_tiny", "a2mamba_tiny"], help="ours, and timm's")
@@ -36,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="measure after torch.compile")
     parser.add_argument("--fused", action="store_true", help="fuse ours for inference; timm's run as timm makes them")
+    parser.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=RUNTIMES,
+        default=["pytorch"],
+        help="on a CPU: time each model as PyTorch runs it, and exported, in other runtimes (default pytorch)",
+    )
+    parser.add_argument("--together", action="store_true", help="time all models in one process, as GPUs always are")
     parser.add_argument("--rounds", type=int, default=7, help="times that each model is timed (default 7)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--memory", action="store_true", help="measure peak memory too")
@@ -49,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     import timm
     import torch
 
-    from a2mamba.analysis.throughput import Setting, compare, environment, operators_disagree
+    from a2mamba.analysis.environment import environment
+    from a2mamba.analysis.runners import Setting
+    from a2mamba.analysis.throughput import compare, operators_disagree
 
     for name in ("batch", "rounds", "threads"):
         number = getattr(arguments, name)
@@ -85,7 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
             compile=arguments.compile,
             fused=arguments.fused,
         )
-        rows += compare(models, setting, rounds=arguments.rounds, memory=arguments.memory, progress=say)
+        rows += compare(
+            models,
+            setting,
+            runtimes=arguments.runtimes,
+            rounds=arguments.rounds,
+            memory=arguments.memory,
+            together=arguments.together,
+            progress=say,
+        )
     settings = environment(device)
     result = {"environment": settings, "rows": [asdict(row) for row in rows]}
     if arguments.out is not None:
@@ -100,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("model", "images/s", f"x {same[0].model}", "ms a batch", "quartiles", "peak MiB", "top-1, %"),
             [
                 (
-                    f"{row.model} (fused)" if row.fused else row.model,
+                    _described(row),
                     f"{row.images_per_second:.1f}",
                     f"{row.images_per_second / same[0].images_per_second:.2f}",
                     f"{row.milliseconds:.1f}",
@@ -113,6 +133,12 @@ def run(arguments: argparse.Namespace) -> int:
             title=f"{arguments.mode} at {size}, batch {arguments.batch}, {arguments.dtype}",
         )
     return 0
+
+
+def _described(row: Row) -> str:
+    """The model's name, with what was done to it."""
+    runtime = "" if row.runtime == "pytorch" else f" in {RUNTIMES[row.runtime]}"
+    return f"{row.model}{runtime}" + (" (fused)" if row.fused else "")
 
 
 def _write(path: Path, result: dict, rows: list[Row]) -> None:

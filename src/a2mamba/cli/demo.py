@@ -382,7 +382,7 @@ def _machine(device: str, *, threads: str) -> dict[str, Any]:
     """Return what the times depend on; nothing that names the machine or its user."""
     import torch
 
-    from a2mamba.analysis.throughput import processor
+    from a2mamba.analysis.environment import processor
 
     accelerator = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {

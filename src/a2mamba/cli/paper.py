@@ -176,7 +176,7 @@ def _measure(chosen: Sequence[Table], device: str, arguments: argparse.Namespace
 
 
 def _device_words(device: str) -> str:
-    from a2mamba.analysis.throughput import environment
+    from a2mamba.analysis.environment import environment
 
     return str(environment(device)["device"])
 

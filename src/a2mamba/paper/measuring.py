@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from a2mamba.analysis.throughput import Setting, compare, operators_disagree
+from a2mamba.analysis.runners import Setting
+from a2mamba.analysis.throughput import compare, operators_disagree
 from a2mamba.paper.report import Speed
 from a2mamba.paper.subjects import subject
 from a2mamba.paper.tables import Table
