@@ -204,37 +204,57 @@ def batch_folder(training: Training, out: Path) -> Path:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the report as Markdown: mean and range of the seeds, the difference to MASS, and where it was trained."""
+    """Return the report as Markdown: mean and range of the seeds, the difference to MASS, and where it was trained.
+
+    Behind a difference stands its standard error, of the standard deviation of a seed pooled over the rows of a task.
+    """
     lines = []
     for task in dict.fromkeys(row["task"] for row in rows):
         metric = "top-1" if task == "classification" else "mIoU"
         lines += [
-            f"| {task} | {metric} %, mean | from, to | to MASS | seeds | seconds a training |",
+            f"| {task} | {metric} %, mean | from, to | to MASS | seeds | processor seconds a training |",
             "|---|---|---|---|---|---|",
         ]
         found = {
-            variant: [row for row in rows if row["task"] == task and row["variant"] == variant] for variant in VARIANTS
+            variant: [row["score"] for row in rows if row["task"] == task and row["variant"] == variant]
+            for variant in VARIANTS
         }
-        means = {variant: statistics.mean(r["score"] for r in runs) for variant, runs in found.items() if runs}
-        for variant, mean in means.items():
-            scores = [row["score"] for row in found[variant]]
-            difference = f"{mean - means['MASS']:+.2f}" if "MASS" in means else ""
-            whole = [row["seconds"] for row in found[variant] if not row["resumed"]]
+        deviation = pooled_deviation(list(found.values()))
+        mass = found["MASS"]
+        for variant, scores in found.items():
+            if not scores:
+                continue
+            difference = ""
+            if mass and scores is not mass:
+                difference = f"{statistics.mean(scores) - statistics.mean(mass):+.2f}"
+            if difference and deviation is not None:
+                difference += f" ± {deviation * (1 / len(scores) + 1 / len(mass)) ** 0.5:.1f}"
+            whole = [
+                row["cpu_seconds"]
+                for row in rows
+                if row["task"] == task and row["variant"] == variant and not row["resumed"]
+            ]
             seconds = f"{statistics.mean(whole):.0f}" if whole else ""
             lines.append(
-                f"| {variant} | {mean:.2f} | {min(scores):.2f}, {max(scores):.2f} | {difference} | {len(scores)} | "
-                f"{seconds} |"
+                f"| {variant} | {statistics.mean(scores):.2f} | {min(scores):.2f}, {max(scores):.2f} | {difference} | "
+                f"{len(scores)} | {seconds} |"
             )
         lines.append("")
-        spread = [scores for runs in found.values() if len(scores := [row["score"] for row in runs]) > 1]
-        if spread:
-            freedom = sum(len(scores) - 1 for scores in spread)
-            pooled = (sum(statistics.variance(scores) * (len(scores) - 1) for scores in spread) / freedom) ** 0.5
-            lines += [f"Standard deviation of a seed, pooled over the rows: {pooled:.1f}.", ""]
+        if deviation is not None:
+            lines += [f"Standard deviation of a seed, pooled over the rows: {deviation:.2f}.", ""]
     places = [f"{row['device']}, torch {row['torch']}, {row['processes']} at a time" for row in rows]
     for place in dict.fromkeys(places):
         lines += [f"{places.count(place)} trainings: {place}.", ""]
     return "\n".join(lines)
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
+    """Return the standard deviation within groups of scores, pooled; None where no group has two."""
+    several = [scores for scores in groups if len(scores) > 1]
+    if not several:
+        return None
+    freedom = sum(len(scores) - 1 for scores in several)
+    return (sum(statistics.variance(scores) * (len(scores) - 1) for scores in several) / freedom) ** 0.5
 
 
 if __name__ == "__main__":

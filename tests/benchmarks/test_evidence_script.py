@@ -157,7 +157,7 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
         for number, call in enumerate(calls):
             training = call.args[0]  # type: ignore[attr-defined]  # a partial
             asked.append(training.variant)
-            row = training.key | {"score": 50.0, "seconds": 2.0, "resumed": False}
+            row = training.key | {"score": 50.0, "cpu_seconds": 2.0, "resumed": False}
             row |= {"device": "d", "torch": "t"}
             yield number, None if training.variant == failing else row
 
@@ -176,6 +176,21 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
     assert script.train_all(trainings, tmp_path, work, processes=1) == 0
     assert asked == ["LASS"]
     assert (tmp_path / "evidence.md").read_text().endswith("3 trainings: d, torch t, 1 at a time.\n")
+
+
+def test_a_difference_has_the_error_of_the_seeds(script: ModuleType) -> None:
+    """Deviations of a seed: of (80, 84) and (85, 85), pooled, 2; of a difference of two means of two, 2 as well."""
+    scores = {"MASS": (80.0, 84.0), "LASS": (85.0, 85.0)}
+    about = {"task": "classification", "cpu_seconds": 2.0, "resumed": False, "device": "d", "torch": "t"}
+    rows = [about | {"variant": v, "score": s, "processes": 1} for v, each in scores.items() for s in each]
+    assert script.pooled_deviation([[80.0, 84.0], [85.0, 85.0]]) == 2
+    assert script.pooled_deviation([[80.0], []]) is None
+    lines = script.table(rows).splitlines()
+    assert lines[2:4] == [
+        "| MASS | 82.00 | 80.00, 84.00 |  | 2 | 2 |",
+        "| LASS | 85.00 | 85.00, 85.00 | +3.00 ± 2.0 | 2 | 2 |",
+    ]
+    assert "| LASS | 85.00 | 85.00, 85.00 | +5.00 | 1 | 2 |" in script.table([rows[0], rows[3]])
 
 
 @pytest.mark.slow
