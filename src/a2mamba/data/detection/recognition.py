@@ -7,9 +7,10 @@ from statistics import median
 
 from a2mamba.data.detection.loading import DetectionData, with_detection_source
 from a2mamba.data.detection.readers import READERS
-from a2mamba.data.detection.readers.image_files import images_below, read_header
+from a2mamba.data.detection.readers.image_files import read_header
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.splits import split_role
+from a2mamba.data.walk import images_below
 
 _PLACES = (
     *("root", "layout", "train_images", "train_annotations", "train_subset"),
@@ -49,7 +50,7 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
 
 def _short_side(folder: Path) -> int | None:
     """The middle of some images' short sides in pixels."""
-    names = list(images_below(folder))
+    names = images_below(folder)
     headers = [read_header(folder / name) for name in names[:: max(1, len(names) // _HEADERS)]]
     sides = [min(header.height, header.width) for header in headers if header is not None]
     return int(median(sides)) if sides else None

@@ -8,18 +8,19 @@ from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
-from a2mamba.data.segmentation.files import SegmentationLayout, list_files
+from a2mamba.data.segmentation.files import SegmentationLayout
 from a2mamba.data.segmentation.folders import find_folders, half_splits
 from a2mamba.data.segmentation.loaders import refuse_unlearnable
 from a2mamba.data.segmentation.source import find_convention, scan_segmentation
 from a2mamba.data.splits import HOLDOUT
+from a2mamba.data.walk import files_below
 
 
 def recognize_published(root: Path, name: str) -> Recognized | None:
     """A published data set, or one in its arrangement."""
     layout = SEGMENTATION_DATASETS[name].layout
     there = [split for split in (layout.train_split, layout.val_split) if split and layout.has(root, split)]
-    if not any(list_files(layout.folders(root, split)[1], layout.label_extensions) for split in there):
+    if not any(files_below(layout.folders(root, split)[1], layout.label_extensions) for split in there):
         return None  # the folders hold annotations of another kind
     return _recognized(root, name, f"the layout of {name}", layout)
 

@@ -31,7 +31,7 @@ from a2mamba.data.detection.annotations import (
     refuse_in,
 )
 from a2mamba.data.detection.readers.box_forms import TOP_LEFT, mixed_up
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, locate
+from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.source import (
     DetectionSource,
     Reader,
@@ -39,6 +39,7 @@ from a2mamba.data.detection.readers.source import (
     in_order,
 )
 from a2mamba.data.splits import TRAIN_NAMES, VAL_NAMES
+from a2mamba.data.walk import images_below
 
 T = TypeVar("T")
 

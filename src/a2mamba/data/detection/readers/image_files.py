@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, exif_orientation, read_image
 from a2mamba.data.names import is_hidden
+from a2mamba.data.walk import images_below
 
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -38,18 +39,6 @@ def images_in(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
-
-
-def images_below(folder: Path) -> Iterator[str]:
-    """The images in a folder and its folders, as sorted names relative to it, with slashes."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        prefix = Path(parent).relative_to(folder).as_posix()
-        found += [
-            name if prefix == "." else f"{prefix}/{name}" for name in names if is_image(name) and not is_hidden(name)
-        ]
-    return iter(sorted(found))
 
 
 def folders_of(root: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
+from a2mamba.data.detection.readers.image_files import folders_of, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import (
     area_of_polygons,
@@ -34,6 +34,7 @@ from a2mamba.data.detection.readers.shapes import (
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.images import UndecodableImageError, decode_image
 from a2mamba.data.text import read_text
+from a2mamba.data.walk import images_below
 
 _OTHER = ("line", "linestrip", "point", "points")
 _MASKS = frozenset({"polygon", "circle", "mask"})

@@ -18,12 +18,13 @@ from xml.etree.ElementTree import Element
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.box_forms import CORNERS, mixed_up
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
+from a2mamba.data.detection.readers.image_files import folders_of, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import box_of_corners
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
 from a2mamba.data.detection.readers.xml_file import number_of, parse_xml
 from a2mamba.data.text import read_lines
+from a2mamba.data.walk import images_below
 
 Corners = tuple[float, float, float, float]
 Stated = list[tuple[Corners, tuple[int, int]]]

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, is_image
+from a2mamba.data.detection.readers.image_files import folders_of, is_image
 from a2mamba.data.detection.readers.source import SplitPlaces
 from a2mamba.data.names import is_hidden
 from a2mamba.data.text import read_lines, read_text
+from a2mamba.data.walk import images_below
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "predefined_classes.txt")
 _YAML_BYTES = 1 << 20
@@ -56,7 +57,7 @@ def image_names(places: SplitPlaces) -> list[str]:
         return list(dict.fromkeys(names))
     if places.annotations.is_file() and _is_list(places.annotations):
         return _listed(places.annotations, places.images)
-    return list(images_below(places.images))
+    return images_below(places.images)
 
 
 def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
@@ -214,7 +215,7 @@ def _some_images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         own = (entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
         some = list(itertools.islice(own, _SAMPLE))
-    return some or list(itertools.islice(images_below(folder), _SAMPLE))
+    return some or images_below(folder)[:_SAMPLE]
 
 
 def _listed(file: Path, folder: Path) -> list[str]:
