@@ -8,8 +8,9 @@ from statistics import median
 from a2mamba.data.detection.loading import DetectionData, with_detection_source
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.image_files import read_header
+from a2mamba.data.detection.readers.source import role_of
 from a2mamba.data.recognized import Recognized
-from a2mamba.data.splits import split_role
+from a2mamba.data.splits import split_role, trained_on
 from a2mamba.data.walk import images_below
 
 _PLACES = (
@@ -32,6 +33,13 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
     data = with_detection_source(DetectionData(root=str(root)), source)
     splits = list(dict.fromkeys((source.train_split, source.val_split)))
     notes = [*source.notes] if source.masks else [*source.notes, "boxes only: no masks are trained"]
+    if source.overlap:
+        train, val = splits
+        said = trained_on(source.overlap, source.counts[val], val, train)
+        if source.overlap == source.counts[val] and role_of(val) != "val":
+            files = " and ".join(str(source.splits[split].annotations) for split in splits)
+            raise ValueError(f"{files} list the same images, and it is not known which is meant; move one of them away")
+        notes.append(said)
     if len(splits) == 1 and split_role(splits[0]) == "val":
         notes.append(f"only {splits[0]} has annotations that are known here; it is trained on, but for a part of it")
     return Recognized(

@@ -82,6 +82,7 @@ class SegmentationFiles:
         images_alone: images without a label file.
         labels_alone: label files without an image.
         doubles: images that share their label file with another one.
+        label_doubles: label files of an image that has another one.
     """
 
     images: Path
@@ -90,6 +91,7 @@ class SegmentationFiles:
     images_alone: list[str]
     labels_alone: list[str]
     doubles: list[str]
+    label_doubles: list[str]
 
 
 def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFiles:
@@ -106,12 +108,16 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
     listed = None if layout.lists is None else _listed(root / layout.lists.format(split=split))
     together = images == labels  # label files beside their images: the ending tells them apart
     files: dict[bool, dict[str, str]] = {False: {}, True: {}}
+    label_doubles = []
     for name in files_below(labels, layout.label_extensions):
         stem = _without(name.removesuffix(Path(name).suffix), layout.beginnings[1])
-        if layout.converted_ending is not None and stem.endswith(layout.converted_ending):
-            files[True][stem.removesuffix(layout.converted_ending)] = name
-        elif stem.endswith(layout.label_ending):
-            files[False][stem.removesuffix(layout.label_ending)] = name
+        converted = layout.converted_ending is not None and stem.endswith(layout.converted_ending)
+        ending = (layout.converted_ending or "") if converted else layout.label_ending
+        if not stem.endswith(ending):
+            continue
+        stem = stem.removesuffix(ending)
+        if files[converted].setdefault(stem, name) != name and (listed is None or stem in listed):
+            label_doubles.append(str(labels / name))
     pairs: list[SegmentationPair] = []
     images_alone, doubles = [], []
     paired: set[str] = set()
@@ -136,7 +142,7 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
         images_alone += [f"{stem} (listed)" for stem in sorted(listed - paired - {Path(i).stem for i in images_alone})]
         alone = {stem: name for stem, name in alone.items() if stem in listed}
     labels_alone = [str(labels / name) for name in sorted(alone.values())]
-    return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles)
+    return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles, label_doubles)
 
 
 def _without(stem: str, beginning: str) -> str:
