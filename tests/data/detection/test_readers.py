@@ -16,7 +16,6 @@ from PIL import Image
 
 from a2mamba.data import DetectionAnnotations, check_dataset, recognize
 from a2mamba.data.detection import find_detection
-from a2mamba.data.detection.readers import READERS
 from data.helpers import error_line, write_image
 
 from .layouts import LAYOUTS, Scene, Thing
@@ -164,10 +163,14 @@ def test_yolo_takes_what_editors_write(made: Callable[[str], Path]) -> None:
     assert np.diff(read(root, masks=False).first).tolist() == [0, 1], "an image without a text file has no objects"
     for file in (root / "labels" / "train").iterdir():
         file.unlink()
-    error_line(lambda: READERS["yolo"].read(
-        find_detection(root).splits["val"]._replace(images=root / "images" / "train"),  # type: ignore[union-attr]
-        masks=False, categories=None, problem=None,
-    ), "none of the 2 images", "labels/train/<image>.txt")  # fmt: skip
+    source = find_detection(root)
+    assert source is not None
+    places = source.splits["val"]._replace(images=root / "images" / "train")
+    error_line(
+        lambda: source.reader(places, masks=False, categories=None, problem=None),
+        "none of the 2 images",
+        "labels/train/<image>.txt",
+    )
 
 
 @pytest.mark.parametrize(
