@@ -174,11 +174,6 @@ def has_annotations(root: Path) -> bool:
     return False
 
 
-def has_class_folders(folder: Path) -> bool:
-    """Whether folders below it hold images directly."""
-    return any(file.lower().endswith(IMAGE_EXTENSIONS) for name in _folders(folder) for file in _files(folder / name))
-
-
 def _is_coco_beside(folder: Path) -> bool:
     """Whether a folder holds a JSON file of annotations: one that begins like COCO's."""
     for name in _files(folder):

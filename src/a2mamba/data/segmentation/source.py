@@ -71,11 +71,6 @@ def scan_segmentation(root: Path | str, layout: str, split: str) -> Segmentation
     return scan(Path(root), find_layout(root, layout), split)
 
 
-def expected_layout(layout: str) -> str:
-    """The shape of a layout's folders, for messages."""
-    return (FOLDER_LAYOUT if layout == "folder" else SEGMENTATION_DATASETS[layout].layout).expected()
-
-
 def train_split(data: SegmentationData) -> str:
     """The name of the split to train on."""
     return data.train_split or find_layout(data.root, data.layout).train_split

@@ -35,14 +35,6 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
-def images_in(folder: Path) -> list[str]:
-    """The names of the images right in a folder, sorted; none where it does not exist."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
-
-
 def folders_of(root: Path) -> list[Path]:
     """The folders right in a folder, sorted; none where it does not exist."""
     if not root.is_dir():

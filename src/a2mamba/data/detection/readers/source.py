@@ -72,12 +72,6 @@ class DetectionSource:
     """images of the split to evaluate on that are trained on, too"""
 
     @property
-    def description(self) -> str:
-        """One sentence with counts."""
-        parts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
-        return f"{self.title}: {sum(self.counts.values()):,} images ({parts}), {len(self.classes)} categories"
-
-    @property
     def train_split(self) -> str:
         """The split to train on."""
         return next(iter(self.splits))
