@@ -151,10 +151,16 @@ def part_pairs(size: tuple[int, int], *, same: bool) -> dict[str, Pair]:
     rpn = theirs.rpn
 
     def pooling(size_: int, boxes: list[Tensor]) -> Pair:
-        options = {"sampling_ratio": config.roi.sampling_ratio, "aligned": config.roi.aligned}
         pooler = MultiScaleRoIAlign(["0", "1", "2", "3"], size_, max(0, config.roi.sampling_ratio))
         return (
-            lambda: pool_boxes(levels[:4], boxes, STRIDES, size=size_, **options),  # type: ignore[arg-type]
+            lambda: pool_boxes(
+                levels[:4],
+                boxes,
+                STRIDES,
+                size=size_,
+                sampling_ratio=config.roi.sampling_ratio,
+                aligned=config.roi.aligned,
+            ),
             lambda: pooler(named, boxes, [size]),
         )
 
@@ -174,7 +180,6 @@ def part_pairs(size: tuple[int, int], *, same: bool) -> dict[str, Pair]:
         ours.rpn.eval()
         return found
 
-    matching = {"positive_iou": 0.7, "negative_iou": 0.3, "low_quality_iou": 0.3}
     return {
         "feature pyramid": (
             lambda: fpn.levels(maps),
@@ -183,7 +188,7 @@ def part_pairs(size: tuple[int, int], *, same: bool) -> dict[str, Pair]:
         "proposals": (lambda: ours.rpn(levels, images), lambda: rpn(images, named)),
         "proposals and their losses": (our_rpn_losses, their_rpn_losses),
         "matching anchors": (
-            lambda: match(truth, anchors, **matching),  # type: ignore[arg-type]
+            lambda: match(truth, anchors, positive_iou=0.7, negative_iou=0.3, low_quality_iou=0.3),
             lambda: matcher(box_iou(truth, anchors)),
         ),
         "box features": pooling(7, proposals),

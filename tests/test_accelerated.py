@@ -14,7 +14,13 @@ from torch._dynamo.testing import CompileCounter
 
 import a2mamba
 from a2mamba.predictor import Predictor
-from a2mamba.tasks import PredictionOptions, SegmentationPrediction, SourceImage, task_of_network
+from a2mamba.tasks import (
+    ClassificationPrediction,
+    PredictionOptions,
+    SegmentationPrediction,
+    SourceImage,
+    task_of_network,
+)
 from a2mamba.tasks.segmentation import task as segmentation
 
 NETWORKS = ("a2mamba_test", "segman_v2_test", "mask_rcnn_a2mamba_test")
@@ -58,7 +64,9 @@ def test_a_classifier_is_compiled(counter: CompileCounter, tmp_path: Path) -> No
     images = photos((64, 96), (96, 64))
     for order in (images, images[::-1]):
         for expected, found in zip(eager.predict(order), compiled.predict(order), strict=True):
-            torch.testing.assert_close(found.probabilities, expected.probabilities)  # type: ignore[attr-defined]
+            assert isinstance(found, ClassificationPrediction)
+            assert isinstance(expected, ClassificationPrediction)
+            torch.testing.assert_close(found.probabilities, expected.probabilities)
         assert counter.frame_count == 1
 
 

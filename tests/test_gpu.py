@@ -26,7 +26,7 @@ from a2mamba.ops.depthwise import cases as depthwise_cases
 from a2mamba.ops.readout import cases as readout_cases
 from a2mamba.ops.rotary import cases as rotary_cases
 from a2mamba.predictor import Predictor
-from a2mamba.tasks import PredictionOptions, task_of_network
+from a2mamba.tasks import ClassificationPrediction, PredictionOptions, SegmentationPrediction, task_of_network
 from support import reference_images, reference_model, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -123,13 +123,13 @@ def test_predictor_with_graphs(name: str, compile: bool) -> None:
     )
     # The first image of a size is recorded, the second is replayed.
     for image in images:
-        results = [predictor.predict(image)[0] for predictor in (fast, plain)]
-        if task.name == "segmentation":
-            found, expected = (result.class_map for result in results)  # type: ignore[attr-defined]
-            assert float((found != expected).float().mean()) < 1e-2
+        found, expected = (predictor.predict(image)[0] for predictor in (fast, plain))
+        if isinstance(found, SegmentationPrediction) and isinstance(expected, SegmentationPrediction):
+            assert float((found.class_map != expected.class_map).float().mean()) < 1e-2
         else:
-            found, expected = (result.probabilities for result in results)  # type: ignore[attr-defined]
-            assert relative_error(found, expected) < 1e-2
+            assert isinstance(found, ClassificationPrediction)
+            assert isinstance(expected, ClassificationPrediction)
+            assert relative_error(found.probabilities, expected.probabilities) < 1e-2
 
 
 @pytest.mark.parametrize("training", [False, True])

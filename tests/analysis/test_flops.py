@@ -66,12 +66,10 @@ def test_neighborhood_attention_by_hand(biased: bool) -> None:
     """Heads 2 of width 8, values 4 wide: K * K keys a query, fewer where the map is narrower than the window."""
 
     def attend(dilation: int) -> nn.Module:
-        options = {"kernel_size": 5, "dilation": dilation}
-
         def function(x: Tensor) -> Tensor:
             heads = x.permute(0, 2, 3, 1).unflatten(-1, (2, 8)).permute(0, 3, 1, 2, 4)
             bias = x.new_empty(2, 9, 9) if biased else None
-            return neighborhood_attention(heads, heads, heads[..., :4], bias, **options)  # type: ignore[arg-type]
+            return neighborhood_attention(heads, heads, heads[..., :4], bias, kernel_size=5, dilation=dilation)
 
         return Apply(function)
 

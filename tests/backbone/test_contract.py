@@ -296,7 +296,7 @@ def test_the_two_entrances_know_the_same_options(name: str) -> None:
     with pytest.raises(TypeError, match=rf"{name}: unknown option 'drop_path'; did you mean 'drop_path_rate'"):
         timm.create_model(name, drop_path=0.1, device="meta")
     with pytest.raises(TypeError, match="drop_path"):
-        a2mamba.create_model(name, drop_path=0.1)  # type: ignore[call-overload]
+        a2mamba.create_model(name, drop_path=0.1)  # type: ignore[call-overload]  # the mistake
 
 
 @every_small

@@ -155,7 +155,8 @@ def test_what_is_missing_is_trained_and_failures_are_reported(
 
     def serial(calls: Sequence[Callable[[], Any]], processes: int) -> Iterator[tuple[int, Any]]:
         for number, call in enumerate(calls):
-            training = call.args[0]  # type: ignore[attr-defined]  # a partial
+            assert isinstance(call, partial)
+            training = call.args[0]
             asked.append(training.variant)
             row = training.key | {"score": 50.0, "cpu_seconds": 2.0, "resumed": False}
             row |= {"device": "d", "torch": "t"}

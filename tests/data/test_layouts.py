@@ -27,6 +27,7 @@ from a2mamba.data import (
     segmentation_folder,
     train_loader,
 )
+from a2mamba.data.classification.tables import read_table
 from a2mamba.evaluation import MeanIoU
 
 from .folders import BINARY, FLAT, SEGMENTATION, TRAIN, VAL, class_folders, labels, table, write_scene
@@ -174,6 +175,35 @@ def test_measurements_are_refused_without_recognition(tmp_path: Path) -> None:
     error_line(lambda: train_loader(data, seed=0), "train.csv", "150 different numbers", "measurements")
 
 
+@pytest.mark.parametrize("start", ["train_images\\", "C:\\me\\train_images\\", "/content/set/train_images/", "./"])
+def test_tables_written_on_another_machine(start: str, tmp_path: Path) -> None:
+    table(tmp_path)
+    rows = [f"{start}{n}.png;{'dog' if n % 2 else 'cat'}" for n in range(8)]
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["image;label", *rows, ""]).encode())
+    found = read_table(tmp_path, "train")
+    assert found.rows == [(str(tmp_path / "train_images" / f"{n}.png"), "dog" if n % 2 else "cat") for n in range(8)]
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    table(tmp_path)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("8.png,\n,cat\n9.png\n,\n")
+    found = recognize(tmp_path)
+    assert (found.counts, found.notes) == (
+        {"train": 8},
+        ["3 rows of train.csv lack an image or a label, and are left out"],
+    )
+
+
+def test_splits_of_two_spellings_are_one(tmp_path: Path) -> None:
+    table(tmp_path)
+    rows = [
+        f"{n}.png,{'dog' if n % 2 else 'cat'},{'val' if n > 5 else 'Train' if n > 3 else 'train'}" for n in range(8)
+    ]
+    (tmp_path / "train.csv").write_text("\n".join(["image,label,split", *rows]))
+    assert list(recognize(tmp_path).counts.values()) == [6, 2]
+
+
 def test_quoted_names(tmp_path: Path) -> None:
     table(tmp_path)
     rows = [f'"{n}.png","{"dog, old" if n % 2 else "cat"}"' for n in range(8)]
@@ -213,6 +243,48 @@ def test_a_validation_split_may_lack_a_class(tmp_path: Path, caplog: pytest.LogC
     assert batch.targets.tolist() == [1] * 5
     assert "no images of 1 of 2 classes (cat)" in caplog.text
     check_validation(found)
+
+
+def _link_class(root: Path) -> None:
+    class_folders(root, "train", "val")
+    (root / "val" / "bird").symlink_to(root / "train" / "cat")
+    (root / "train" / "bird").symlink_to(root / "train" / "cat")
+
+
+def _link_masks(root: Path) -> None:
+    SEGMENTATION["images/masks"](root)
+    for kind in ("images", "masks"):
+        for number in range(VAL):
+            (root / kind / "val" / f"{TRAIN + number}.{'jpg' if kind == 'images' else 'png'}").unlink()
+        (root / kind / "val").rmdir()
+        (root / kind / "val").symlink_to(root / kind / "train")
+
+
+def _list_twice(root: Path) -> None:
+    SEGMENTATION["pascal voc"](root)
+    lists = root / "ImageSets" / "Segmentation"
+    with (lists / "val.txt").open("a") as file:
+        file.write("0\n1\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (_link_class, "5 of 15 images of val are those of train"),
+        (_link_masks, "6 of 6 images of val are those of train"),
+        (_list_twice, "2 of 5 images of val are those of train"),
+    ],
+)
+def test_evaluation_on_training_images_is_said(write: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    assert [note for note in recognize(tmp_path).notes if said in note]
+
+
+def test_accents_that_are_written_in_two_ways(tmp_path: Path) -> None:
+    for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
+        class_folders(tmp_path, split)
+        (tmp_path / split / "cat").rename(tmp_path / split / name)
+    assert "accents are written in two ways" in check_dataset(tmp_path).problems[0]
 
 
 def test_published_sets_come_first(tmp_path: Path) -> None:
@@ -368,6 +440,21 @@ def _two_labels(root: Path) -> None:
     (root / "train.csv").write_text("image,label\n" + "".join(f"{n}.png,cat\n{n}.png,dog\n" for n in range(6)))
 
 
+def _two_spellings(root: Path) -> None:
+    """One image with two labels, under two names."""
+    table(root)
+    with (root / "train.csv").open("a") as file:
+        file.write("./1,cat\n")
+
+
+def _palettes(root: Path) -> None:
+    """Each program chose a palette of its own: numbers 1 and 2 have changed places in some files."""
+    SEGMENTATION["JPEGImages/SegmentationClass"](root)
+    for file in sorted((root / "SegmentationClass").rglob("*.png"))[::2]:
+        mask = Image.open(file)
+        mask.remap_palette([0, 2, 1]).save(file)
+
+
 def _labels(*found: str, count: int = 150) -> Callable[[Path], None]:
     """A table of `count` images with these labels in turn, and one to evaluate on."""
 
@@ -423,6 +510,8 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks of two conventions": _masks_mixed,
     "masks of another convention to evaluate on": _masks_of_val_otherwise,
     "kaggle with two labels": _two_labels,
+    "kaggle with two names of an image": _two_spellings,
+    "masks with palettes of their own": _palettes,
     "kaggle with prices": _labels(*(str(99 + 7 * number) for number in range(150))),
     "kaggle with decimals": _labels(*(f"{number / 100:.2f}" for number in range(120)), count=240),
     "kaggle with decimal commas": _labels(*(f"{number / 7:.3f}".replace(".", ",") for number in range(150))),

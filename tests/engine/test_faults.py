@@ -40,7 +40,7 @@ def inject(trainer: Trainer, *steps: int, once: bool = True, layer: int = 0) -> 
         now = trainer.step in steps and not (once and trainer.fault_counts.recoveries)
         return output * math.nan if now else None
 
-    trainer.task.model[layer].register_forward_hook(hook)  # type: ignore[index]
+    trainer.task.model.get_submodule(str(layer)).register_forward_hook(hook)
 
 
 class Remember(Hook):
@@ -125,7 +125,7 @@ def test_batch_statistics_do_not_keep_what_is_not_finite() -> None:
     inject(trainer, 3, layer=0)
     trainer.fit()
     assert all(value.isfinite().all() for value in trainer.task.model.state_dict().values())
-    assert trainer.task.model[1].num_batches_tracked == 2 * STEPS - 1  # type: ignore[index]
+    assert trainer.task.model.get_buffer("1.num_batches_tracked") == 2 * STEPS - 1
 
 
 def test_a_gradient_that_is_not_finite_is_a_fault_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -135,7 +135,7 @@ def test_a_gradient_that_is_not_finite_is_a_fault_too(caplog: pytest.LogCaptureF
         return gradient * (math.inf if trainer.step == 1 else 1)
 
     # Of the output of the ReLU: batch norm and convolution before it get it too, batch norm first.
-    trainer.task.model[2].register_forward_hook(  # type: ignore[index]
+    trainer.task.model.get_submodule("2").register_forward_hook(
         lambda module, inputs, output: output.register_hook(overflow) and None if output.requires_grad else None
     )
     trainer.fit()
@@ -291,7 +291,8 @@ def test_an_overflow_in_float16_is_the_scalers_business(caplog: pytest.LogCaptur
     trainer = make_trainer(epochs=2, with_ema=False)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     trainer._scaler = scaler
-    trainer.task.model[0].weight.register_hook(lambda g: g * (math.inf if trainer.step == 2 else 1))  # type: ignore[index]
+    weight = trainer.task.model.get_parameter("0.weight")
+    weight.register_hook(lambda g: g * (math.inf if trainer.step == 2 else 1))
     trainer.fit()
     assert scaler.get_scale() == 32.0
     assert trainer.fault_counts.skipped == 0
@@ -301,7 +302,7 @@ def test_an_overflow_in_float16_is_the_scalers_business(caplog: pytest.LogCaptur
 def test_a_scaler_that_has_nothing_left_to_lower_is_a_fault() -> None:
     trainer = make_trainer(epochs=2, with_ema=False, faults=FaultPolicy(recoveries=0))
     trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    trainer.task.model[0].weight.register_hook(lambda g: g * math.nan)  # type: ignore[index]
+    trainer.task.model.get_parameter("0.weight").register_hook(lambda g: g * math.nan)
     with pytest.raises(TrainingError, match=r"the gradient \(norm nan\) is not finite at step 4"):
         trainer.fit()
 

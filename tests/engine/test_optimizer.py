@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,8 +22,8 @@ class Model(nn.Module):
         self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
 
 
-def names(model: nn.Module, groups: list[dict[str, object]], weight_decay: float) -> set[str]:
-    held = {id(p) for group in groups if group["weight_decay"] == weight_decay for p in group["params"]}  # type: ignore[attr-defined]
+def names(model: nn.Module, groups: list[dict[str, Any]], weight_decay: float) -> set[str]:
+    held = {id(p) for group in groups if group["weight_decay"] == weight_decay for p in group["params"]}
     return {name for name, p in model.named_parameters() if id(p) in held}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def small(data: str, **changes: object) -> Plan:
-    plan = {"epochs": 2, "images": 32, "batch": 8, "slow_write": 0.1} | changes
-    return Plan(data=data, folder="", **plan)  # type: ignore[arg-type]
+    plan: dict[str, Any] = {"epochs": 2, "images": 32, "batch": 8, "slow_write": 0.1} | changes
+    return Plan(data=data, folder="", **plan)
 
 
 @pytest.mark.slow

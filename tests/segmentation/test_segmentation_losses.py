@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -50,9 +51,9 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.parametrize("average", ["all", "valid"])
-def test_a_batch_without_labels_costs_nothing(average: str) -> None:
+def test_a_batch_without_labels_costs_nothing(average: Literal["all", "valid"]) -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = pixel_cross_entropy(logits, torch.full((1, 8, 8), IGNORE_INDEX), average=average)  # type: ignore[arg-type]
+    loss = pixel_cross_entropy(logits, torch.full((1, 8, 8), IGNORE_INDEX), average=average)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -65,4 +66,4 @@ def test_mistakes() -> None:
         with pytest.raises(ValueError, match=r"expected \(B, classes, h, w\) and \(B, H, W\)"):
             pixel_cross_entropy(logits, targets)
     with pytest.raises(ValueError, match="average='mean'"):
-        pixel_cross_entropy(logits, torch.zeros(2, 4, 4).long(), average="mean")  # type: ignore[arg-type]
+        pixel_cross_entropy(logits, torch.zeros(2, 4, 4).long(), average="mean")  # type: ignore[arg-type]  # the mistake

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 import a2mamba
 from a2mamba.analysis import flops, parameters
 from a2mamba.backbone import A2Mamba, SegMANEncoder
+from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.segman import VARIANTS as SEGMAN_ENCODERS
 from a2mamba.layers.rep_conv import RepConv
 from a2mamba.segmentation import (
@@ -248,7 +249,9 @@ def test_checkpointing_of_the_backbone_changes_nothing() -> None:
 
     plain = gradient()
     model.set_grad_checkpointing()
-    assert all(stage.checkpointed_blocks > 0 for stage in model.backbone.model.stage_list())  # type: ignore[union-attr, operator]
+    network = model.backbone.get_submodule("model")
+    assert isinstance(network, Pyramid)
+    assert all(stage.checkpointed_blocks > 0 for stage in network.stage_list())
     assert torch.allclose(plain, gradient(), atol=1e-7)
 
 
@@ -461,8 +464,9 @@ def test_folding_keeps_every_number() -> None:
     assert torch.equal(F.pixel_shuffle(folded, 2), padded)
 
 
-def conv(module: ConvNormReLU, x: Tensor) -> Tensor:
+def conv(module: nn.Module, x: Tensor) -> Tensor:
     """A convolution, its norm in eval mode and ReLU, written out."""
+    assert isinstance(module, ConvNormReLU)
     c, n = module.conv, module.norm
     assert isinstance(n, nn.BatchNorm2d)
     assert n.running_mean is not None
@@ -497,15 +501,15 @@ def test_uper_head_by_hand() -> None:
     randomize(head)
     c1, c2, c3, c4 = features()
     pools = [
-        up(conv(pool.project, F.adaptive_avg_pool2d(c4, grid)), c4)  # type: ignore[arg-type]
+        up(conv(pool.get_submodule("project"), F.adaptive_avg_pool2d(c4, grid)), c4)
         for pool, grid in zip(head.pools, (1, 2, 3, 6), strict=True)
     ]
     p4 = conv(head.bottleneck, torch.cat([c4, *pools], 1))
     lateral1, lateral2, lateral3 = head.laterals
-    p3 = conv(lateral3, c3) + up(p4, c3)  # type: ignore[arg-type]
-    p2 = conv(lateral2, c2) + up(p3, c2)  # type: ignore[arg-type]
-    p1 = conv(lateral1, c1) + up(p2, c1)  # type: ignore[arg-type]
-    outs = [up(conv(out, p), c1) for out, p in zip(head.outputs, (p1, p2, p3), strict=True)]  # type: ignore[arg-type]
+    p3 = conv(lateral3, c3) + up(p4, c3)
+    p2 = conv(lateral2, c2) + up(p3, c2)
+    p1 = conv(lateral1, c1) + up(p2, c1)
+    outs = [up(conv(out, p), c1) for out, p in zip(head.outputs, (p1, p2, p3), strict=True)]
     expected = head.classifier.conv(conv(head.fuse, torch.cat([*outs, up(p4, c1)], 1)))
     assert torch.allclose(head([c1, c2, c3, c4]), expected, atol=1e-10)
 

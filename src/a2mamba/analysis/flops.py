@@ -101,7 +101,7 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     if not torch.cuda.is_available() or not HAS_TRITON:
         return FORMULAS
     from a2mamba.ops.neighborhood import triton_impl as _attention_kernels  # noqa: F401 - registers its operators
-    from a2mamba.ops.selective_scan import triton_impl as _scan_kernels  # noqa: F401
+    from a2mamba.ops.selective_scan import triton_impl as _scan_kernels  # noqa: F401 - the same
 
     ours = torch.ops.a2mamba
     return FORMULAS | {

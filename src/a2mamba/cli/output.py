@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
+
+from a2mamba.quiet import errors_only
 
 T = TypeVar("T")
 
@@ -89,13 +90,6 @@ def show_progress(done: int, total: int, what: str) -> None:
         print(f"\r{what}: {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def without_load_notes() -> Iterator[None]:
+def without_load_notes() -> AbstractContextManager[None]:
     """Keep the notes of loading weights out of the log: the command prints the report, or the error, that has them."""
-    logger = logging.getLogger("a2mamba.backbone")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return errors_only("a2mamba.backbone")

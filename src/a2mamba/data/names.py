@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from unicodedata import normalize
 
 
 def describe_class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
@@ -14,6 +15,8 @@ def describe_class_difference(expected: Sequence[str], found: Sequence[str]) -> 
         parts.append(f"missing {some(missing)}")
     if extra:
         parts.append(f"unexpected {some(extra)}")
+    if {normalize("NFC", name) for name in missing} & {normalize("NFC", name) for name in extra}:
+        parts.append("which look alike: accents are written in two ways (Unicode NFC and NFD); rename one of them")
     if not parts and list(expected) != list(found):
         parts.append(f"the same names in another order, {some(expected)} against {some(found)}")
     return ", ".join(parts)

@@ -33,6 +33,11 @@ def find_splits(names: Iterable[str]) -> tuple[str | None, str | None]:
     return train, val
 
 
+def trained_on(count: int, total: int, val: str, train: str) -> str:
+    """What to say where images that are evaluated on are trained on, too."""
+    return f"{count} of {total} images of {val} are those of {train}: metrics on what was trained on say little"
+
+
 def heldout(count: int, share: float, *, stream: int = 0) -> np.ndarray:
     """Which of `count` samples are held out: bool (count,), at least one True and one False.
 

@@ -29,3 +29,20 @@ def read_lines(file: Path) -> list[str]:
         ValueError: as `read_text`.
     """
     return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+
+
+def read_names(file: Path) -> list[str]:
+    """The names in a text file, one a line: a class has the number of its line.
+
+    Raises:
+        ValueError: as `read_text`, or an empty line between two names, which may stand for a class or for nothing.
+    """
+    lines = [line.strip() for line in read_text(file).strip().splitlines()]
+    if "" in lines:
+        above = lines.index("")
+        below = next(line for line in lines[above:] if line)
+        raise ValueError(
+            f"{file} has an empty line between {lines[above - 1]!r} and {below!r}, and a class has the number of its "
+            f"line; write a name there, or remove it"
+        )
+    return lines

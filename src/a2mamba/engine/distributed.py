@@ -112,10 +112,11 @@ def distribute(model: nn.Module, *, sync_batch_norm: bool, device: torch.device)
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, without DistributedDataParallel and torch.compile around it; its names are those of files."""
     while True:
+        compiled = getattr(model, "_orig_mod", None)
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(compiled, nn.Module):
+            model = compiled
         else:
             return model
 

@@ -91,4 +91,4 @@ class StepStart:
         if self._device is not None:
             self._device.set_rng_state(device)
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)  # noqa: NPY002 - as above

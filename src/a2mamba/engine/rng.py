@@ -25,7 +25,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def rng_state(device: torch.device) -> dict[str, Any]:
     """The states of the same generators, as tensors and plain lists that `torch.load(weights_only=True)` accepts."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - as above
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
@@ -80,7 +80,7 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
     if state["device"] is not None and device.type != "cpu":
         torch.get_device_module(device).set_rng_state(state["device"])

@@ -138,8 +138,11 @@ class Schedule:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: AnyScheduleConfig, *, steps_per_epoch: int) -> None:
-        curve = _Cosine if isinstance(config, ScheduleConfig) else _Formula
-        self._curve: _Cosine | _Formula = curve(optimizer, config, steps_per_epoch)  # type: ignore[arg-type]
+        self._curve: _Cosine | _Formula
+        if isinstance(config, ScheduleConfig):
+            self._curve = _Cosine(optimizer, config, steps_per_epoch)
+        else:
+            self._curve = _Formula(optimizer, config, steps_per_epoch)
 
     def apply(self, epoch: int, step_in_epoch: int) -> None:
         """Sets the rates for the step `step_in_epoch` of epoch `epoch`, both counted from 0."""

@@ -83,7 +83,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
                 return input * _channel(self.weight, input) + _channel(self.bias, input)
             return super().forward(input)
         if input.device.type == "cuda":
-            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]  # it asks for no more than is set above
         self._check_input_dim(input)
         y, mean, variance, count = _Normalize.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats:

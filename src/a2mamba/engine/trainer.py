@@ -152,7 +152,7 @@ class Trainer:
         self.fault_counts = FaultCounts()
         for model in [task.model] + ([ema.module] if ema is not None else []):
             # In place: the optimizer goes on holding the same parameters. (mypy sees only some of the overloads.)
-            model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+            model.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]  # not in torch's stub
         task.model = distribute(task.model, sync_batch_norm=sync_batch_norm, device=self.device)
         if self.device.type == "cuda":
             pin_memory(loader)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from a2mamba.export.coreml import CoreMLFormat
 from a2mamba.export.format import INPUT, Format, Run, need
 from a2mamba.export.program import run_program
 from a2mamba.export.translation import translation_table
+from a2mamba.quiet import errors_only
 
 OPSET = 20
 """Read by ONNX Runtime on servers and in browsers, TensorRT 10 and OpenVINO."""
@@ -155,14 +155,6 @@ def _simplify(model: Any) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what PyTorch and its converter tell their own developers out of the log."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with errors_only("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from a2mamba.backbone import read_file, weights_of
-from a2mamba.data.text import read_lines
+from a2mamba.data.text import read_names
 from a2mamba.export import SUFFIXES, open_exported, read_sidecar
 from a2mamba.hub import HUB_PREFIX, download_folder, is_saved_folder, read_folder
 from a2mamba.recipes import parse_run, read_checkpoint
@@ -72,7 +72,7 @@ def class_names(given: Sequence[str] | Path | None, own: list[str]) -> list[str]
     """
     if given is None:
         return own
-    names = read_lines(given) if isinstance(given, Path) else list(given)
+    names = read_names(given) if isinstance(given, Path) else list(given)
     if len(names) != len(own):
         what = str(given) if isinstance(given, Path) else "classes="
         raise ValueError(f"{what} names {len(names)} classes, the model has {len(own)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from a2mamba.data import IMAGE_EXTENSIONS, decode_image
 from a2mamba.data.images import upright
-from a2mamba.data.names import is_hidden
+from a2mamba.data.walk import images_below
 from a2mamba.tasks import SourceImage
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -29,7 +29,7 @@ def find_images(word: str | Path) -> list[Path]:
     """
     path = Path(word)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if _is_image(file, path) and file.is_file())
+        files = sorted(path / name for name in images_below(path))
         if not files:
             raise ValueError(f"folder {path} has no images; expected files that end in {', '.join(IMAGE_EXTENSIONS)}")
         return files
@@ -39,11 +39,6 @@ def find_images(word: str | Path) -> list[Path]:
             raise ValueError(f"no file matches {word}")
         return files
     return [path]
-
-
-def _is_image(file: Path, folder: Path) -> bool:
-    """Whether a file in a folder or below is one of the user's images."""
-    return file.suffix.lower() in IMAGE_EXTENSIONS and not any(map(is_hidden, file.relative_to(folder).parts))
 
 
 def image_sources(images: ImageLike | Iterable[ImageLike], *, mode: str, max_pixels: int) -> Iterator[SourceImage]:

@@ -140,7 +140,8 @@ class Segmenter(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the backbone's activations in the backward, as far as the backbone can."""
         pyramid = _pyramid_inside(self.backbone)
-        (self.backbone if pyramid is None else pyramid[1]).set_grad_checkpointing(enable)  # type: ignore[operator]
+        network: Any = self.backbone if pyramid is None else pyramid[1]  # timm's networks share no class that has it
+        network.set_grad_checkpointing(enable)
 
     def released_layout(self) -> Layout:
         """Return how this network's tensors are called in released files; see :func:`a2mamba.to_released`.

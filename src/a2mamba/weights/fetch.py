@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from a2mamba.files import read_json, replace_text, sha256_of
+from a2mamba.quiet import errors_only
 from a2mamba.weights.released import DriveFile, HubFile, ReleasedWeights
 
 _TIMEOUT = 60  # seconds without a byte
@@ -68,7 +66,7 @@ def _unavailable(weights: ReleasedWeights, reason: str) -> WeightsUnavailableErr
 def _from_hub(weights: ReleasedWeights, source: HubFile, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _quiet_hub():
+    with errors_only("huggingface_hub"):  # its remarks on retries: what they come to is one error
         try:
             return Path(hf_hub_download(source.repository, source.path, cache_dir=cache_dir))
         except OSError as error:  # what the hub raises, requests' errors among it, is all of this kind
@@ -77,18 +75,6 @@ def _from_hub(weights: ReleasedWeights, source: HubFile, cache_dir: str | Path |
             if not type(error).__module__.startswith("http"):
                 raise
             raise _unavailable(weights, type(error).__name__) from error
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keep the hub's remarks on its retries to itself: what it comes to is one error, which we translate."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _from_drive(weights: ReleasedWeights, source: DriveFile) -> Path:

@@ -50,6 +50,12 @@ def test_every_kind_of_problem_is_named(tiny: Path) -> None:
     assert json.loads(json.dumps(report.to_dict()))["problems"] == report.problems
 
 
+def test_an_image_in_two_classes_is_reported(tiny: Path) -> None:
+    one, other = tiny / "train" / "cat" / "0.png", tiny / "train" / "dog" / "copy.png"
+    shutil.copy(one, other)
+    assert check_dataset(tiny).problems == [f"train: 1 images lie in more than one class: {one} = {other}"]
+
+
 def test_split_without_images_is_reported(tiny: Path) -> None:
     for file in (tiny / "val").rglob("*.png"):
         file.unlink()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from a2mamba.data import UnknownLayoutError, check_dataset
+from a2mamba.data import SegmentationData, UnknownLayoutError, check_dataset, segmentation_folder
 
-from ..helpers import write_image
+from ..helpers import error_line, write_image
 
 SIZE = (6, 9)
 
@@ -98,6 +98,14 @@ def test_every_kind_of_problem_is_named(own: Path) -> None:
     assert "1 images lie in more than one split" in problems
     assert report.duplicates == [[str(images / "train" / "0.png"), str(images / "val" / "leak.png")]]
     assert all("\n" not in problem for problem in report.problems)
+
+
+def test_an_image_with_two_label_files_is_refused(own: Path) -> None:
+    """Which of them is read would depend on the order in which a disk lists its files."""
+    other = write_labels(own / "masks" / "train" / "0.tif", 1, 0)
+    assert f"train: 1 label files whose image has another one: {other}" in check_dataset(own).problems
+    data = SegmentationData(root=str(own), layout="folder")
+    error_line(lambda: segmentation_folder(data, "train"), str(other), "whose image has another one")
 
 
 def test_splits_that_lack_a_side(own: Path) -> None:

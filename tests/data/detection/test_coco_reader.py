@@ -100,6 +100,49 @@ def test_ids_as_other_tools_write_them(tmp_path: Path) -> None:
     error_line(lambda: read_annotations(data), "annotation number 1", "id None")
 
 
+@pytest.mark.parametrize("mark", [False, 0, "0", "false", " False ", ""])
+def test_marks_that_were_written_as_text(mark: object) -> None:
+    """A crowd takes no part in training: "0" read as one would leave the object out."""
+    data = content()
+    for item in data["annotations"]:
+        item |= {"iscrowd": mark, "ignore": mark}
+    data["annotations"][1]["iscrowd"] = "1"
+    assert read_annotations(data).used.tolist() == [False, True, True, True, True]
+
+
+def test_names_that_another_system_takes_for_the_same(tmp_path: Path) -> None:
+    """Upper case of Windows, and accents as macOS stores them; the same names lie in both splits."""
+    for seed, split in enumerate(("train", "val")):
+        data = content()
+        for place, image in enumerate(data["images"]):
+            name = f"caf\u00e9 {place}.png"
+            write_image(tmp_path / split / f"cafe\u0301 {place}.PNG", seed=9 * seed + place, size=(HEIGHT, WIDTH))
+            image["file_name"] = name
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
+    data_of = placed(recognize(tmp_path))
+    splits: list[Literal["train", "val"]] = ["train", "val"]
+    for split in splits:
+        found = read_detection_split(data_of, split)
+        files = [(tmp_path / split / name).resolve() for name in found.file_names]
+        assert files == [tmp_path / split / f"cafe\u0301 {place}.PNG" for place in range(3)]
+    assert check_dataset(tmp_path).problems == []
+
+
+def test_two_files_of_the_same_images(tmp_path: Path) -> None:
+    """Of two versions one would be trained on and the other evaluated on."""
+    write_coco(tmp_path, "train", content())
+    file = tmp_path / "annotations" / "instances_train.json"
+    other = file.with_name("instances_train_v2.json")
+    other.write_text(file.read_text())
+    error_line(lambda: recognize(tmp_path), str(file), str(other), "list the same images")
+    other.rename(file.with_name("instances_val.json"))  # who calls it so evaluates on what was trained on
+    assert (
+        "3 of 3 images of val are those of train: metrics on what was trained on say little"
+        in recognize(tmp_path).notes
+    )
+
+
 def test_byte_order_mark(tmp_path: Path) -> None:
     file = write_coco(tmp_path, "train", content())
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())

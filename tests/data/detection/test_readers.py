@@ -16,7 +16,6 @@ from PIL import Image
 
 from a2mamba.data import DetectionAnnotations, check_dataset, recognize
 from a2mamba.data.detection import find_detection
-from a2mamba.data.detection.readers import READERS
 from data.helpers import error_line, write_image
 
 from .layouts import LAYOUTS, Scene, Thing
@@ -93,6 +92,22 @@ def test_labels_fit_those_of_training(made: Callable[[str], Path]) -> None:
     assert "other categories than train: its categories cow" in "\n".join(check_dataset(root).problems)
 
 
+@pytest.mark.parametrize("layout", ["voc", "labelme"])
+def test_an_image_that_is_there_twice(made: Callable[[str], Path], layout: str) -> None:
+    """The objects of one of two images of a name would be learned on the other one."""
+    root = made(layout)
+    images = root / ("JPEGImages" if layout == "voc" else "train")
+    for folder in ("one", "two"):
+        write_image(images / folder / "t a.png", seed=len(folder) + ord(folder[0]), size=(HEIGHT, WIDTH))
+    (images / "t a.png").unlink()
+    file = root / ("Annotations/t a.xml" if layout == "voc" else "train/t a.json")
+    error_line(lambda: read(root), str(file), "one/t a.png, two/t a.png", "not known which is meant")
+    file.write_text(
+        file.read_text().replace("t a.png", "C:\\\\set\\\\two\\\\t a.png" if layout == "labelme" else "two/t a.png")
+    )
+    assert "two/t a.png" in read(root).file_names
+
+
 # ---------------------------------------------------------------------------------------------------------------- YOLO
 
 
@@ -148,10 +163,14 @@ def test_yolo_takes_what_editors_write(made: Callable[[str], Path]) -> None:
     assert np.diff(read(root, masks=False).first).tolist() == [0, 1], "an image without a text file has no objects"
     for file in (root / "labels" / "train").iterdir():
         file.unlink()
-    error_line(lambda: READERS["yolo"].read(
-        find_detection(root).splits["val"]._replace(images=root / "images" / "train"),  # type: ignore[union-attr]
-        masks=False, categories=None, problem=None,
-    ), "none of the 2 images", "labels/train/<image>.txt")  # fmt: skip
+    source = find_detection(root)
+    assert source is not None
+    places = source.splits["val"]._replace(images=root / "images" / "train")
+    error_line(
+        lambda: source.reader(places, masks=False, categories=None, problem=None),
+        "none of the 2 images",
+        "labels/train/<image>.txt",
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,6 +196,22 @@ def test_yolo_names_that_are_wrong(
         return
     error_line(lambda: read(root), str(root / "data.yaml"), *parts)
     assert not (root / "pwned").exists()
+
+
+def test_an_empty_line_among_yolo_names_is_refused(made: Callable[[str], Path]) -> None:
+    """A class has the number of its line: without the empty one, all names behind it would be those of others."""
+    root = made("yolo_ultralytics")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cat\n\ndog\n")
+    error_line(lambda: read(root), "classes.txt", "an empty line between 'cat' and 'dog'")
+    (root / "classes.txt").write_text("\ncat\ndog\n\n")
+    assert [category.name for category in read(root).categories] == ["cat", "dog"]
+
+
+def test_yolo_text_files_without_an_image_are_counted(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    (root / "images" / "train" / "t b.png").unlink()
+    assert "t b.txt: 1 text files of train have no image, and are left out" in recognize(root).notes
 
 
 def test_yolo_without_names_and_beside_the_images(tmp_path: Path, made: Callable[[str], Path]) -> None:

@@ -95,8 +95,9 @@ def test_values_can_be_stated(tmp_path: Path) -> None:
     data = write(tmp_path, 0, 1, 2)
     stated = SegmentationData(root=data.root, layout="folder", label_values=(2, 0))
     assert segmentation_classes(stated) == ["class_2", "class_0"]
-    table = find_convention(stated).label_map.table()  # type: ignore[union-attr]
-    assert table[[0, 1, 2, 255]].tolist() == [1, -1, 0, 255]
+    label_map = find_convention(stated).label_map
+    assert isinstance(label_map, LabelMap)
+    assert label_map.table()[[0, 1, 2, 255]].tolist() == [1, -1, 0, 255]
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     error_line(lambda: segmentation_classes(stated), "label_values has 2 numbers", "3 names")
 

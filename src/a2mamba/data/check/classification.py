@@ -22,11 +22,8 @@ def check_classification(found: Recognized, progress: Progress | None = None) ->
     splits: dict[str, SplitReport] = {}
     seen = Seen()
     for name, tree in trees.items():
-        undecodable = _look(tree, name, seen, progress)
-        splits[name] = SplitReport(tree.counts, undecodable)
-        problems += [f"{name}: {text}" for text in refusals(found.root, tree)]
-        if undecodable:
-            problems.append(f"{name}: {len(undecodable)} undecodable images: {some(undecodable)}")
+        splits[name], faults = _look(tree, name, seen, progress)
+        problems += [f"{name}: {text}" for text in (*refusals(found.root, tree), *faults)]
     first = trees[train or "."]
     for name in others:
         difference = class_difference(first, trees[name])
@@ -50,12 +47,10 @@ def check_table(found: Recognized, progress: Progress | None = None) -> DatasetR
         indices = {label: index for index, label in enumerate(table.classes)}
         samples = [(file, indices[label]) for file, label in table.rows]
         tree = ClassTree(Path(table.file), table.classes, samples, [])
-        undecodable = _look(tree, name, seen, progress)
-        splits[name] = SplitReport(tree.counts, undecodable)
+        splits[name], faults = _look(tree, name, seen, progress)
         if table.missing:
             problems.append(f"{name}: {len(table.missing)} images are not there: {some(table.missing)}")
-        if undecodable:
-            problems.append(f"{name}: {len(undecodable)} undecodable images: {some(undecodable)}")
+        problems += [f"{name}: {text}" for text in faults]
         unknown = sorted(set(table.classes) - set(found.classes))
         lacking = [label for label in found.classes if label not in set(table.classes)]
         if unknown:
@@ -66,13 +61,21 @@ def check_table(found: Recognized, progress: Progress | None = None) -> DatasetR
     return DatasetReport(str(found.root), found.layout, splits, seen.duplicates(), problems, seen.notes())
 
 
-def _look(tree: ClassTree, split: str, seen: Seen, progress: Progress | None) -> dict[str, str]:
-    """Decode all images of a split; the undecodable ones, with the reason for each."""
+def _look(tree: ClassTree, split: str, seen: Seen, progress: Progress | None) -> tuple[SplitReport, list[str]]:
+    """Decode all images of a split; what is wrong with them, one line each."""
     files = [file for file, _ in tree.samples]
     undecodable = {}
-    for file, facts in zip(files, inspect_all(inspect_image, files, split, progress), strict=True):
+    places: dict[bytes, dict[int, str]] = {}  # digest -> a file in each class
+    for (file, target), facts in zip(tree.samples, inspect_all(inspect_image, files, split, progress), strict=True):
         if facts.reason is not None:
             undecodable[file] = facts.reason
-        else:
-            seen.add(split, file, facts)
-    return undecodable
+            continue
+        seen.add(split, file, facts)
+        places.setdefault(facts.digest, {}).setdefault(target, file)
+    contradictions = [" = ".join(classes.values()) for classes in places.values() if len(classes) > 1]
+    faults = []
+    if undecodable:
+        faults.append(f"{len(undecodable)} undecodable images: {some(undecodable)}")
+    if contradictions:
+        faults.append(f"{len(contradictions)} images lie in more than one class: {some(contradictions)}")
+    return SplitReport(tree.counts, undecodable), faults

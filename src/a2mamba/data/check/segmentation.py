@@ -116,6 +116,7 @@ def _problems(split: str, files: SegmentationFiles, undecodable: dict[str, str],
         (files.images_alone, "images without a label file"),
         (files.labels_alone, "label files without an image"),
         (files.doubles, "images that share a label file with another"),
+        (files.label_doubles, "label files whose image has another one"),
         (list(undecodable), "undecodable files"),
         (unfit, "label files that do not fit"),
     ):

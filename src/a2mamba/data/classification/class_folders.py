@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, decode_image, image_mode
 from a2mamba.data.names import is_hidden, some
 from a2mamba.data.splits import heldout as heldout_mask
+from a2mamba.data.walk import folders_below
 
 
 class ImageSample(NamedTuple):
@@ -164,17 +165,13 @@ def scan_classes(folder: Path) -> ClassTree:
     names = _class_folders(folder)
     indices = {name: index for index, name in enumerate(names)}
     samples, strays = [], []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]  # .ipynb_checkpoints and the like
-        images = [name for name in files if not is_hidden(name) and name.lower().endswith(IMAGE_EXTENSIONS)]
-        if not images:
-            continue
-        parts = Path(place).relative_to(folder).parts
-        if len(parts) == 1:
-            samples += [(os.path.join(place, name), indices[parts[0]]) for name in images]
+    for place, files in folders_below(folder):
+        images = [os.path.join(folder, place, name) for name in files if name.lower().endswith(IMAGE_EXTENSIONS)]
+        if place in indices:
+            samples += [(image, indices[place]) for image in images]
         else:
             # timm would name the class after the innermost folder, torchvision after the outermost: no guess here.
-            strays += [os.path.join(place, name) for name in images]
+            strays += images
     samples.sort(key=lambda sample: (sample[1], sample[0]))  # the same on any machine
     return ClassTree(folder, names, samples, sorted(strays))
 

@@ -15,7 +15,7 @@ from a2mamba.data.classification.tables import find_tables, read_table, refuse_m
 from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import describe_class_difference, is_hidden, some
 from a2mamba.data.recognized import Recognized
-from a2mamba.data.splits import HOLDOUT, find_splits, split_role
+from a2mamba.data.splits import HOLDOUT, find_splits, split_role, trained_on
 
 _SPLIT_LIKE = re.compile(r"(train|val|valid|validation|test)(ing)?([_-].*)?", re.IGNORECASE)
 # Folders of these names, beside each other, hold images and what was said about them.
@@ -37,6 +37,8 @@ def recognize_table(root: Path) -> Recognized | None:
     refuse_measurements(table)
     counts = {train: len(table.rows)}
     notes = [f"{len(table.missing)} images of {table.file.name} are not there"] if table.missing else []
+    if table.incomplete:
+        notes.append(f"{table.incomplete} rows of {table.file.name} lack an image or a label, and are left out")
     if val is None:
         refuse_single(Counter(label for _, label in table.rows))
     if val is not None:
@@ -78,6 +80,9 @@ def recognize_class_folders(root: Path) -> Recognized | None:
     if train is not None and val is not None:
         held_out = scan_classes(root / val)
         counts[val] = len(held_out.samples)
+        shared = _shared(tree, held_out)
+        if shared:
+            notes.append(trained_on(shared, counts[val], val, train))
         shown = [name for name, count in held_out.counts.items() if count]
         lacking = [name for name in tree.classes if name not in set(shown)]
         if lacking and not set(shown) - set(tree.classes):
@@ -96,6 +101,12 @@ def recognize_class_folders(root: Path) -> Recognized | None:
         holdout=holdout,
         notes=notes,
     )
+
+
+def _shared(train: ClassTree, val: ClassTree) -> int:
+    """How many images to evaluate on lie in folders of the training split, to which links lead."""
+    folders = {(train.folder / name).resolve() for name in train.classes}
+    return sum(count for name, count in val.counts.items() if (val.folder / name).resolve() in folders)
 
 
 def refuse_single(counts: Mapping[str, int]) -> None:
@@ -161,11 +172,6 @@ def has_annotations(root: Path) -> bool:
             if _annotated(place / name):
                 return True
     return False
-
-
-def has_class_folders(folder: Path) -> bool:
-    """Whether folders below it hold images directly."""
-    return any(file.lower().endswith(IMAGE_EXTENSIONS) for name in _folders(folder) for file in _files(folder / name))
 
 
 def _is_coco_beside(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.text import read_lines
+from a2mamba.data.text import read_names
 
 Labels = Literal["folder", "cls"]
 
@@ -118,12 +118,12 @@ def class_list(root: Path | str) -> list[str] | None:
     """The class names of root/classes.txt, one a line; None without this file.
 
     Raises:
-        ValueError: an empty file, one that is no text, or a name that stands there twice.
+        ValueError: an empty file, one that is no text, an empty line among names, or a name that stands there twice.
     """
     path = Path(root) / "classes.txt"
     if not path.is_file():
         return None
-    names = read_lines(path)
+    names = read_names(path)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected one class name a line, each once")
     return names

@@ -36,11 +36,16 @@ _MANY_NUMBERS = 100  # versions, grades and chapters are fewer
 
 
 class Table(NamedTuple):
-    """What a table says: (image file, label) of each row, and rows whose image is not there."""
+    """What a table says of a split.
+
+    rows: (image file, label) of each; missing: names of images that are not there; incomplete: how many rows lack the
+    name of an image or a label, and are left out.
+    """
 
     file: Path
     rows: list[tuple[str, str]]
     missing: list[str]
+    incomplete: int
 
     @property
     def classes(self) -> list[str]:
@@ -78,7 +83,7 @@ def has_table(root: Path, split: str) -> bool:
 def read_table(root: Path, split: str) -> Table:
     """The images and labels of root/<split>.csv, or of the rows that a table of all images has of this split.
 
-    A row that occurs twice counts once.
+    A row that occurs twice counts once. Paths may be of another machine, Windows among them, see `_find`.
 
     Raises:
         ValueError: the table is missing, has no columns of images and labels, none of its images is found, or an image
@@ -100,8 +105,9 @@ def read_table(root: Path, split: str) -> Table:
         )
     image, label = columns
     if wanted is not None:
-        rows = [row for row in rows if len(row) > wanted and row[wanted] == split]
+        rows = [row for row in rows if _is_of(row, wanted, split)]
     entries = [(row[image], row[label]) for row in rows if len(row) > max(columns) and row[image] and row[label]]
+    incomplete = sum(map(any, rows)) - len(entries)
     entries = list(dict.fromkeys(entries))
     _refuse_two_labels(file, entries)
     places = _places(root, split)
@@ -115,11 +121,13 @@ def read_table(root: Path, split: str) -> Table:
             missing.append(name)
         else:
             found_rows.append((path, value))
+    found_rows = list(dict.fromkeys(found_rows))
+    _refuse_two_labels(file, found_rows)  # a.png and a may be one image
     if not found_rows:
         raise ValueError(
             f"none of the {len(entries)} images of {file} is in {some(map(str, places))}: {some(missing, 3)}"
         )
-    return Table(file, found_rows, missing)
+    return Table(file, found_rows, missing, incomplete)
 
 
 def refuse_measurements(table: Table) -> None:
@@ -172,11 +180,16 @@ def _table_of(root: Path, split: str) -> tuple[Path, int | None] | None:
     for file in (own, *sorted(root.glob("*.csv"))):
         header, *rows = _read(file) if file.is_file() else [[]]
         place = _split_column(header)
-        if place is not None and _columns(header) and any(len(row) > place and row[place] == split for row in rows):
+        if place is not None and _columns(header) and any(_is_of(row, place, split) for row in rows):
             return file, place
         if file == own and own.is_file():
             return own, None
     return None
+
+
+def _is_of(row: list[str], place: int, split: str) -> bool:
+    """Whether a row is of a split: tables that were put together write Train beside train."""
+    return len(row) > place and row[place].lower() == split.lower()
 
 
 def _split_column(header: list[str]) -> int | None:
@@ -214,7 +227,17 @@ def _places(root: Path, split: str) -> list[Path]:
 
 
 def _find(place: Path, name: str) -> str | None:
-    path = os.path.join(place, name)
+    """The image of a name in a folder; of a path that begins on another machine, the longest end that is there."""
+    name = name.replace("\\", "/")
+    parts = name.split("/")
+    foreign = name.startswith("/") or parts[0].endswith(":")
+    ends = ["/".join(parts[start:]) for start in range(1, len(parts))] if foreign else []
+    return next((file for end in (name, *ends) if (file := _file_of(place, end)) is not None), None)
+
+
+def _file_of(place: Path, name: str) -> str | None:
+    """A file by its name, which may lack the extension."""
+    path = os.path.normpath(os.path.join(place, name))
     if name.lower().endswith(IMAGE_EXTENSIONS):
         return path if os.path.isfile(path) else None
     endings = dict.fromkeys((".jpg", ".png", *IMAGE_EXTENSIONS))  # the usual ones first

@@ -7,9 +7,11 @@ from statistics import median
 
 from a2mamba.data.detection.loading import DetectionData, with_detection_source
 from a2mamba.data.detection.readers import READERS
-from a2mamba.data.detection.readers.image_files import images_below, read_header
+from a2mamba.data.detection.readers.image_files import read_header
+from a2mamba.data.detection.readers.source import role_of
 from a2mamba.data.recognized import Recognized
-from a2mamba.data.splits import split_role
+from a2mamba.data.splits import split_role, trained_on
+from a2mamba.data.walk import images_below
 
 _PLACES = (
     *("root", "layout", "train_images", "train_annotations", "train_subset"),
@@ -31,6 +33,13 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
     data = with_detection_source(DetectionData(root=str(root)), source)
     splits = list(dict.fromkeys((source.train_split, source.val_split)))
     notes = [*source.notes] if source.masks else [*source.notes, "boxes only: no masks are trained"]
+    if source.overlap:
+        train, val = splits
+        said = trained_on(source.overlap, source.counts[val], val, train)
+        if source.overlap == source.counts[val] and role_of(val) != "val":
+            files = " and ".join(str(source.splits[split].annotations) for split in splits)
+            raise ValueError(f"{files} list the same images, and it is not known which is meant; move one of them away")
+        notes.append(said)
     if len(splits) == 1 and split_role(splits[0]) == "val":
         notes.append(f"only {splits[0]} has annotations that are known here; it is trained on, but for a part of it")
     return Recognized(
@@ -49,7 +58,7 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
 
 def _short_side(folder: Path) -> int | None:
     """The middle of some images' short sides in pixels."""
-    names = list(images_below(folder))
+    names = images_below(folder)
     headers = [read_header(folder / name) for name in names[:: max(1, len(names) // _HEADERS)]]
     sides = [min(header.height, header.width) for header in headers if header is not None]
     return int(median(sides)) if sides else None

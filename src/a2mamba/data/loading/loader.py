@@ -143,7 +143,7 @@ class BatchLoader(DataLoader[Any], Generic[Batch]):
         """Leave out the first samples of this process in the current epoch; see `EpochSampler.skip`."""
         self.epoch_sampler.skip(samples)
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's is a class of its own
         error: UndecodableImageError | None = None
         for loaded in super().__iter__():
             if isinstance(loaded, UndecodableImageError):

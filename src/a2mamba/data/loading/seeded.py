@@ -28,17 +28,17 @@ def seeded(*entropy: int) -> Iterator[None]:
     words = np.random.SeedSequence((_STREAM, *entropy)).generate_state(4)
     python_state = random.getstate()
     # The legacy global generator is the one that augmentation libraries draw from.
-    numpy_state = np.random.get_state()  # noqa: NPY002
+    numpy_state = np.random.get_state()  # noqa: NPY002 - as said above
     # torch.manual_seed would also reseed the accelerator, which belongs to the model.
     torch_state = torch.default_generator.get_state()
     try:
         random.seed(int(words[0]))
-        np.random.seed(int(words[1]))  # noqa: NPY002
+        np.random.seed(int(words[1]))  # noqa: NPY002 - as said above
         torch.default_generator.manual_seed(int(words[2]) << 32 | int(words[3]))
         yield
     finally:
         random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)  # noqa: NPY002 - as said above
         torch.default_generator.set_state(torch_state)
 
 

@@ -14,38 +14,19 @@ Each of these is said, and `data.label_values` overrides it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from a2mamba.data.names import some
 from a2mamba.data.segmentation.labels import IGNORE_LABEL, ColorMap, LabelMap
 from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses
+from a2mamba.data.segmentation.survey import Survey
 
 _FAR = 64  # numbers beyond this, with more gaps than labels below them, are levels
 _MOST_LEVELS = 32
 _MOST_UNNAMED = 150  # as many as ADE20K has; who has more has a list of them
 _SMOOTH_EDGES = 0.1  # largest share of pixels between the two ends
 _MOST_COLORS = 40
-
-
-class Survey(NamedTuple):
-    """What label files hold: pixels of each number, int64 (256,), and the colors, where they are colors."""
-
-    numbers: np.ndarray
-    colors: tuple[tuple[int, int, int], ...]
-    """gray ones too, unless all are gray"""
-    two_ends: int = 0
-    """files that hold 255 and no other number but 0"""
-    ignoring: int = 0
-    """files that hold 255 beside a number from 1 to 254"""
-    lossy: bool = False
-    """whether they are JPEG files"""
-
-    @property
-    def values(self) -> list[int]:
-        """The numbers that occur."""
-        return np.flatnonzero(self.numbers).tolist()
 
 
 def choose_numbers(
@@ -61,8 +42,14 @@ def choose_numbers(
         where: the folder, for errors.
 
     Raises:
-        ValueError: no label is of a class.
+        ValueError: no label is of a class, or the numbers mean something else in each file.
     """
+    if survey.palettes:
+        raise ValueError(
+            f"the masks in {where} have palettes that differ: {survey.palettes}; save them with one palette for all, "
+            f"as gray PNG files, or in colors; where the numbers are right and the colors are not, state them with "
+            f"data.label_values=0,1,..."
+        )
     values = survey.values
     counted = [value for value in values if value != IGNORE_LABEL]
     count = len(listed.names) if listed else num_classes

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
-from a2mamba.data.segmentation.files import list_files
 from a2mamba.data.segmentation.labels import LabelMap
+from a2mamba.data.walk import files_below
 from a2mamba.files import replace_file
 
 Progress = Callable[[int, int, str], None]
@@ -68,7 +68,7 @@ def convert_labels(
         raise ValueError(f"data folder {folder} does not exist; check the path and the layout")
     assert shape.converted_ending is not None
     jobs: list[tuple[Path, Path]] = []
-    for name in sorted(list_files(folder, (".png",))):
+    for name in files_below(folder, (".png",)):
         stem = name.removesuffix(Path(name).suffix)
         if stem.endswith(shape.label_ending) and not stem.endswith(shape.converted_ending):
             target = stem.removesuffix(shape.label_ending) + shape.converted_ending + ".png"

@@ -6,15 +6,13 @@ have theirs in `datasets`; `folders` finds that of a folder of one's own.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import is_hidden, some
+from a2mamba.data.names import some
 from a2mamba.data.text import read_lines
+from a2mamba.data.walk import files_below, images_below
 
 LOSSY_EXTENSIONS = (".jpg", ".jpeg")
 LABEL_EXTENSIONS = (".png", ".bmp", ".gif", ".tif", ".tiff", *LOSSY_EXTENSIONS)
@@ -84,6 +82,7 @@ class SegmentationFiles:
         images_alone: images without a label file.
         labels_alone: label files without an image.
         doubles: images that share their label file with another one.
+        label_doubles: label files of an image that has another one.
     """
 
     images: Path
@@ -92,6 +91,7 @@ class SegmentationFiles:
     images_alone: list[str]
     labels_alone: list[str]
     doubles: list[str]
+    label_doubles: list[str]
 
 
 def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFiles:
@@ -108,17 +108,21 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
     listed = None if layout.lists is None else _listed(root / layout.lists.format(split=split))
     together = images == labels  # label files beside their images: the ending tells them apart
     files: dict[bool, dict[str, str]] = {False: {}, True: {}}
-    for name in list_files(labels, layout.label_extensions):
+    label_doubles = []
+    for name in files_below(labels, layout.label_extensions):
         stem = _without(name.removesuffix(Path(name).suffix), layout.beginnings[1])
-        if layout.converted_ending is not None and stem.endswith(layout.converted_ending):
-            files[True][stem.removesuffix(layout.converted_ending)] = name
-        elif stem.endswith(layout.label_ending):
-            files[False][stem.removesuffix(layout.label_ending)] = name
+        converted = layout.converted_ending is not None and stem.endswith(layout.converted_ending)
+        ending = (layout.converted_ending or "") if converted else layout.label_ending
+        if not stem.endswith(ending):
+            continue
+        stem = stem.removesuffix(ending)
+        if files[converted].setdefault(stem, name) != name and (listed is None or stem in listed):
+            label_doubles.append(str(labels / name))
     pairs: list[SegmentationPair] = []
     images_alone, doubles = [], []
     paired: set[str] = set()
     # Names that differ in case alone are ties; broken like this, the order is the same on any machine.
-    for name in sorted(list_files(images, IMAGE_EXTENSIONS), key=lambda name: (natural_key(name), name)):
+    for name in sorted(images_below(images), key=lambda name: (natural_key(name), name)):
         whole = name.removesuffix(Path(name).suffix)
         stem = _without(whole, layout.beginnings[0]).removesuffix(layout.image_ending)
         if (listed is not None and stem not in listed) or (together and whole.endswith(layout.label_ending)):
@@ -138,7 +142,7 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
         images_alone += [f"{stem} (listed)" for stem in sorted(listed - paired - {Path(i).stem for i in images_alone})]
         alone = {stem: name for stem, name in alone.items() if stem in listed}
     labels_alone = [str(labels / name) for name in sorted(alone.values())]
-    return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles)
+    return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles, label_doubles)
 
 
 def _without(stem: str, beginning: str) -> str:
@@ -166,15 +170,3 @@ def _require(folder: Path, root: Path, layout: SegmentationLayout) -> None:
             f"data folder {folder} does not exist; {above} holds {found}; "
             f"expected {layout.expected()}; check the path, the layout and the split's name"
         )
-
-
-def list_files(folder: Path, extensions: Iterable[str]) -> list[str]:
-    """Files below a folder, relative to it, with "/" between; hidden files and folders are left out."""
-    endings = tuple(extensions)
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        above = Path(place).relative_to(folder).as_posix()
-        prefix = "" if above == "." else f"{above}/"
-        found += [prefix + name for name in names if not is_hidden(name) and name.lower().endswith(endings)]
-    return found

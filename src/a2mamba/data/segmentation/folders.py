@@ -20,6 +20,7 @@ from a2mamba.data.images import IMAGE_EXTENSIONS
 from a2mamba.data.names import is_hidden
 from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout
 from a2mamba.data.splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, find_splits
+from a2mamba.data.walk import leads_back
 
 _IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages", "original", "originals", "input", "inputs", "rgb")
 _LABELS = (
@@ -190,7 +191,7 @@ def _some_files(folder: Path, extensions: tuple[str, ...]) -> list[str]:
                     continue
                 if entry.name.lower().endswith(extensions):
                     found.append(name)
-                elif entry.is_dir():
+                elif entry.is_dir() and not leads_back(folder, str(folder / place), entry.name):
                     places.append(f"{name}/")
         if found and (not place or len(found) >= _LOOKED_AT):
             break

@@ -273,6 +273,23 @@ def read_mask(path: Path | str) -> np.ndarray:
     return read_image(path, read)
 
 
+def read_palette(path: Path | str) -> np.ndarray | None:
+    """The colors of a palette file, uint8 (colors, 3); None for a file of another kind, and where the palette is a
+    ramp of gray, which says nothing.
+
+    Raises:
+        UndecodableImageError: missing, damaged, or not an image.
+    """
+
+    def read(image: Image.Image) -> np.ndarray | None:
+        if image.mode != "P" or image.palette is None:
+            return None
+        colors = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+        return None if (colors == np.arange(len(colors))[:, None]).all() else colors
+
+    return read_image(path, read)
+
+
 def _refuse_mask_in_alpha(opaque: Image.Image, alpha: Image.Image, path: str) -> None:
     """AlphaMaskError where the colors are all the same, or so many that they are a photo, and the alpha varies."""
     levels = np.unique(np.asarray(alpha)).tolist()

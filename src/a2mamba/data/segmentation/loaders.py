@@ -192,6 +192,7 @@ def segmentation_folder(
         (files.images_alone, f"images without a label file in {files.labels}"),
         (files.labels_alone, f"label files without an image in {files.images}"),
         (files.doubles, "images that share a label file with another"),
+        (files.label_doubles, f"label files in {files.labels} whose image has another one"),
     ):
         if alone:
             raise ValueError(f"{len(alone)} {what}: {some(alone)}; add or remove what is missing or extra")

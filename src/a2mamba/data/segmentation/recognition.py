@@ -8,18 +8,19 @@ from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized
 from a2mamba.data.segmentation.config import SegmentationData
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
-from a2mamba.data.segmentation.files import SegmentationLayout, list_files
+from a2mamba.data.segmentation.files import SegmentationLayout
 from a2mamba.data.segmentation.folders import find_folders, half_splits
 from a2mamba.data.segmentation.loaders import refuse_unlearnable
 from a2mamba.data.segmentation.source import find_convention, scan_segmentation
-from a2mamba.data.splits import HOLDOUT
+from a2mamba.data.splits import HOLDOUT, trained_on
+from a2mamba.data.walk import files_below
 
 
 def recognize_published(root: Path, name: str) -> Recognized | None:
     """A published data set, or one in its arrangement."""
     layout = SEGMENTATION_DATASETS[name].layout
     there = [split for split in (layout.train_split, layout.val_split) if split and layout.has(root, split)]
-    if not any(list_files(layout.folders(root, split)[1], layout.label_extensions) for split in there):
+    if not any(files_below(layout.folders(root, split)[1], layout.label_extensions) for split in there):
         return None  # the folders hold annotations of another kind
     return _recognized(root, name, f"the layout of {name}", layout)
 
@@ -46,14 +47,17 @@ def _recognized(root: Path, name: str, title: str, layout: SegmentationLayout) -
     train = layout.train_split
     val = layout.val_split if layout.val_split is not None and layout.has(root, layout.val_split) else None
     holdout = 0.0 if val is not None else HOLDOUT
-    count = _pairs(root, name, train) if layout.has(root, train) else 0
+    images = _images(root, name, train) if layout.has(root, train) else set()
     data = SegmentationData(root=str(root), layout=name, train_split=train, val_split=val, holdout=holdout)
     convention = find_convention(data)
     refuse_unlearnable(root, convention)
-    counts = {train: count}
+    counts = {train: len(images)}
     if val is not None:
-        counts[val] = _pairs(root, name, val)
+        held_out = _images(root, name, val)
+        counts[val] = len(held_out)
     notes = [convention.note] if convention.note else []
+    if val is not None and images & held_out:
+        notes.append(trained_on(len(images & held_out), counts[val], val, train))
     notes += [f"only {folder} of its split exists" for folder in half_splits(root, layout)]
     if name == "ade20k" and not convention.note and convention.label_map.num_classes < 150:
         notes.append(f"as in ADE20K, label 0 is ignored and 1 is {convention.classes[0]!r}")
@@ -73,8 +77,8 @@ def _recognized(root: Path, name: str, title: str, layout: SegmentationLayout) -
     )
 
 
-def _pairs(root: Path, name: str, split: str) -> int:
-    """The number of images with label files in a split.
+def _images(root: Path, name: str, split: str) -> set[str]:
+    """The images with label files in a split, where its folder really is.
 
     Raises:
         ValueError: there are both, and none of them fit by name.
@@ -85,4 +89,5 @@ def _pairs(root: Path, name: str, split: str) -> int:
             f"no image in {files.images} has a mask of its name in {files.labels}: {some(files.images_alone, 2)}; "
             f"{some(files.labels_alone, 2)}; give both the same name, or end the mask's in _mask"
         )
-    return len(files.pairs)
+    folder = str(files.images.resolve())
+    return {folder + pair.image.removeprefix(str(files.images)) for pair in files.pairs}

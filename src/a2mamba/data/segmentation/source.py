@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.segmentation.config import SegmentationData
-from a2mamba.data.segmentation.conventions import Survey, choose_colors, choose_numbers, refuse_other_ends
+from a2mamba.data.segmentation.conventions import choose_colors, choose_numbers, refuse_other_ends
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.datasets.spec import Palette, distinct_palette
 from a2mamba.data.segmentation.files import (
-    LOSSY_EXTENSIONS,
     SegmentationFiles,
     SegmentationLayout,
     SegmentationPair,
@@ -27,14 +23,11 @@ from a2mamba.data.segmentation.files import (
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.labels import (
     IGNORE_LABEL,
-    AlphaMaskError,
     AnyLabelMap,
     LabelMap,
-    pack_colors,
-    read_mask,
-    unpack_colors,
 )
 from a2mamba.data.segmentation.palettes import CLASS_NAMES_FILE, ListedClasses, find_listed_classes
+from a2mamba.data.segmentation.survey import Survey, survey_labels
 from a2mamba.data.splits import heldout
 
 FOLDER_LAYOUT = SegmentationLayout("images/{split}", "masks/{split}", "train", "val")
@@ -76,11 +69,6 @@ def scan_segmentation(root: Path | str, layout: str, split: str) -> Segmentation
         ValueError: the folder of the images or of the labels does not exist.
     """
     return scan(Path(root), find_layout(root, layout), split)
-
-
-def expected_layout(layout: str) -> str:
-    """The shape of a layout's folders, for messages."""
-    return (FOLDER_LAYOUT if layout == "folder" else SEGMENTATION_DATASETS[layout].layout).expected()
 
 
 def train_split(data: SegmentationData) -> str:
@@ -232,73 +220,3 @@ def _refuse_other_ends(data: SegmentationData, layout: SegmentationLayout, split
         with suppress(UndecodableImageError):  # who loads them names them
             some_labels = labels[:: max(1, -(-len(labels) // _SAMPLED))]
             refuse_other_ends(survey_labels(some_labels), training, str(layout.folders(Path(data.root), other)[1]))
-
-
-class _Seen(NamedTuple):
-    """What one label file holds: pixels of each number (256,), or its colors as packed numbers."""
-
-    numbers: np.ndarray
-    colors: frozenset[int]
-
-    @property
-    def has_255(self) -> bool:
-        """Whether 255 occurs."""
-        return bool(self.numbers[IGNORE_LABEL])
-
-    @property
-    def has_others(self) -> bool:
-        """Whether a number from 1 to 254 occurs."""
-        return bool(self.numbers[1:IGNORE_LABEL].any())
-
-
-def survey_labels(paths: Sequence[str]) -> Survey:
-    """Look into label files; those that cannot be read are left out: training replaces and names them.
-
-    Raises:
-        UndecodableImageError: none of several can be read, or their masks are in the alpha channel.
-    """
-    stats = [Path(path).stat() for path in paths]
-    return _survey(tuple(paths), sum(stat.st_mtime_ns + stat.st_size for stat in stats))
-
-
-@functools.lru_cache(maxsize=8)  # a run asks for the same files several times
-def _survey(paths: tuple[str, ...], state: int) -> Survey:
-    numbers = np.zeros(256, dtype=np.int64)
-    colors: set[int] = set()
-    error: UndecodableImageError | None = None
-    in_alpha: list[AlphaMaskError] = []
-    numbered = colored = readable = usual = two_ends = ignoring = 0
-    lossy = bool(paths) and all(path.lower().endswith(LOSSY_EXTENSIONS) for path in paths)
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        for seen in pool.map(_look_into, paths):
-            if isinstance(seen, UndecodableImageError):
-                error = error or seen
-                in_alpha += [seen] if isinstance(seen, AlphaMaskError) else []
-                continue
-            readable += 1
-            colored += bool(seen.colors)
-            numbered += int(np.count_nonzero(seen.numbers) > 1)
-            usual += 1 < (int(np.count_nonzero(seen.numbers)) or len(seen.colors)) <= 256
-            two_ends += seen.has_255 and not seen.has_others
-            ignoring += seen.has_255 and seen.has_others
-            numbers += seen.numbers
-            colors |= seen.colors
-    if len(in_alpha) > usual:  # the others are masks of one class, or photos whose alpha is of one level
-        raise in_alpha[0]
-    if not readable and error is not None:
-        raise error
-    if colored <= numbered:  # a few files of another kind are damage; loading names them
-        return Survey(numbers, (), two_ends, ignoring, lossy)
-    # A file of one gray color, the background's as a rule, was taken for numbers.
-    colors |= {value * 0x010101 for value in np.flatnonzero(numbers).tolist()}
-    return Survey(numbers, tuple(unpack_colors(np.array(sorted(colors), dtype=np.int32))))
-
-
-def _look_into(path: str) -> _Seen | UndecodableImageError:
-    try:
-        pixels = read_mask(path)
-    except UndecodableImageError as error:
-        return error
-    if pixels.ndim == 3:
-        return _Seen(np.zeros(256, dtype=np.int64), frozenset(np.unique(pack_colors(pixels)).tolist()))
-    return _Seen(np.bincount(pixels.ravel(), minlength=256), frozenset())

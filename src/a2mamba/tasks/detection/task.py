@@ -214,7 +214,7 @@ class DetectionTask(Task[DetectionRun, Detector]):
         if not compile:
             return model
         network = copy(model)
-        network.levels = torch.compile(model.levels)  # type: ignore[method-assign]
+        network.levels = torch.compile(model.levels)  # type: ignore[method-assign]  # of the copy alone
         return network
 
     def predict(

@@ -31,14 +31,16 @@ from a2mamba.data.detection.annotations import (
     refuse_in,
 )
 from a2mamba.data.detection.readers.box_forms import TOP_LEFT, mixed_up
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, locate
+from a2mamba.data.detection.readers.image_files import folders_of, locate
 from a2mamba.data.detection.readers.source import (
     DetectionSource,
     Reader,
     SplitPlaces,
     in_order,
+    with_overlap,
 )
 from a2mamba.data.splits import TRAIN_NAMES, VAL_NAMES
+from a2mamba.data.walk import images_below
 
 T = TypeVar("T")
 
@@ -54,21 +56,22 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 def find(root: Path) -> DetectionSource | None:
     """Annotation files in a folder, each of which is a split; None where there are none."""
     splits: dict[str, SplitPlaces] = {}
-    counts: dict[str, int] = {}
+    names: dict[str, list[str]] = {}
     for file in _annotation_files(root):
-        names: list[str] = _mapped(file, _file_names, [])
+        listed: list[str] = _mapped(file, _file_names, [])
         split = _split_name(file, root)
         split = split if split not in splits else f"{split} {file.stem}"
-        splits[split] = SplitPlaces(_image_folder(root, file, split, names), file)
-        counts[split] = len(names)
+        splits[split] = SplitPlaces(_image_folder(root, file, split, listed), file)
+        names[split] = listed
     if not splits:
         return None
     splits = in_order(splits)
     first = next(iter(splits.values())).annotations
     classes = [category.name for category in _quick_categories(first) or ()]
     masks = _mapped(first, lambda text: _SEGMENTATION.search(text) is not None, False)
-    counts = {name: counts[name] for name in splits}
-    return DetectionSource("coco", root, "COCO annotations", splits, counts, classes, masks, read)
+    counts = {name: len(names[name]) for name in splits}
+    source = DetectionSource("coco", root, "COCO annotations", splits, counts, classes, masks, read)
+    return with_overlap(source, names)
 
 
 def read(
@@ -253,8 +256,8 @@ def _add_objects(
             identity=identity,
             area=area[0],
             segmentation=entry.get("segmentation"),
-            crowd=bool(entry.get("iscrowd")),
-            ignore=bool(entry.get("ignore")),
+            crowd=_flag(entry.get("iscrowd")),
+            ignore=_flag(entry.get("ignore")),
         )
     other = mixed_up(boxes, owners, TOP_LEFT)
     if other is not None:
@@ -324,6 +327,11 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
         return int(value)
     return None
+
+
+def _flag(value: Any) -> bool:
+    """Whether a mark is set, also where it was written as text: "0" is not."""
+    return value.strip().lower() not in ("", "0", "0.0", "false", "no") if isinstance(value, str) else bool(value)
 
 
 def _numbers(values: Any, count: int) -> list[float] | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, exif_orientation, read_image
-from a2mamba.data.names import is_hidden
+from a2mamba.data.names import is_hidden, some
+from a2mamba.data.walk import images_below
 
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -30,26 +33,6 @@ class ImageHeader(NamedTuple):
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
-
-
-def images_in(folder: Path) -> list[str]:
-    """The names of the images right in a folder, sorted; none where it does not exist."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
-
-
-def images_below(folder: Path) -> Iterator[str]:
-    """The images in a folder and its folders, as sorted names relative to it, with slashes."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        prefix = Path(parent).relative_to(folder).as_posix()
-        found += [
-            name if prefix == "." else f"{prefix}/{name}" for name in names if is_image(name) and not is_hidden(name)
-        ]
-    return iter(sorted(found))
 
 
 def folders_of(root: Path) -> list[Path]:
@@ -76,6 +59,8 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
 def locate(names: Sequence[str], folder: Path, *, below: Path) -> list[str]:
     """Where images lie that annotations list by bare or partial names.
 
+    Names are compared without case and with accents in one form: what Windows and macOS take for one name, too.
+
     Args:
         names: as listed.
         folder: where they should be.
@@ -88,19 +73,71 @@ def locate(names: Sequence[str], folder: Path, *, below: Path) -> list[str]:
     missing = set(missing_files(folder, names))
     if not missing:
         return names
-    ends: dict[str, set[str]] = {}
+    ends: dict[str, list[str]] = {}
     for found in images_below(below):
-        ends.setdefault(PurePosixPath(found).name, set()).add(found)
+        ends.setdefault(_plain(PurePosixPath(found).name), []).append(found)
     start = os.path.relpath(below, folder).replace(os.sep, "/")
+    own = f"{Path(os.path.relpath(folder, below)).as_posix()}/"
     located = []
     for name in names:
-        parts = PurePosixPath(name).parts
-        candidates = ends.get(parts[-1], set()) if name in missing and parts else set()
-        for length in range(2, len(parts) + 1):
-            closer = {found for found in candidates if PurePosixPath(found).parts[-length:] == parts[-length:]}
-            candidates = closer or candidates
-        located.append(f"{start}/{candidates.pop()}".removeprefix("./") if len(candidates) == 1 else name)
+        candidates = ends.get(_plain(PurePosixPath(name).name), []) if name in missing else []
+        exact = [found for found in candidates if PurePosixPath(found).name == PurePosixPath(name).name]
+        candidates = closest(exact or candidates, name)
+        if len(candidates) > 1:
+            candidates = [found for found in candidates if found.startswith(own)]
+        located.append(f"{start}/{candidates[0]}".removeprefix("./") if len(candidates) == 1 else name)
     return located
+
+
+def closest(paths: Sequence[str], name: str) -> list[str]:
+    """Those of some paths that share the most last parts with a path, without regard to case."""
+    wanted = PurePosixPath(_plain(name)).parts[::-1]
+
+    def shared(path: str) -> int:
+        pairs = zip(PurePosixPath(_plain(path)).parts[::-1], wanted, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    most = max(map(shared, paths), default=0)
+    return [path for path in paths if shared(path) == most]
+
+
+class ImagesByStem:
+    """The images at and below a folder, for annotation files that are named after them.
+
+    Args:
+        folder: of the images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[str, list[str]] = {}
+        for name in images_below(folder):
+            self._found.setdefault(PurePosixPath(name).stem, []).append(name)
+
+    def of(self, file: Path, stated: str) -> str:
+        """The image of an annotation file: of its own name, or of that which it states.
+
+        The file's own name comes first: the name inside is often that of another time or machine. Of several images
+        of the name it is the one whose path ends most like the stated one.
+
+        Raises:
+            ValueError: there is none, or it is not known which.
+        """
+        stated = stated.replace("\\", "/")
+        found = self._found.get(file.stem) or self._found.get(PurePosixPath(stated).stem) or []
+        if not found:
+            raise ValueError(f"{file} is of the image {stated or file.stem!r}, which is not in {self.folder}")
+        close = closest(found, stated)
+        if len(close) > 1:
+            raise ValueError(
+                f"{file} is of the image {stated or file.stem!r}, and {self.folder} has {some(close)}: it is not known "
+                f"which is meant; give images different names"
+            )
+        return close[0]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_header(path: Path) -> ImageHeader | None:

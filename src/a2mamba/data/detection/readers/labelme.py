@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
+from a2mamba.data.detection.readers.image_files import ImagesByStem, folders_of, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import (
     area_of_polygons,
@@ -64,8 +64,8 @@ def read(
     files = _json_files(places)
     if not files:
         raise ValueError(f"{places.annotations} holds no JSON files; check the path")
-    images = {Path(name).stem: name for name in images_below(places.images)}
-    records = [record for file in files if (record := _record(file, places.images, images, problem)) is not None]
+    images = ImagesByStem(places.images)
+    records = [record for file in files if (record := _record(file, images, problem)) is not None]
     names = sorted({item.name for record in records for item in record.objects if not item.skip})
     return build_records(places, records, names, masks=masks, categories=categories, problem=problem)
 
@@ -78,21 +78,21 @@ LABELME = Reader(
 )
 
 
-def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem) -> ImageRecord | None:
+def _record(file: Path, images: ImagesByStem, problem: Problem) -> ImageRecord | None:
     """Read one file; None after a problem that leaves nothing of it."""
     try:
         content = _content(file)
     except ValueError as error:
         problem("unreadable file", str(error))
         return None
-    stated = str(content.get("imagePath", "")).replace("\\", "/")
-    image = images.get(file.stem) or images.get(Path(stated).stem)
-    if image is None:
-        problem("missing image", f"{file} is of the image {stated or file.stem!r}, which is not in {folder}")
+    try:
+        image = images.of(file, str(content.get("imagePath", "")))
+    except ValueError as error:
+        problem("missing image", str(error))
         return None
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if type(height) is not int or type(width) is not int or height < 1 or width < 1:
-        header = read_header(folder / image)
+        header = read_header(images.folder / image)
         height, width = header.upright if header is not None else (1, 1)
     objects: list[NamedObject] = []
     grouped: dict[tuple[str, int], int] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem
+from a2mamba.data.detection.readers.image_files import locate
 from a2mamba.data.splits import VAL_NAMES, split_role
 
 _SAMPLE = 2000
@@ -66,12 +68,8 @@ class DetectionSource:
     masks: bool
     reader: ReadSplit
     notes: tuple[str, ...] = ()
-
-    @property
-    def description(self) -> str:
-        """One sentence with counts."""
-        parts = ", ".join(f"{name} {count:,}" for name, count in self.counts.items())
-        return f"{self.title}: {sum(self.counts.values()):,} images ({parts}), {len(self.classes)} categories"
+    overlap: int = 0
+    """images of the split to evaluate on that are trained on, too"""
 
     @property
     def train_split(self) -> str:
@@ -82,7 +80,7 @@ class DetectionSource:
     def val_split(self) -> str:
         """The split to evaluate on; the training split where there is no other."""
         others = list(self.splits)[1:]
-        return next((name for name in others if _role(name) == "val"), (others or [self.train_split])[0])
+        return next((name for name in others if role_of(name) == "val"), (others or [self.train_split])[0])
 
     def read(
         self,
@@ -111,11 +109,32 @@ def in_order(splits: dict[str, SplitPlaces]) -> dict[str, SplitPlaces]:
 
     def rank(name: str) -> tuple[int, str]:
         order = [_plain(known) for known in VAL_NAMES]
-        if _role(name) == "train":
+        if role_of(name) == "train":
             return -1, name
-        return order.index(_plain(name)) if _role(name) == "val" else len(order), name
+        return order.index(_plain(name)) if role_of(name) == "val" else len(order), name
 
     return dict(sorted(splits.items(), key=lambda item: rank(item[0])))
+
+
+def with_overlap(source: DetectionSource, names: Mapping[str, Sequence[str]]) -> DetectionSource:
+    """The source, with the number of images that are listed for training and for evaluation; names: of each split."""
+    train, val = source.train_split, source.val_split
+    if train == val:
+        return source
+    common = set(map(_bare, names[train])) & set(map(_bare, names[val]))
+    if not common:  # as in most sets: nothing has to be looked for
+        return source
+    files = []
+    for split in (train, val):
+        folder = source.splits[split].images.resolve()
+        found = locate([name for name in names[split] if _bare(name) in common], folder, below=source.root.resolve())
+        files.append({os.path.normpath(folder / name) for name in found})
+    return replace(source, overlap=len(files[0] & files[1]))
+
+
+def _bare(name: str) -> str:
+    """A file's name without its folders."""
+    return name.replace("\\", "/").rpartition("/")[2]
 
 
 def evenly(files: Sequence[Path]) -> Sequence[Path]:
@@ -123,7 +142,8 @@ def evenly(files: Sequence[Path]) -> Sequence[Path]:
     return files[:: max(1, -(-len(files) // _SAMPLE))]
 
 
-def _role(name: str) -> str | None:
+def role_of(name: str) -> str | None:
+    """ "train" or "val" for the name of a split, with a year or without; None for others."""
     return split_role(_plain(name)) or split_role(name)
 
 

@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem, refuse_in
 from a2mamba.data.detection.readers.box_forms import CORNERS, mixed_up
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, read_header
+from a2mamba.data.detection.readers.image_files import ImagesByStem, folders_of, read_header
 from a2mamba.data.detection.readers.records import ImageRecord, NamedObject, build_records
 from a2mamba.data.detection.readers.shapes import box_of_corners
 from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, evenly, in_order
@@ -54,9 +54,9 @@ def read(
     files = _xml_files(places)
     if not files:
         raise ValueError(f"{places.annotations} holds no XML files; check the path")
-    images = {Path(name).stem: name for name in images_below(places.images)}
+    images = ImagesByStem(places.images)
     stated: Stated = []
-    found = (_record(file, places.images, images, problem, stated) for file in files)
+    found = (_record(file, images, problem, stated) for file in files)
     records = [record for record in found if record is not None]
     names = sorted({item.name for record in records for item in record.objects})
     other = mixed_up([box for box, _ in stated], [size for _, size in stated], CORNERS)
@@ -73,18 +73,17 @@ VOC = Reader(
 )
 
 
-def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem, stated: Stated) -> ImageRecord | None:
+def _record(file: Path, images: ImagesByStem, problem: Problem, stated: Stated) -> ImageRecord | None:
     """Read one file, add its boxes to `stated`; None after a problem that leaves nothing of it."""
     try:
         root = parse_xml(file)
     except ValueError as error:
         problem("unreadable file", str(error))
         return None
-    named = (root.findtext("filename") or "").strip().replace("\\", "/")
-    # The file's own name decides: the name inside is often that of another time or machine.
-    image = images.get(file.stem) or images.get(Path(named).stem)
-    if image is None:
-        problem("missing image", f"{file} is of the image {named or file.stem!r}, which is not in {folder}")
+    try:
+        image = images.of(file, (root.findtext("filename") or "").strip())
+    except ValueError as error:
+        problem("missing image", str(error))
         return None
     try:
         size = root.find("size")
@@ -92,7 +91,7 @@ def _record(file: Path, folder: Path, images: dict[str, str], problem: Problem, 
     except ValueError:
         height = width = 0
     if height < 1 or width < 1:  # some tools write 0
-        header = read_header(folder / image)
+        header = read_header(images.folder / image)
         height, width = header.upright if header is not None else (1, 1)
     published = (root.findtext("source/database") or "").startswith(_PUBLISHED)
     objects = []

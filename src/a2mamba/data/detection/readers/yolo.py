@@ -27,7 +27,7 @@ from a2mamba.data.detection.annotations import (
 from a2mamba.data.detection.readers.box_forms import CENTER, mixed_up
 from a2mamba.data.detection.readers.image_files import missing_files, read_headers
 from a2mamba.data.detection.readers.shapes import area_of_polygons, box_of_polygons
-from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order
+from a2mamba.data.detection.readers.source import DetectionSource, Reader, SplitPlaces, in_order, with_overlap
 from a2mamba.data.detection.readers.yolo_files import (
     class_names,
     expected_label,
@@ -35,8 +35,10 @@ from a2mamba.data.detection.readers.yolo_files import (
     image_names,
     keypoint_numbers,
     label_files,
+    labels_alone,
     some_lines,
 )
+from a2mamba.data.names import some
 from a2mamba.data.text import read_text
 
 _MARGIN = 0.5  # objects may reach beyond their image a little; numbers in pixels are far larger
@@ -62,7 +64,11 @@ def find(root: Path) -> DetectionSource | None:
     missing = sum(file is None for file in label_files(first, images[train]))
     if 0 < missing < counts[train]:
         notes.append(f"{missing} of {counts[train]} images in {train} have no text file: images without objects")
-    return DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read, tuple(notes))
+    alone = labels_alone(first, images[train])
+    if alone:
+        notes.append(f"{some(alone, 3)}: {len(alone)} text files of {train} have no image, and are left out")
+    source = DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read, tuple(notes))
+    return with_overlap(source, images)
 
 
 def read(

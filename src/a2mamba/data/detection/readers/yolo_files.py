@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from a2mamba.data.detection.readers.image_files import folders_of, images_below, is_image
+from a2mamba.data.detection.readers.image_files import folders_of, is_image
 from a2mamba.data.detection.readers.source import SplitPlaces
 from a2mamba.data.names import is_hidden
-from a2mamba.data.text import read_lines, read_text
+from a2mamba.data.text import read_lines, read_names, read_text
+from a2mamba.data.walk import files_below, images_below
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "predefined_classes.txt")
 _YAML_BYTES = 1 << 20
@@ -56,7 +57,7 @@ def image_names(places: SplitPlaces) -> list[str]:
         return list(dict.fromkeys(names))
     if places.annotations.is_file() and _is_list(places.annotations):
         return _listed(places.annotations, places.images)
-    return list(images_below(places.images))
+    return images_below(places.images)
 
 
 def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
@@ -71,6 +72,18 @@ def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
         text = f"{os.path.splitext(base)[0]}.txt"
         files.append(next((folder / text for folder, found in listed[parent] if text in found), None))
     return files
+
+
+def labels_alone(places: SplitPlaces, names: Sequence[str]) -> list[str]:
+    """Text files of a split that have no image; none where it is not known which files are the split's.
+
+    That is where a list says which images are of the split, and where text files lie beside images, with other files.
+    """
+    folder = _labels_folder(places.images)
+    if places.subset or _is_list(places.annotations) or folder == places.images:
+        return []
+    stems = {os.path.splitext(name)[0] for name in names}
+    return [file for file in files_below(folder, (".txt",)) if os.path.splitext(file)[0] not in stems]
 
 
 def some_lines(places: SplitPlaces, names: Sequence[str]) -> list[list[str]]:
@@ -89,7 +102,7 @@ def class_names(places: SplitPlaces) -> list[str] | None:
     if file is not None:
         return read_config(file).names
     file = _own_names(places)
-    return None if file is None else read_lines(file)
+    return None if file is None else read_names(file)
 
 
 def keypoint_numbers(places: SplitPlaces) -> int:
@@ -214,7 +227,7 @@ def _some_images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         own = (entry.name for entry in entries if is_image(entry.name) and not is_hidden(entry.name))
         some = list(itertools.islice(own, _SAMPLE))
-    return some or list(itertools.islice(images_below(folder), _SAMPLE))
+    return some or images_below(folder)[:_SAMPLE]
 
 
 def _listed(file: Path, folder: Path) -> list[str]:
