@@ -97,7 +97,7 @@ def test_lines_and_letters_fit_the_size() -> None:
         return int(box_line), int(tag)
 
     assert measure(1) == (1, 15)
-    assert measure(20) == (6, 50)
+    assert measure(20) == (8, 50)
 
 
 def test_outlines_of_masks_are_as_wide_as_lines_and_stay_inside() -> None:
@@ -105,7 +105,7 @@ def test_outlines_of_masks_are_as_wide_as_lines_and_stay_inside() -> None:
     plain = np.asarray(gray().resize((1200, 1000)))
     drawn = np.asarray(draw_objects(gray(), {**found, "boxes": torch.zeros(2, 4)}, names=NAMES, scale=10))
     row = (drawn[750] == object_color(2)).all(axis=1)
-    assert row[597:607].sum() == 3
+    assert row[597:607].sum() == 4
     assert np.array_equal(drawn[750, 520:598], plain[750, 520:598])
     assert row[610:880].sum() == 0
 

@@ -17,7 +17,7 @@ from a2mamba.visualize.text import Lettering, lettering
 _INK = (28, 32, 38)
 _MARGIN, _LINE = 8, 20
 _GOLDEN = 0.618033988749895
-_LINES_IN_A_SIDE, _LETTERS_IN_A_SIDE, _SMALLEST_LETTERS = 400, 60, 12
+_LINES_IN_A_SIDE, _LETTERS_IN_A_SIDE, _SMALLEST_LETTERS = 320, 60, 12
 
 
 class _Area(NamedTuple):
