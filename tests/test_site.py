@@ -78,6 +78,13 @@ def test_notes_beside_the_code_are_pages(site: Path) -> None:
     assert (site / "code" / "ops" / "neighborhood.html").exists()
 
 
+def test_options_are_not_broken_at_their_dashes(site: Path) -> None:
+    text = (site / "explain.html").read_text(encoding="utf-8")
+    assert '<code><span class="option">--class</span></code>' in text
+    assert '<span class="option">--beside</span><span class="w"> </span' in text
+    assert re.findall(r"<[^>]*<span class=\"option\"", text) == [], "not inside of tags"
+
+
 def test_a_broken_link_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("[gone](gone.md)\n")

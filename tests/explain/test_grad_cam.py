@@ -83,6 +83,21 @@ def test_detectors_are_asked_about_their_objects() -> None:
     assert class_score(model, IMAGE, found.class_index).class_index == found.class_index
 
 
+def test_positions_of_a_detector_have_weights_of_their_own() -> None:
+    model: Any = detector()
+    model.roi_heads.config = replace(model.roi_heads.config, score_threshold=0.0)
+    kept: list[Tensor] = []
+    hook = model.backbone.stage_list()[1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    score, index = class_score(model, IMAGE.clone().requires_grad_(), None)
+    hook.remove()
+    (gradient,) = torch.autograd.grad(score, kept[0])
+    by_hand = (gradient * kept[0].detach()).sum(1, keepdim=True).clamp(min=0)
+    expected = F.interpolate(by_hand, (64, 96), mode="bilinear", align_corners=False)[0, 0]
+    assert float(expected.max()) > 0
+    torch.testing.assert_close(grad_cam(model, IMAGE, class_index=None, stage=1).heat, expected)
+    assert class_score(model, IMAGE, None).class_index == index
+
+
 @pytest.mark.parametrize(("make", "index"), [(classifier, 3), (segmenter, 4), (detector, -1)])
 def test_a_class_that_does_not_exist_is_named(make: Callable[[], nn.Module], index: int) -> None:
     with pytest.raises(ValueError, match=f"class {index}: the .* has classes 0 to"):

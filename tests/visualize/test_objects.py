@@ -12,7 +12,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from a2mamba.data import CocoDataset, read_annotations
 from a2mamba.visualize import GalleryCase, detection_gallery, draw_objects
-from a2mamba.visualize.objects import object_color
+from a2mamba.visualize.objects import _Area, _tag_area, object_color
+from a2mamba.visualize.text import lettering
 from data.detection.coco_helpers import content, write_coco
 from data.helpers import error_line
 
@@ -72,6 +73,41 @@ def test_boxes_out_of_order_and_outside_do_not_fail() -> None:
         "labels": torch.tensor([1, 2, 3]),
     }
     assert draw_objects(gray(), odd, names=NAMES).size == (120, 100)
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    boxes = [[20.0 + 4 * i, 40.0 + 2 * i, 200.0, 150.0 + 8 * i] for i in range(4)]
+    areas: list[_Area] = []
+    for box in boxes:
+        areas.append(_tag_area(lettering("owl 0.87", 12), 12, torch.tensor(box), (240, 200), areas))
+    assert areas[0].bottom == 40, "above its box where nothing is in the way"
+    for i, area in enumerate(areas):
+        assert 0 <= area.left < area.right <= 240
+        assert 0 <= area.top < area.bottom <= 200
+        assert not any(area.shared(other) for other in areas[:i])
+
+
+def test_lines_and_letters_fit_the_size() -> None:
+    def measure(scale: int) -> tuple[int, int]:
+        found = {"boxes": torch.tensor([[20.0, 30.0, 110.0, 90.0]]), "labels": torch.tensor([1])}
+        drawn = np.asarray(draw_objects(gray(), found, names=NAMES, scale=scale))
+        colored = (drawn == object_color(1)).all(axis=2)
+        box_line = colored[60 * scale, : 60 * scale].sum()
+        tag = colored[: 30 * scale, 20 * scale : 24 * scale].any(axis=1).sum()
+        return int(box_line), int(tag)
+
+    assert measure(1) == (1, 15)
+    assert measure(20) == (8, 50)
+
+
+def test_outlines_of_masks_are_as_wide_as_lines_and_stay_inside() -> None:
+    found = objects(masks=True)
+    plain = np.asarray(gray().resize((1200, 1000)))
+    drawn = np.asarray(draw_objects(gray(), {**found, "boxes": torch.zeros(2, 4)}, names=NAMES, scale=10))
+    row = (drawn[750] == object_color(2)).all(axis=1)
+    assert row[597:607].sum() == 4
+    assert np.array_equal(drawn[750, 520:598], plain[750, 520:598])
+    assert row[610:880].sum() == 0
 
 
 def test_bad_images() -> None:

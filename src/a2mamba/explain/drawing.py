@@ -109,7 +109,7 @@ def draw_grad_cam(image: Image.Image, found: GradCAM, classes: Sequence[str]) ->
     return Drawing(
         "grad-cam",
         f"What speaks for “{name}”",
-        "Grad-CAM: the channels of the map, weighted by their mean influence on the score of the class; light is what "
+        "Grad-CAM: the channels of the map, weighted by their influence on the score of the class; light is what "
         f"speaks for it.{nothing}",
         image_grid([[image, heat_overlay(image, found.heat)]], headings=["image", name], cell=_cell(image)),
     )

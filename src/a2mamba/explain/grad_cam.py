@@ -44,6 +44,8 @@ def grad_cam(
 ) -> GradCAM:
     """Return Grad-CAM of a class: channels of a stage's map, weighted by the mean gradient of the class's score.
 
+    Of a detector every position is weighted by its own gradient: HiResCAM.
+
     Args:
         model: a classifier, segmenter or detector in eval mode whose backbone is ours.
         image: (C, H, W) or (1, C, H, W), normalized as the backbone takes it; ``Predictor.view`` makes it.
@@ -68,7 +70,8 @@ def grad_cam(
             (gradient,) = torch.autograd.grad(found.score, kept[0])
     finally:
         hook.remove()
-    weights = gradient.float().mean((2, 3), keepdim=True)
+    # An object is seen at its place: the mean over a detector's map would be about other places (arXiv:2011.08891).
+    weights = gradient.float() if isinstance(model, Detector) else gradient.float().mean((2, 3), keepdim=True)
     heat = (weights * kept[0].detach().float()).sum(1, keepdim=True).relu()
     heat = F.interpolate(heat, batch.shape[2:], mode="bilinear", align_corners=False)
     return GradCAM(heat[0, 0].cpu(), found.class_index)

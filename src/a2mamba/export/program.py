@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,7 +26,17 @@ def trace(network: nn.Module, example: Tensor) -> ExportedProgram:
     # Of other kernels of attention the program would keep the strides that this machine's have.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         free = {0: Dim("batch", max=_LARGEST_BATCH)} if example.shape[0] > 1 else None
-        return torch.export.export(network, (example,), dynamic_shapes=(free,))
+        program = torch.export.export(network, (example,), dynamic_shapes=(free,))
+    _forget_source(program)
+    return program
+
+
+def _forget_source(program: ExportedProgram) -> None:
+    """Drop the lines of code that PyTorch notes of every node: megabytes in a file, with paths of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def run_program(module: Callable[[Tensor], Sequence[Tensor]]) -> Run:

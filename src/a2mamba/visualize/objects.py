@@ -17,6 +17,22 @@ from a2mamba.visualize.text import Lettering, lettering
 _INK = (28, 32, 38)
 _MARGIN, _LINE = 8, 20
 _GOLDEN = 0.618033988749895
+_LINES_IN_A_SIDE, _LETTERS_IN_A_SIDE, _SMALLEST_LETTERS = 320, 60, 12
+
+
+class _Area(NamedTuple):
+    """Where a label is, in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def shared(self, other: _Area) -> float:
+        """Return the area of both."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, width) * max(0.0, height)
 
 
 class GalleryCase(NamedTuple):
@@ -41,7 +57,7 @@ def draw_objects(
     scale: float = 1.0,
     opacity: float = 0.45,
 ) -> Image.Image:
-    """Boxes, masks and labels on an image; small objects are drawn over large ones.
+    """Boxes, masks and labels on an image; small objects are drawn over large ones, lines and letters fit the size.
 
     Args:
         image: any mode.
@@ -75,16 +91,20 @@ def draw_objects(
     if "masks" in objects:
         canvas = _with_masks(canvas, image, objects["masks"], labels, order, opacity)
     draw = ImageDraw.Draw(canvas)
-    line = 1 if max(size) < 400 else 2
+    line = _line_width(canvas)
     for place in order:
         color = object_color(int(labels[place]))
         x0, y0, x1, y1 = (boxes[place] * scale).tolist()
         # Pillow refuses boxes that end before they begin, as a damaged prediction's may.
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline=color, width=line)
+    letters = max(_SMALLEST_LETTERS, round(max(size) / _LETTERS_IN_A_SIDE))
+    tags: list[_Area] = []
     for place in order:
         score = "" if scores is None else f" {float(scores[place]):.2f}"
-        text = lettering(names[int(labels[place]) - 1] + score, 12)
-        _tag(draw, text, boxes[place] * scale, size, object_color(int(labels[place])))
+        text = lettering(names[int(labels[place]) - 1] + score, letters).cut_to(size[0] - letters)
+        area = _tag_area(text, letters, boxes[place] * scale, size, tags)
+        _draw_tag(draw, text, area, object_color(int(labels[place])))
+        tags.append(area)
     return canvas
 
 
@@ -154,27 +174,53 @@ def _with_masks(
             f"both must be equal"
         )
     pixels = np.asarray(canvas).astype(np.float32)
+    line = _line_width(canvas)
     for place in order:
         mask = masks[place].detach().cpu()
         solid = (mask >= 0.5) if mask.is_floating_point() else mask != 0
-        fitted = Image.fromarray(solid.numpy().astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
-        inside = np.pad(np.asarray(fitted) > 0, 1)
-        core = inside[1:-1, 1:-1]
-        outline = core & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
+        fitted = Image.fromarray(solid.numpy().astype(np.uint8) * 255).resize(canvas.size, Image.Resampling.BILINEAR)
+        fitted = fitted.point(lambda value: 255 * (value >= 128))
+        bounds = fitted.getbbox()
+        if bounds is None:
+            continue
+        left, top, right, bottom = bounds
+        window = pixels[top:bottom, left:right]
+        inside = np.asarray(fitted.crop(bounds)) > 0
         color = np.array(object_color(int(labels[place])), dtype=np.float32)
-        pixels[core] += opacity * (color - pixels[core])
-        pixels[outline] = color
+        window[inside] += opacity * (color - window[inside])
+        window[inside & ~_eroded(inside, line)] = color
     return Image.fromarray(np.round(pixels).astype(np.uint8))
 
 
-def _tag(
-    draw: ImageDraw.ImageDraw, text: Lettering, box: Tensor, size: tuple[int, int], color: tuple[int, int, int]
-) -> None:
-    """A label above its box, or inside where there is no room above, and never beyond the image's right edge."""
-    x0, y0 = box[:2].tolist()
-    width, height = text.width + 4, 15
-    left = max(0.0, min(x0, size[0] - width))
-    top = y0 - height if y0 >= height else max(0.0, y0)
-    draw.rectangle((left, top, left + width, top + height), fill=color)
+def _eroded(inside: np.ndarray, steps: int) -> np.ndarray:
+    """Return the pixels of a mask that have so many others of it on each side."""
+    for _ in range(steps):
+        padded = np.pad(inside, 1)
+        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside
+
+
+def _line_width(canvas: Image.Image) -> int:
+    return max(1, round(max(canvas.size) / _LINES_IN_A_SIDE))
+
+
+def _tag_area(text: Lettering, letters: int, box: Tensor, size: tuple[int, int], others: Sequence[_Area]) -> _Area:
+    """Return where a label goes: above its box, else inside, else below, always in the image; where it covers the
+    least of the other labels."""
+    x0, y0, x1, y1 = box.tolist()
+    width, height = text.width + letters / 3, 1.25 * letters
+    tops = (*([y0 - height] if y0 >= height else []), y0, y1, y1 - height)
+
+    def area(left: float, top: float) -> _Area:
+        left = min(max(0.0, left), max(0.0, size[0] - width))
+        top = min(max(0.0, top), max(0.0, size[1] - height))
+        return _Area(left, top, left + width, top + height)
+
+    return min((area(x, y) for y in tops for x in (x0, x1 - width)), key=lambda a: sum(map(a.shared, others)))
+
+
+def _draw_tag(draw: ImageDraw.ImageDraw, text: Lettering, area: _Area, color: tuple[int, int, int]) -> None:
+    draw.rectangle(area, fill=color)
     bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
-    draw.text((left + 2, top), text.text, fill=_INK if bright else (255, 255, 255), font=text.font)
+    place = ((area.left + area.right) / 2, (area.top + area.bottom) / 2)
+    draw.text(place, text.text, fill=_INK if bright else (255, 255, 255), font=text.font, anchor="mm")
