@@ -14,8 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.depthwise.numba_impl import weight_gradients
-from a2mamba.ops.feed_forward.torch_impl import with_residual
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, numbers_of
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -61,13 +60,15 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tenso
     if not out.numel():
         return out.permute(0, 3, 1, 2)
     x = channels_innermost(x)
-    weight, bias = cast(weight, torch.float32), cast(bias, torch.float32)
-    taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
+    parameters = numbers_of(weight, bias)
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
-    rings = taps.new_empty(workers, 3 * (columns + 2) * channels)
+    # Taps and bias, and three rows that the convolution sees.
+    scratch_size = (10 + 3 * (columns + 2)) * channels
+    scratch = x.new_empty(workers * scratch_size, dtype=torch.float32)
     numbers = [batch * chunks, chunks, height, columns, channels]
-    numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
+    numbers += [each.data_ptr() for each in (*parameters, scratch)]
+    numbers.append(4 * scratch_size)
     for each in (x, out):
         numbers += addresses(each, 3)
     numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
