@@ -26,7 +26,7 @@ from a2mamba.layers import (
     rope_frequencies,
     rope_table,
 )
-from a2mamba.layers.heads import from_heads, halves, rotated_qkv, to_heads
+from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
 from a2mamba.layers.mass import adaptive_dilation
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import neighborhood_attention, rotate
@@ -106,7 +106,7 @@ def test_heads_are_consecutive_channels() -> None:
     assert heads.shape == (2, 4, 3, 5, 3)
     assert torch.equal(heads[1, 2, 0, 4], x[1, 6:9, 0, 4])
     assert torch.equal(from_heads(heads), x)
-    first, second = halves(heads)
+    first, second = heads.chunk(2, dim=1)
     assert torch.equal(from_heads(first), x[:, :6])
     assert torch.equal(from_heads(second), x[:, 6:])
 
@@ -162,7 +162,7 @@ def test_a2ssm_is_a_scan_then_an_aggregation_then_a_readout() -> None:
     y = torch.randn(2, channels, height, width, dtype=torch.float64)
 
     def aggregate(states: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = halves(states)
+        first, second = states.chunk(2, dim=1)
         return first.cumsum(2) * 0.3, second.cumsum(3)
 
     u = F.silu(F.conv2d(y, layer.conv.weight, layer.conv.bias, padding=2, groups=channels)).flatten(2)

@@ -6,6 +6,8 @@ the first run. There is no gradient here: training calls the modules.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +16,8 @@ from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, ide
 from a2mamba.ops.precision import in_half_precision
 
 
-def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Tensor]:
+def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Any]:
     """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``."""
-    assert pos.bias is not None
     affine = () if isinstance(skip, nn.Identity) else skip.parameters()
     return [pos.weight, pos.bias, norm.weight, norm.bias, *affine]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import addresses, cast, numbers_of
 from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
@@ -98,9 +98,8 @@ class _Call:
         batch, channels, length = u.shape
         dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
         self.u, self.delta = _tokens(u, dtype), _tokens(delta, dtype)
-        self.A, self.B = (cast(x.detach(), torch.float32).contiguous() for x in (A, B))
-        bias = self.A.new_zeros(channels) if delta_bias is None else delta_bias
-        self.bias = cast(bias.detach(), torch.float32).contiguous()
+        bias = A.new_zeros(channels) if delta_bias is None else delta_bias
+        self.A, self.B, self.bias = numbers_of(A, B, bias)
         groups = B.shape[1]
         group_channels = channels // groups
         self.item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
@@ -114,5 +113,5 @@ class _Call:
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
-    x = cast(x.detach(), dtype).transpose(1, 2)
+    x = cast(x, dtype).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
