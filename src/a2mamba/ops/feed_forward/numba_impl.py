@@ -6,6 +6,7 @@ map before GELU alone, and computes GELU of it again.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -53,8 +54,6 @@ def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tensor | None = None) -> Tensor:
     """Return the convolution of ``x`` or of GELU of it; times the derivative of GELU at ``before``, where that is."""
-    from a2mamba.ops.feed_forward import numba_kernels
-
     batch, channels, height, columns = x.shape
     out = x.new_empty(batch, height, columns, channels)
     if not out.numel():
@@ -65,7 +64,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tenso
     workers = min(numba_threads.threads(), batch * chunks)
     # Taps and bias, and three rows that the convolution sees.
     scratch_size = (10 + 3 * (columns + 2)) * channels
-    scratch = x.new_empty(workers * scratch_size, dtype=torch.float32)
+    scratch = numba_threads.scratch(workers * scratch_size)
     numbers = [batch * chunks, chunks, height, columns, channels]
     numbers += [each.data_ptr() for each in (*parameters, scratch)]
     numbers.append(4 * scratch_size)
@@ -74,5 +73,12 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tenso
     numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
     before = None if before is None else channels_innermost(before)
     numbers += [0] * 4 if before is None else addresses(before, 3)
-    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
+    numba_threads.run(_kernel(), workers, numbers)
     return out.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.feed_forward import numba_kernels
+
+    return numba_kernels.KERNEL

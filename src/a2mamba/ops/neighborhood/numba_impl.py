@@ -175,7 +175,7 @@ def attend(
     columns = _packed_columns(width)
     packed_size, packed_images = height * columns * (q_width + v_width), workers if whole else images
     scratch_size = LANES * (4 + 2 * q_width + 2 * v_width) + 2 * plan.weights
-    space = table.new_empty(packed_images * packed_size + workers * scratch_size)
+    space = numba_threads.scratch(packed_images * packed_size + workers * scratch_size)
     packed = space.data_ptr()
     numbers = [
         *(images * chunks, heads, height, width, q_width, v_width, *plan.numbers),
@@ -191,11 +191,17 @@ def multiplies_pairs(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel that multiplies pairs of bfloat16 runs: it reads queries and keys in blocks of eight pairs."""
     if not q.dtype == k.dtype == v.dtype == torch.bfloat16 or q.shape[-1] < 2 * LANES:
         return False
+    return _has_pair_products()
+
+
+@lru_cache(maxsize=1)
+def _has_pair_products() -> bool:
     from a2mamba.ops.numba_vectors import has_pair_products
 
     return has_pair_products()
 
 
+@lru_cache(maxsize=2)
 def _kernel(in_pairs: bool) -> int:
     if in_pairs:
         from a2mamba.ops.neighborhood import numba_kernels_bfloat16

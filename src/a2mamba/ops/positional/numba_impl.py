@@ -6,6 +6,7 @@ the first run. There is no gradient here: training calls the modules.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,8 +27,6 @@ def positional_norm(
     x: Tensor, branch: Tensor | None, skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm
 ) -> tuple[Tensor, Tensor]:
     """Return two maps (B, C, H, W), channels innermost; arguments as in ``operator.positional_norm``."""
-    from a2mamba.ops.positional import numba_kernels
-
     batch, channels, height, columns = x.shape
     normal_dtype = torch.bfloat16 if in_half_precision(x) else x.dtype
     out = x.new_empty(batch, height, columns, channels)
@@ -44,12 +43,19 @@ def positional_norm(
     workers = min(numba_threads.threads(), batch * chunks)
     # The tables, three rows that the convolution sees, and the one that it makes.
     scratch_size = (14 + 3 * (columns + 2) + columns) * channels
-    scratch = x.new_empty(workers * scratch_size, dtype=torch.float32)
+    scratch = numba_threads.scratch(workers * scratch_size)
     numbers = [batch * chunks, chunks, height, columns, channels, kind]
     numbers += [each.data_ptr() for each in (*vectors, constants, scratch)]
     numbers.append(4 * scratch_size)
     sources = [channels_innermost(x), None if branch is None else channels_innermost(cast(branch, normal_dtype))]
     for each in (*sources, out, normal):
         numbers += [0] * 4 if each is None else addresses(each, 3)
-    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
+    numba_threads.run(_kernel(), workers, numbers)
     return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.positional import numba_kernels
+
+    return numba_kernels.KERNEL

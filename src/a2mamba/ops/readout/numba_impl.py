@@ -7,6 +7,8 @@ here: training runs the layers as they are written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,10 @@ from a2mamba.ops.numba_arguments import (
 RUN = 64
 """Positions that a thread takes at a time."""
 
-
 def read_out(
     states: Sequence[Tensor], weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
 ) -> Tensor:
     """Return the readout; arguments as in ``reference.read_out``, two halves of states."""
-    from a2mamba.ops.readout import numba_kernels
-
     first, second = states
     heads, width = first.shape[1], first.shape[4]
     out = _empty(u, torch.float32)
@@ -40,7 +39,7 @@ def read_out(
     u, u_step = positions(u, dtype)
     weight, bias, skip, readout = numbers_of(weight, bias, skip, readout)
     _run(
-        numba_kernels.READ_OUT,
+        _kernels().read_out,
         out,
         _workers(out),
         [
@@ -62,8 +61,6 @@ def gated_norm(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return the gated norm; arguments as in ``operator.gated_norm``."""
-    from a2mamba.ops.readout import numba_kernels
-
     weight = out_norm.weight
     dtype = weight.dtype if dtype is None else dtype
     channels = x.shape[1]
@@ -79,15 +76,15 @@ def gated_norm(
         statistics = [vectors[6].data_ptr(), vectors[7].data_ptr(), norm_constants(channels, gate_norm.eps).data_ptr()]
     constants, workers = norm_constants(channels, norm.eps), _workers(out)
     # The vectors, and positions between the two norms.
-    scratch_size = (6 + numba_kernels.TOGETHER) * channels
-    scratch = x.new_empty(workers * scratch_size, dtype=torch.float32)
+    scratch_size = (6 + _kernels().together) * channels
+    scratch = numba_threads.scratch(workers * scratch_size)
     (x, x_step), (added, added_step), (gate, gate_step) = (
         positions(x, torch.float32),
         positions(added, map_dtype),
         positions(gate, map_dtype),
     )
     _run(
-        numba_kernels.GATED_NORM,
+        _kernels().gated_norm,
         out,
         workers,
         [
@@ -125,3 +122,16 @@ def _run(kernel: int, out: Tensor, workers: int, numbers: list[int]) -> None:
     count = out.shape[0] * out.shape[1] * out.shape[2]
     if out.numel():
         numba_threads.run(kernel, workers, [-(-count // RUN), count, RUN, *numbers])
+
+
+class _Kernels(NamedTuple):
+    read_out: int
+    gated_norm: int
+    together: int
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> _Kernels:
+    from a2mamba.ops.readout import numba_kernels
+
+    return _Kernels(numba_kernels.READ_OUT, numba_kernels.GATED_NORM, numba_kernels.TOGETHER)

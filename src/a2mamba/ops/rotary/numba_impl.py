@@ -7,6 +7,7 @@ rotation back.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,8 +42,6 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    from a2mamba.ops.rotary import numba_kernels
-
     out = x.new_empty(x.shape)
     if not out.numel():
         return out
@@ -59,5 +58,12 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
     numbers = [items, positions, RUN, height * width, head_count, d // LANES]
     numbers += [rows.data_ptr(), size * step, table.data_ptr(), 4 * d, out.data_ptr(), size * head_count * d]
     numbers.append(int(x.dtype == torch.bfloat16))
-    numba_threads.run(numba_kernels.KERNEL, min(numba_threads.threads(), items), numbers)
+    numba_threads.run(_kernel(), min(numba_threads.threads(), items), numbers)
     return out
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.rotary import numba_kernels
+
+    return numba_kernels.KERNEL

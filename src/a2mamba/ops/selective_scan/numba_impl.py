@@ -5,6 +5,8 @@ Numba is imported, and a kernel compiled or read from Numba's cache on disk, at 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -36,14 +38,19 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
     out = u.new_empty(batch, length, channels, dtype=torch.float32)
     if not out.numel():
         return out.transpose(1, 2)
-    from a2mamba.ops.selective_scan import numba_kernels
-
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     workers = min(numba_threads.threads(), call.items)
-    states = out.new_empty(workers, call.item_channels)
+    states = numba_threads.scratch(workers * call.item_channels)
     others = [*addresses(out, 2), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
-    numba_threads.run(numba_kernels.KERNEL, workers, [*call.numbers, *others])
+    numba_threads.run(_kernel(), workers, [*call.numbers, *others])
     return out.transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.selective_scan import numba_kernels
+
+    return numba_kernels.KERNEL
 
 
 def backward(
