@@ -6,6 +6,7 @@ import cmath
 import math
 from collections.abc import Callable
 from typing import TypeVar
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ from a2mamba.layers import (
     ChannelAffine,
     ConvFFN,
     GlobalAttention,
+    PointwiseConv,
     checkpoint_block,
+    pointwise,
     resize_pair_bias,
     rope_frequencies,
     rope_table,
@@ -401,3 +404,25 @@ def test_checkpointing_changes_nothing_but_memory() -> None:
         assert torch.allclose(p.grad, q.grad), name
     for (name, a), (_, b) in zip(plain.named_buffers(), checkpointed.named_buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
+def test_a_pointwise_convolution_is_one_whatever_computes_it(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = PointwiseConv(24, 40)
+    x = torch.randn(1, 24, *size).contiguous(memory_format=torch.channels_last)
+    linear = mock.Mock(wraps=F.linear)
+    monkeypatch.setattr(F, "linear", linear)
+    found = conv(x)
+    assert linear.called == (size[0] * size[1] <= pointwise.FEW_POSITIONS)
+    assert found.permute(0, 2, 3, 1).is_contiguous()
+    torch.testing.assert_close(found, F.conv2d(x, conv.weight, conv.bias), rtol=1e-5, atol=1e-6)
+    # Where a gradient, a graph or autocast looks on, it stays a convolution.
+    linear.reset_mock()
+    with torch.enable_grad():
+        conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x)
+    assert not linear.called

@@ -27,6 +27,7 @@ from a2mamba.ops.numba_arguments import (
 RUN = 64
 """Positions that a thread takes at a time."""
 
+
 def read_out(
     states: Sequence[Tensor], weight: Tensor, bias: Tensor, readout: Tensor, u: Tensor, skip: Tensor
 ) -> Tensor:
