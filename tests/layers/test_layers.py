@@ -6,6 +6,7 @@ import cmath
 import math
 from collections.abc import Callable
 from typing import TypeVar
+from unittest import mock
 
 import pytest
 import torch
@@ -21,12 +22,14 @@ from a2mamba.layers import (
     ChannelAffine,
     ConvFFN,
     GlobalAttention,
+    PointwiseConv,
     checkpoint_block,
+    pointwise,
     resize_pair_bias,
     rope_frequencies,
     rope_table,
 )
-from a2mamba.layers.heads import from_heads, halves, rotated_qkv, to_heads
+from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
 from a2mamba.layers.mass import adaptive_dilation
 from a2mamba.layers.ssm import init_input_projection, init_step_projection, step_rank
 from a2mamba.ops import neighborhood_attention, rotate
@@ -106,7 +109,7 @@ def test_heads_are_consecutive_channels() -> None:
     assert heads.shape == (2, 4, 3, 5, 3)
     assert torch.equal(heads[1, 2, 0, 4], x[1, 6:9, 0, 4])
     assert torch.equal(from_heads(heads), x)
-    first, second = halves(heads)
+    first, second = heads.chunk(2, dim=1)
     assert torch.equal(from_heads(first), x[:, :6])
     assert torch.equal(from_heads(second), x[:, 6:])
 
@@ -162,7 +165,7 @@ def test_a2ssm_is_a_scan_then_an_aggregation_then_a_readout() -> None:
     y = torch.randn(2, channels, height, width, dtype=torch.float64)
 
     def aggregate(states: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = halves(states)
+        first, second = states.chunk(2, dim=1)
         return first.cumsum(2) * 0.3, second.cumsum(3)
 
     u = F.silu(F.conv2d(y, layer.conv.weight, layer.conv.bias, padding=2, groups=channels)).flatten(2)
@@ -401,3 +404,25 @@ def test_checkpointing_changes_nothing_but_memory() -> None:
         assert torch.allclose(p.grad, q.grad), name
     for (name, a), (_, b) in zip(plain.named_buffers(), checkpointed.named_buffers(), strict=True):
         assert torch.equal(a, b), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
+def test_a_pointwise_convolution_is_one_whatever_computes_it(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conv = PointwiseConv(24, 40)
+    x = torch.randn(1, 24, *size).contiguous(memory_format=torch.channels_last)
+    linear = mock.Mock(wraps=F.linear)
+    monkeypatch.setattr(F, "linear", linear)
+    found = conv(x)
+    assert linear.called == (size[0] * size[1] <= pointwise.FEW_POSITIONS)
+    assert found.permute(0, 2, 3, 1).is_contiguous()
+    torch.testing.assert_close(found, F.conv2d(x, conv.weight, conv.bias), rtol=1e-5, atol=1e-6)
+    # Where a gradient, a graph or autocast looks on, it stays a convolution.
+    linear.reset_mock()
+    with torch.enable_grad():
+        conv(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x)
+    assert not linear.called

@@ -1,7 +1,8 @@
-"""What the tests of the Triton kernels share: a process in which Triton interprets kernels on the CPU."""
+"""What tests share: a process in which Triton interprets kernels on the CPU, and memory that must be written first."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from torch import Tensor
+
+from a2mamba.ops import numba_threads
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +27,18 @@ def interpreted() -> Iterator[Callable[..., Any]]:
         with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}):
             pool.submit(os.getpid).result()  # the process starts here, with this environment
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what fills all memory that operators ask for from then on, and what they are lent, with NaN."""
+    empty, lend = Tensor.new_empty, numba_threads.scratch
+
+    def poisoned(self: Tensor, *size: int, **options: Any) -> Tensor:
+        return empty(self, *size, **options).fill_(math.nan)
+
+    def start() -> None:
+        monkeypatch.setattr(Tensor, "new_empty", poisoned)
+        monkeypatch.setattr(numba_threads, "scratch", lambda size: lend(size).fill_(math.nan))
+
+    return start

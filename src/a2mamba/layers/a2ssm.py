@@ -55,18 +55,18 @@ class A2SSM(nn.Module):
         Returns:
             (B, C, H, W), float32 at least.
         """
-        height, width = y.shape[2:]
-        u = F.silu(self.conv(y))
-        tokens = u.flatten(2).transpose(1, 2)
-        dt, B, C = self.x_proj(tokens).split((self.rank, 1, 1), dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
+        size = y.shape[2:]
+        u, A_log, dt_proj, head_mix = F.silu(self.conv(y)), self.A_log, self.dt_proj, self.head_mix
+        sequence = u.flatten(2)
+        dt, B, C = torch.split_with_sizes(self.x_proj(sequence.transpose(1, 2)), (self.rank, 1, 1), dim=-1)
+        delta = F.linear(dt, dt_proj.weight)
         states = selective_scan_state(
-            u.flatten(2),
+            sequence,
             delta.transpose(1, 2),
-            -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp(),
+            -A_log.to(torch.promote_types(A_log.dtype, torch.float32)).exp(),
             B.squeeze(-1),
-            self.dt_proj.bias,
+            dt_proj.bias,
         )
-        aggregated = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
-        readout = C.squeeze(-1).unflatten(-1, (height, width))
-        return read_out(aggregated, self.head_mix.weight, self.head_mix.bias, readout, u, self.D)
+        aggregated = aggregate(to_heads(torch.unflatten(states, -1, size).to(y.dtype), self.heads))
+        readout = torch.unflatten(C.squeeze(-1), -1, size)
+        return read_out(aggregated, head_mix.weight, head_mix.bias, readout, u, self.D)

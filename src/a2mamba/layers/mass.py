@@ -10,9 +10,9 @@ from a2mamba.layers.channel_norm import ChannelNorm
 from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.layers.gated_projection import gated_projection
 from a2mamba.layers.global_attention import GlobalAttention
-from a2mamba.layers.heads import from_heads, halves, join_halves, rotated_qkv
+from a2mamba.layers.heads import from_heads, rotated_qkv
 from a2mamba.layers.pointwise import PointwiseConv
-from a2mamba.ops import NeighborhoodMap
+from a2mamba.ops import BranchedMap
 
 
 def adaptive_dilation(height: int, width: int, kernel_size: int) -> tuple[int, int]:
@@ -80,22 +80,13 @@ class MASS(nn.Module):
         qkv = self.qkv(x)
         lepe = self.lepe(qkv[:, 2 * channels :])
         q, k, v = rotated_qkv(qkv, self.heads, rope)
-        (q1, q2), (k1, k2), (v1, v2) = halves(q), halves(k), halves(v)
         dilation = adaptive_dilation(height, width, self.kernel_size)
-
         again = self.ssm is not None
-        sliding = NeighborhoodMap(q1, k1, self.bias, kernel_size=self.kernel_size, again=again)
-        dilated = NeighborhoodMap(q2, k2, self.bias, kernel_size=self.kernel_size, dilation=dilation, again=again)
-
-        def aggregate(states: Tensor) -> tuple[Tensor, Tensor]:
-            local, distant = halves(states)
-            return sliding(local), dilated(distant)
-
-        local = sliding(v1)
-        y = join_halves(local, dilated(local + v2))
+        maps = BranchedMap(q, k, self.bias, kernel_size=self.kernel_size, dilation=dilation, again=again)
+        y = maps.chain(v)
         if self.global_attention is not None:
             mixed = from_heads(self.global_attention(q, k, y))
         else:
             assert self.ssm is not None
-            mixed = self.ssm(from_heads(y), aggregate)
+            mixed = self.ssm(from_heads(y), maps)
         return gated_projection(mixed, lepe, gate, self.gate_norm, self.norm, self.proj_norm, self.proj)

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import not_plain, on_gpu
+from a2mamba.ops.dispatch import not_plain, on_gpu, unwatched
 from a2mamba.ops.precision import in_half_precision
+
+FEW_POSITIONS = 1024
+"""Up to so many positions a linear map is faster on CPUs: a convolution of few takes longer to begin than to do."""
 
 
 class PointwiseConv(nn.Conv2d):
@@ -15,7 +18,7 @@ class PointwiseConv(nn.Conv2d):
 
     On GPUs in half precision it is written as a linear map of every position: the product then adds the bias itself,
     for which cuDNN's convolutions take another pass. In float32 it stays a convolution, which may use TF32 where a
-    product by default may not.
+    product by default may not. At inference on CPUs it is a linear map where the positions are few.
 
     Args:
         channels: of the input.
@@ -35,6 +38,17 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C_out, H, W), channels innermost where those of ``x`` are."""
-        if not on_gpu(x) or not in_half_precision(x) or not_plain(self.weight):
+        weight = self.weight
+        if not _as_product(x) or not_plain(weight):
             return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+def _as_product(x: Tensor) -> bool:
+    """Whether a linear map of every position of ``x`` is faster than a convolution."""
+    if on_gpu(x):
+        return in_half_precision(x)
+    # Not under autocast, which keeps its casts of a weight, but not of another form of it.
+    if not x.is_cpu or not unwatched(x) or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.shape[0] * x.shape[2] * x.shape[3] <= FEW_POSITIONS

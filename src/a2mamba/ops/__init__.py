@@ -3,13 +3,14 @@
 from a2mamba.ops.channel_norm import channel_norm
 from a2mamba.ops.depthwise import depthwise_conv
 from a2mamba.ops.feed_forward import gelu_depthwise
-from a2mamba.ops.neighborhood import NeighborhoodMap, neighborhood_attention
+from a2mamba.ops.neighborhood import BranchedMap, NeighborhoodMap, neighborhood_attention
 from a2mamba.ops.positional import positional_norm
 from a2mamba.ops.readout import gated_norm, read_out
 from a2mamba.ops.rotary import rotate
 from a2mamba.ops.selective_scan import selective_scan_state
 
 __all__ = [
+    "BranchedMap",
     "NeighborhoodMap",
     "channel_norm",
     "depthwise_conv",

@@ -85,8 +85,9 @@ def not_plain(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter and not _stands_for_plain(tensor):
-            return f"it takes plain tensors, and one is a {type(tensor).__name__}"
+        kind = type(tensor)
+        if kind is not Tensor and kind is not nn.Parameter and not _stands_for_plain(tensor):
+            return f"it takes plain tensors, and one is a {kind.__name__}"
         if tensor.layout != torch.strided:
             return f"it takes dense tensors, and the layout of one is {tensor.layout}"
     return None
@@ -137,7 +138,7 @@ def untraced(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.autograd._profiler_enabled()
@@ -154,7 +155,7 @@ def unfit_for_maps(width: int, *tensors: Tensor) -> str | None:
     if objection is not None:
         return objection
     for tensor in tensors:
-        if tensor.dtype not in (torch.float32, torch.bfloat16) or tensor.device != first.device:
+        if tensor.dtype not in (torch.float32, torch.bfloat16) or not tensor.is_cpu:
             return f"all tensors must be float32 or bfloat16 on the cpu, got {tensor.dtype} on {tensor.device}"
     if width < LANES or width % LANES:
         return f"the width must be a multiple of {LANES}, got {width}"
@@ -173,8 +174,9 @@ def unhooked(module: nn.Module) -> bool:
     """Whether no forward hook waits for a call of any part of a module."""
     if global_state._global_forward_hooks or global_state._global_forward_pre_hooks:
         return False
-    parts = module.modules() if module._modules else (module,)
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    if not module._modules:
+        return not (module._forward_hooks or module._forward_pre_hooks)
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def portable(x: Tensor, numba: ModuleType, fallback: ModuleType) -> ModuleType:

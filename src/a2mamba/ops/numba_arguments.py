@@ -28,6 +28,47 @@ def addresses(x: Tensor, axes: int) -> list[int]:
     return [x.data_ptr(), *[size * step for step in x.stride()[:axes]]]
 
 
+def positions(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
+    """Return (B, C, H, W) in ``dtype`` with its positions in one row in memory, channels side by side; and their step.
+
+    The step is in bytes. There is a copy only where the memory is another; what is returned may have another shape.
+    """
+    x = cast(x, dtype)
+    batch, _, height, width = x.shape
+    of_images, of_channels, of_rows, step = x.stride()
+    if of_channels != 1 or of_rows != width * step or (batch > 1 and of_images != height * of_rows):
+        # Strides of axes with one entry may be anything: that is looked at here.
+        x = x.permute(0, 2, 3, 1).flatten(0, 2)
+        x = x if x.stride(1) == 1 else x.contiguous()
+        step = x.stride(0)
+    return x, x.element_size() * step
+
+
+def positions_of_heads(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
+    """Return (B, G, H, W, d) as :func:`positions` does (B, G * d, H, W)."""
+    x = cast(x, dtype)
+    batch, _, height, width, head_dim = x.shape
+    of_images, of_heads, of_rows, step, of_channels = x.stride()
+    row = of_channels == 1 and of_heads == head_dim and of_rows == width * step
+    if not row or (batch > 1 and of_images != height * of_rows):
+        x = x.permute(0, 2, 3, 1, 4).flatten(0, 2).flatten(1)
+        x = x if x.stride(1) == 1 else x.contiguous()
+        step = x.stride(0)
+    return x, x.element_size() * step
+
+
+@lru_cache(maxsize=64)
+def identity_affine(channels: int) -> tuple[Tensor, Tensor]:
+    """Return weight and bias, by channel, of an affine that changes nothing."""
+    weight, bias = (make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros))
+    return weight, bias
+
+
+def numbers_of(*parameters: Tensor) -> list[Tensor]:
+    """Return parameters as kernels read them: float32, without gaps; those that are so already, themselves."""
+    return [cast(each, torch.float32).contiguous() for each in parameters]
+
+
 @lru_cache(maxsize=64)
 def norm_constants(channels: int, eps: float) -> Tensor:
     """Return what a norm multiplies sums by, and what it adds to variances."""

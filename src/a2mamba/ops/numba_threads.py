@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,38 @@ from torch import Tensor
 
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
+KEPT_SCRATCH = 2**20
+"""Float32 numbers of scratch memory that a thread keeps, at most."""
+
 
 class _State:
     """What a fork changes: neither OpenMP's threads nor a pool's live on in the child."""
 
     forked = False
     pool: ThreadPoolExecutor | None = None
+
+
+class _Own(threading.local):
+    """What every Python thread has for itself."""
+
+    scratch: Tensor | None = None
+    size = 0
+
+
+_own = _Own()
+
+
+def scratch(size: int) -> Tensor:
+    """Return memory for ``size`` float32 numbers or more, of any content, for the next kernel that this thread runs.
+
+    What is small is kept: to ask for it anew takes as long as a small kernel.
+    """
+    if _own.scratch is not None and size <= _own.size:
+        return _own.scratch
+    memory = torch.empty(size, dtype=torch.float32, device="cpu")
+    if size <= KEPT_SCRATCH:
+        _own.scratch, _own.size = memory, size
+    return memory
 
 
 def _after_fork() -> None:
@@ -96,7 +123,7 @@ def call(kernel: int, argument: int, workers: int) -> None:
     The interpreter's lock is released meanwhile.
     """
     if workers <= 1 or _State.forked:
-        _Kernel(kernel)(argument)
+        _callable(kernel)(argument)
         return
     enter = openmp()
     if enter is not None:
@@ -104,10 +131,15 @@ def call(kernel: int, argument: int, workers: int) -> None:
         return
     if _State.pool is None:
         _State.pool = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="a2mamba")
-    others = [_State.pool.submit(_Kernel(kernel), argument) for _ in range(workers - 1)]
-    _Kernel(kernel)(argument)
+    others = [_State.pool.submit(_callable(kernel), argument) for _ in range(workers - 1)]
+    _callable(kernel)(argument)
     for other in others:
         other.result()
+
+
+@functools.lru_cache(maxsize=64)
+def _callable(kernel: int) -> Callable[[int], None]:
+    return _Kernel(kernel)
 
 
 def ordered_sum(parts: Tensor) -> Tensor:

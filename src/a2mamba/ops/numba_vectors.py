@@ -116,6 +116,15 @@ def load_splat(b: Builder, address: Value) -> Value:
     return b.shuffle_vector(first, _UNDEFINED, ir.Constant(_INTS, [0] * LANES))
 
 
+def load_every(b: Builder, address: Value, step: int) -> Value:
+    """Return eight floats, ``step`` bytes apart."""
+    vector = _UNDEFINED
+    for lane in range(LANES):
+        number = b.load(_pointer(b, ahead(b, address, lane * step), FLOAT), align=4)
+        vector = b.insert_element(vector, number, ir.Constant(ir.IntType(32), lane))
+    return vector
+
+
 class _BFloat(ir.Type):
     """LLVM's bfloat, which llvmlite has not."""
 
@@ -497,6 +506,19 @@ def fill(typing, address, count):  # type: ignore[no-untyped-def]
         loop = Loop(b, count, [address])
         store(b, constant(0.0), loop.values[0])
         loop.close([ahead(b, loop.values[0], BYTES)])
+
+    return signature, wrap(emit)
+
+
+@intrinsic
+def copy(typing, source, count, target):  # type: ignore[no-untyped-def]
+    """Write the ``count`` >= 1 vectors at ``source`` to ``target``."""
+    signature, wrap = procedure(3)
+
+    def emit(b, source, count, target):  # type: ignore[no-untyped-def]
+        loop = Loop(b, count, [source, target])
+        store(b, load(b, loop.values[0]), loop.values[1])
+        loop.close([ahead(b, address, BYTES) for address in loop.values])
 
     return signature, wrap(emit)
 

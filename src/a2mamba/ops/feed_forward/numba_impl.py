@@ -6,6 +6,7 @@ map before GELU alone, and computes GELU of it again.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,8 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.depthwise.numba_impl import weight_gradients
-from a2mamba.ops.feed_forward.torch_impl import with_residual
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, numbers_of
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -54,24 +54,31 @@ def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tensor | None = None) -> Tensor:
     """Return the convolution of ``x`` or of GELU of it; times the derivative of GELU at ``before``, where that is."""
-    from a2mamba.ops.feed_forward import numba_kernels
-
     batch, channels, height, columns = x.shape
     out = x.new_empty(batch, height, columns, channels)
     if not out.numel():
         return out.permute(0, 3, 1, 2)
     x = channels_innermost(x)
-    weight, bias = cast(weight, torch.float32), cast(bias, torch.float32)
-    taps = torch.cat((with_residual(weight).reshape(channels, 9).T, bias[None]))
+    parameters = numbers_of(weight, bias)
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
-    rings = taps.new_empty(workers, 3 * (columns + 2) * channels)
+    # Taps and bias, and three rows that the convolution sees.
+    scratch_size = (10 + 3 * (columns + 2)) * channels
+    scratch = numba_threads.scratch(workers * scratch_size)
     numbers = [batch * chunks, chunks, height, columns, channels]
-    numbers += [taps.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
+    numbers += [each.data_ptr() for each in (*parameters, scratch)]
+    numbers.append(4 * scratch_size)
     for each in (x, out):
         numbers += addresses(each, 3)
     numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
     before = None if before is None else channels_innermost(before)
     numbers += [0] * 4 if before is None else addresses(before, 3)
-    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
+    numba_threads.run(_kernel(), workers, numbers)
     return out.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.feed_forward import numba_kernels
+
+    return numba_kernels.KERNEL

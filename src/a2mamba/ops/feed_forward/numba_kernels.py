@@ -20,6 +20,7 @@ from a2mamba.ops.numba_vectors import (
     LANES,
     Loop,
     ahead,
+    constant,
     fill,
     fingerprint,
     fma,
@@ -29,6 +30,7 @@ from a2mamba.ops.numba_vectors import (
     intrinsic,
     kernel,
     load,
+    load_every,
     procedure,
     reader,
     store,
@@ -84,6 +86,27 @@ def _slope_product(half: bool) -> Callable[..., Any]:
         return signature, wrap(emit)
 
     return multiply
+
+
+@intrinsic
+def lay_taps(typing, weight, bias, target, step, vectors):  # type: ignore[no-untyped-def]
+    """Write kernels (C, 1, 3, 3) with the residual in their middle as (3 * 3, C), then their bias, as float32.
+
+    Every worker does so for itself: it takes less time than one call of PyTorch, and nobody has to wait.
+    """
+    signature, wrap = procedure(5)
+
+    def emit(b, weight, bias, target, step, vectors):  # type: ignore[no-untyped-def]
+        loop = Loop(b, vectors, [weight, bias, target])
+        at, more, to = loop.values
+        for tap in range(9):
+            value = load_every(b, ahead(b, at, 4 * tap), 4 * 9)
+            value = b.fadd(value, constant(1.0)) if tap == 4 else value
+            store(b, value, b.add(to, b.mul(step, integer(tap))))
+        store(b, load(b, more), b.add(to, b.mul(step, integer(9))))
+        loop.close([ahead(b, at, 9 * BYTES), ahead(b, more, BYTES), ahead(b, to, BYTES)])
+
+    return signature, wrap(emit)
 
 
 def _convolve(count: int, half: bool) -> Callable[..., Any]:
@@ -163,13 +186,16 @@ def write_row(half, above, here, below, step, weights, out, out_step, columns, v
 def _work(p):  # type: ignore[no-untyped-def]
     """Take items and do them; the order of ``p`` is that of ``numba_impl._run``."""
     counters, items, chunks, height, columns, channels = p[2], p[3], p[4], p[5], p[6], p[7]
-    weights, rings, ring_size = p[8], p[9], p[10]
-    x, x_batch, x_row, x_step = p[11], p[12], p[13], p[14]
-    out, out_batch, out_row, out_step = p[15], p[16], p[17], p[18]
-    with_gelu, half = p[19], p[20]
-    before, before_batch, before_row, before_step = p[21], p[22], p[23], p[24]  # what GELU was of, or zeros
-    mine = rings + ring_size * take_number(counters + 8)
+    weight, bias, scratch, scratch_size = p[8], p[9], p[10], p[11]
+    x, x_batch, x_row, x_step = p[12], p[13], p[14], p[15]
+    out, out_batch, out_row, out_step = p[16], p[17], p[18], p[19]
+    with_gelu, half = p[20], p[21]
+    before, before_batch, before_row, before_step = p[22], p[23], p[24], p[25]  # what GELU was of, or zeros
     step, vectors = 4 * channels, channels // LANES
+    # This thread's own memory: taps and bias, then three rows.
+    weights = scratch + scratch_size * take_number(counters + 8)
+    mine = weights + 10 * step
+    lay_taps(weight, bias, weights, step, vectors)
     line = step * (columns + 2)
     while True:
         item = take_number(counters)

@@ -5,6 +5,7 @@ Numba is imported, and a kernel compiled or read from Numba's cache on disk, at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,10 +45,12 @@ class Plan:
     """Everything about a map size and a window that does not depend on data."""
 
     window: int  # keys a column, that is, rows of keys that a query sees
-    steps: tuple[int, int]  # effective dilations
     strips: Tensor  # (strips, 5) int64: row, second row or -1, place of the first in its class, first keys of both
     tiles: Tensor  # (tiles, 5) int64: first column; of its queries first offset, offsets; of its keys the same
     masks: Tensor  # (tiles, most offsets, 8): 0 where an offset lies in a query's window, otherwise -inf
+    weights: int  # float32 numbers that a tile's weights take
+    tile_count: int  # of tiles of all strips
+    numbers: tuple[int, ...]  # what kernels are told of all this
 
 
 def _windows(length: int, kernel_size: int, dilation: int) -> tuple[int, int, Tensor, Tensor]:
@@ -85,7 +88,9 @@ def make_plan(height: int, width: int, kernel_size: tuple[int, int], dilation: t
             mask[:own, lane] = mask[own + window_w :, lane] = -torch.inf
     # A default device that the caller has set is not meant for tables.
     strip_table, tile_table = (torch.tensor(table, dtype=torch.int64, device="cpu") for table in (strips, tiles))
-    return Plan(window, (step, step_w), strip_table, tile_table, masks)
+    tables = (strip_table.data_ptr(), len(strips), tile_table.data_ptr(), len(tiles), masks.data_ptr(), most)
+    weights, numbers = (window * most + 4) * LANES, (*kernel_size, window, step, step_w, *tables)
+    return Plan(window, strip_table, tile_table, masks, weights, len(strips) * len(tiles), numbers)
 
 
 def forward(
@@ -122,41 +127,81 @@ def apply(
             still holds is faster than computing it once more, and reading it from memory is not.
     """
     if not v.numel():
-        return _empty(v).to(v.dtype), True
-    batch, heads, height, _, v_width = v.shape
-    q_width = q.shape[-1]
+        return empty_map(v).to(v.dtype), True
+    in_pairs = multiplies_pairs(q, k, v)
+    dtype = torch.bfloat16 if in_pairs else torch.float32
+    inputs = rows(q, dtype), rows(k, dtype), rows(v, dtype)
+    out = empty_map(v, dtype)
+    table = bias_table(bias, v, kernel_size)
+    plan = make_plan(*v.shape[2:4], kernel_size, dilation)
+    places = [number for each in (*inputs, out) for number in addresses(each, 4)]
+    memory = attend(in_pairs, plan, (*q.shape, v.shape[4]), scale, table, places, memory, again)
+    return cast(out, v.dtype), memory
+
+
+def attend(
+    in_pairs: bool,
+    plan: Plan,
+    sizes: Sequence[int],
+    scale: float,
+    table: Tensor,
+    places: Sequence[int],
+    memory: Tensor | bool | None,
+    again: bool,
+) -> Tensor | bool:
+    """Run a forward kernel; return what :func:`apply` does as memory.
+
+    Args:
+        in_pairs: whether the kernel is the one for bfloat16.
+        plan: of the map and its window.
+        sizes: B, heads, H, W, width of queries and keys, width of values.
+        scale: of the scores.
+        table: of biases, see :func:`bias_table`.
+        places: address and steps of batch, heads, rows and columns, in bytes, of q, k, v and of the result.
+        memory, again: as in :func:`apply`.
+    """
+    batch, heads, height, width, q_width, v_width = sizes
     images, threads = batch * heads, numba_threads.threads()
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
     chunks = numba_threads.chunks_per_image(images, height)
     whole = chunks == 1
     workers = min(threads, images * chunks)
-    in_pairs = _multiplies_pairs(q, k, v)
-    call = _Call(q, k, v, bias, kernel_size, dilation, scale, dtype=torch.bfloat16 if in_pairs else torch.float32)
-    out = _empty(v, call.dtype)
     # Of every tile of two rows, weights and what they are to be divided by.
-    slots = len(call.plan.strips) * len(call.plan.tiles) * 2 * (call.weights + LANES)
+    slots = plan.tile_count * 2 * (plan.weights + LANES)
     stored = isinstance(memory, Tensor)
     if memory is None:
-        memory = call.new_empty(images, slots) if again and images * slots <= STORED else True
+        memory = table.new_empty(images, slots) if again and images * slots <= STORED else True
     where = memory.data_ptr() if isinstance(memory, Tensor) else 0
-    packed = call.new_empty((workers if whole else images), height, call.columns, q_width + v_width)
-    scratch = call.new_empty(workers, LANES * (4 + 2 * q_width + 2 * v_width) + 2 * call.weights)
-    kernel = _kernel(in_pairs)
+    columns = _packed_columns(width)
+    packed_size, packed_images = height * columns * (q_width + v_width), workers if whole else images
+    scratch_size = LANES * (4 + 2 * q_width + 2 * v_width) + 2 * plan.weights
+    space = numba_threads.scratch(packed_images * packed_size + workers * scratch_size)
+    packed = space.data_ptr()
+    numbers = [
+        *(images * chunks, heads, height, width, q_width, v_width, *plan.numbers),
+        *(_factors(scale).data_ptr(), table.data_ptr(), packed, 4 * packed_size, columns),
+        *(packed + 4 * packed_images * packed_size, 4 * scratch_size, 4 * plan.weights, *places),
+    ]
     for phase in (0,) if whole else (1, 2):
-        others = phase, chunks, where, 4 * slots, int(stored)
-        call.run(kernel, workers, images * chunks, packed, scratch, (out,), others)
-    return cast(out, v.dtype), memory
+        numba_threads.run(_kernel(in_pairs), workers, [*numbers, phase, chunks, where, 4 * slots, int(stored)])
+    return memory
 
 
-def _multiplies_pairs(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def multiplies_pairs(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel that multiplies pairs of bfloat16 runs: it reads queries and keys in blocks of eight pairs."""
     if not q.dtype == k.dtype == v.dtype == torch.bfloat16 or q.shape[-1] < 2 * LANES:
         return False
+    return _has_pair_products()
+
+
+@lru_cache(maxsize=1)
+def _has_pair_products() -> bool:
     from a2mamba.ops.numba_vectors import has_pair_products
 
     return has_pair_products()
 
 
+@lru_cache(maxsize=2)
 def _kernel(in_pairs: bool) -> int:
     if in_pairs:
         from a2mamba.ops.neighborhood import numba_kernels_bfloat16
@@ -178,7 +223,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v and of the bias table (zeros of shape (G, 2 K_h - 1, 2 K_w - 1) without one)."""
-    maps = _empty(q), _empty(k), _empty(v)
+    maps = empty_map(q), empty_map(k), empty_map(v)
     batch, heads, height, _, v_width = v.shape
     table = (2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
     grad_bias = maps[0].new_zeros(heads, *table)
@@ -191,12 +236,12 @@ def backward(
         q_width, entries = q.shape[-1], table[0] * table[1]
         width = q_width + v_width
         packed = grad_bias.new_empty(workers, height, call.columns, 2 * width)
-        tile = LANES * (3 + 2 * q_width + call.plan.masks.shape[1] + entries) + 4 * call.weights
+        tile = LANES * (3 + 2 * q_width + call.plan.masks.shape[1] + entries) + 4 * call.plan.weights
         # Of two rows of queries: they and their gradients, and all weights and theirs.
-        rows = call.columns * (2 * width + 4 * call.plan.window * table[1])
-        scratch = grad_bias.new_empty(workers, tile + rows)
+        pair_of_rows = call.columns * (2 * width + 4 * call.plan.window * table[1])
+        scratch = grad_bias.new_empty(workers, tile + pair_of_rows)
         tables = grad_bias.new_empty(batch, heads, *table)
-        others = _rows(grad), *maps
+        others = rows(grad), *maps
         call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, (tables.data_ptr(),))
         # A running sum adds in order; how a plain one is cut may depend on the number of threads.
         grad_bias = tables.cumsum(0)[-1].clone()
@@ -206,7 +251,7 @@ def backward(
 
 
 class _Call:
-    """What both kernels are told alike."""
+    """What the backward kernel is told of the forward."""
 
     def __init__(
         self,
@@ -217,29 +262,15 @@ class _Call:
         kernel_size: tuple[int, int],
         dilation: tuple[int, int],
         scale: float,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         _, heads, height, width, v_width = v.shape
-        self.dtype = dtype
-        self.inputs = tuple(_rows(x, dtype) for x in (q, k, v))
-        if bias is None:
-            self.bias = v.new_zeros(heads, 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
-        else:
-            self.bias = cast(bias, torch.float32).contiguous()
+        self.inputs = rows(q), rows(k), rows(v)
+        self.bias = bias_table(bias, v, kernel_size)
         self.plan = plan = make_plan(height, width, kernel_size, dilation)
-        self.columns = (width + LANES - 1) // LANES * LANES + 2 * LANES
-        self.weights = (plan.window * plan.masks.shape[1] + 4) * LANES
+        self.columns = _packed_columns(width)
         self.factors = _factors(scale)
-        self.numbers = [
-            *(heads, height, width, q.shape[-1], v_width),
-            *(*kernel_size, plan.window, *plan.steps),
-            *(plan.strips.data_ptr(), len(plan.strips), plan.tiles.data_ptr(), len(plan.tiles)),
-            *(plan.masks.data_ptr(), plan.masks.shape[1], self.factors.data_ptr(), self.bias.data_ptr()),
-        ]
-
-    def new_empty(self, *size: int) -> Tensor:
-        """Return memory for float32 numbers."""
-        return self.bias.new_empty(*size)
+        pointers = self.factors.data_ptr(), self.bias.data_ptr()
+        self.numbers = (heads, height, width, q.shape[4], v_width, *plan.numbers, *pointers)
 
     def run(
         self,
@@ -255,7 +286,7 @@ class _Call:
         numbers = [
             *(items, *self.numbers),
             *(packed.data_ptr(), 4 * packed.stride(0), self.columns),
-            *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.weights),
+            *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.plan.weights),
         ]
         for x in (*self.inputs, *maps):
             numbers += addresses(x, 4)
@@ -269,13 +300,25 @@ def _factors(scale: float) -> Tensor:
     return torch.tensor([1.0] * LANES + [scale] * LANES, dtype=torch.float32, device="cpu")
 
 
-def _empty(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def empty_map(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return an empty map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
     batch, heads, height, width, channels = like.shape
     return like.new_empty(batch, height, width, heads, channels, dtype=dtype).permute(0, 3, 1, 2, 4)
 
 
-def _rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def bias_table(bias: Tensor | None, v: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Return the table of biases as kernels read it; zeros where there is none."""
+    if bias is None:
+        return v.new_zeros(v.shape[1], 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1, dtype=torch.float32)
+    return cast(bias, torch.float32).contiguous()
+
+
+def _packed_columns(width: int) -> int:
+    """Return the columns of a packed row: whole tiles and a margin on both sides."""
+    return (width + LANES - 1) // LANES * LANES + 2 * LANES
+
+
+def rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
     x = cast(x, dtype)
     return x if x.stride(-1) == 1 else x.contiguous()

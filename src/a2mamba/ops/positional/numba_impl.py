@@ -7,18 +7,18 @@ the first run. There is no gradient here: training calls the modules.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, norm_constants
+from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, identity_affine, norm_constants, numbers_of
 from a2mamba.ops.precision import in_half_precision
 
 
-def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Tensor]:
+def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Any]:
     """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``."""
-    assert pos.bias is not None
     affine = () if isinstance(skip, nn.Identity) else skip.parameters()
     return [pos.weight, pos.bias, norm.weight, norm.bias, *affine]
 
@@ -27,8 +27,6 @@ def positional_norm(
     x: Tensor, branch: Tensor | None, skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm
 ) -> tuple[Tensor, Tensor]:
     """Return two maps (B, C, H, W), channels innermost; arguments as in ``operator.positional_norm``."""
-    from a2mamba.ops.positional import numba_kernels
-
     batch, channels, height, columns = x.shape
     normal_dtype = torch.bfloat16 if in_half_precision(x) else x.dtype
     out = x.new_empty(batch, height, columns, channels)
@@ -37,32 +35,27 @@ def positional_norm(
         return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
     # All float32; float32 beside what convolutions make under autocast; or all bfloat16.
     kind = 2 if x.dtype == torch.bfloat16 else int(normal_dtype == torch.bfloat16)
-    tables, constants = _tables(skip, pos, norm), norm_constants(channels, norm.eps)
+    vectors = numbers_of(*parameters(skip, pos, norm))
+    if len(vectors) == 4:
+        vectors += identity_affine(channels)
+    constants = norm_constants(channels, norm.eps)
     chunks = numba_threads.chunks_per_image(batch, height)
     workers = min(numba_threads.threads(), batch * chunks)
-    # Three rows that the convolution sees, and the one that it makes.
-    rings = tables.new_empty(workers, (3 * (columns + 2) + columns) * channels)
+    # The tables, three rows that the convolution sees, and the one that it makes.
+    scratch_size = (14 + 3 * (columns + 2) + columns) * channels
+    scratch = numba_threads.scratch(workers * scratch_size)
     numbers = [batch * chunks, chunks, height, columns, channels, kind]
-    numbers += [tables.data_ptr(), constants.data_ptr(), rings.data_ptr(), 4 * rings.stride(0)]
+    numbers += [each.data_ptr() for each in (*vectors, constants, scratch)]
+    numbers.append(4 * scratch_size)
     sources = [channels_innermost(x), None if branch is None else channels_innermost(cast(branch, normal_dtype))]
     for each in (*sources, out, normal):
         numbers += [0] * 4 if each is None else addresses(each, 3)
-    numba_threads.run(numba_kernels.KERNEL, workers, numbers)
+    numba_threads.run(_kernel(), workers, numbers)
     return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
 
 
-def _tables(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> Tensor:
-    """Return (14, C): nine taps and a bias, weight and bias of the norm, weight and bias of the shortcut."""
-    weight, *vectors = [cast(each, torch.float32) for each in parameters(skip, pos, norm)]
-    channels = weight.shape[0]
-    if len(vectors) == 3:
-        vectors += _identity(channels)
-    tables = torch.cat((weight.reshape(channels, 9).T, torch.stack(vectors)))
-    tables[4].add_(1)  # the residual
-    return tables
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.positional import numba_kernels
 
-
-@lru_cache(maxsize=64)
-def _identity(channels: int) -> list[Tensor]:
-    """Return weight and bias of a shortcut without an affine."""
-    return [make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros)]
+    return numba_kernels.KERNEL

@@ -14,13 +14,14 @@ from typing import Any
 from numba import njit
 
 from a2mamba.ops.feed_forward import numba_kernels as feed_forward
-from a2mamba.ops.feed_forward.numba_kernels import read_row, write_row
+from a2mamba.ops.feed_forward.numba_kernels import lay_taps, read_row, write_row
 from a2mamba.ops.numba_vectors import (
     BYTES,
     LANES,
     Loop,
     ahead,
     constant,
+    copy,
     fill,
     fingerprint,
     fma,
@@ -150,16 +151,21 @@ def _norm_row(kind, x, size, out, out_step, normal, normal_step, columns, vector
 def _work(p):  # type: ignore[no-untyped-def]
     """Take items and do them; the order of ``p`` is that of ``numba_impl.positional_norm``."""
     counters, items, chunks, height, columns, channels, kind = p[2], p[3], p[4], p[5], p[6], p[7], p[8]
-    tables, numbers, rings, ring_size = p[9], p[10], p[11], p[12]
-    x, x_batch, x_row, x_step = p[13], p[14], p[15], p[16]
-    branch, branch_batch, branch_row, branch_step = p[17], p[18], p[19], p[20]
-    out, out_batch, out_row, out_step = p[21], p[22], p[23], p[24]
-    normal, normal_batch, normal_row, normal_step = p[25], p[26], p[27], p[28]
-    mine = rings + ring_size * take_number(counters + 8)
+    weight, bias, numbers, scratch, scratch_size = p[9], p[10], p[15], p[16], p[17]
+    x, x_batch, x_row, x_step = p[18], p[19], p[20], p[21]
+    branch, branch_batch, branch_row, branch_step = p[22], p[23], p[24], p[25]
+    out, out_batch, out_row, out_step = p[26], p[27], p[28], p[29]
+    normal, normal_batch, normal_row, normal_step = p[30], p[31], p[32], p[33]
     step, vectors = 4 * channels, channels // LANES
     line = step * (columns + 2)
+    # This thread's own memory: taps, bias, weight and bias of the norm and of the shortcut; three rows that the
+    # convolution sees, and the one that it makes.
+    tables = scratch + scratch_size * take_number(counters + 8)
+    affine, skip, mine = tables + 10 * step, tables + 12 * step, tables + 14 * step
     made = mine + 3 * line
-    affine, skip = tables + 10 * step, tables + 12 * step
+    lay_taps(weight, bias, tables, step, vectors)
+    for i in range(4):
+        copy(p[11 + i], vectors, affine + i * step)
     while True:
         item = take_number(counters)
         if item >= items:

@@ -17,6 +17,7 @@ from a2mamba.ops.numba_vectors import (
     Loop,
     ahead,
     constant,
+    copy,
     fingerprint,
     fma,
     integer,
@@ -166,6 +167,24 @@ def _gate_rows(rows: int, half: bool) -> Callable[..., Any]:
     return gate_rows
 
 
+@intrinsic
+def _scale_by_statistics(typing, affine, size, mean, variance, eps, vectors):  # type: ignore[no-untyped-def]
+    """Make weight and bias of a norm, ``size`` bytes apart, those of all that it does with constant statistics."""
+    signature, wrap = procedure(6)
+
+    def emit(b, affine, size, mean, variance, eps, vectors):  # type: ignore[no-untyped-def]
+        loop = Loop(b, vectors, [affine, mean, variance])
+        weight, center, spread = loop.values
+        bias = b.add(weight, size)
+        deviation = square_root(b, b.fadd(load(b, spread), load_splat(b, eps)))
+        scale = b.fdiv(load(b, weight), deviation)
+        store(b, scale, weight)
+        store(b, b.fsub(load(b, bias), b.fmul(load(b, center), scale)), bias)
+        loop.close([ahead(b, address, BYTES) for address in loop.values])
+
+    return signature, wrap(emit)
+
+
 TOGETHER = 4
 """Positions that are normalized at once."""
 
@@ -219,11 +238,18 @@ def _read_out(p):  # type: ignore[no-untyped-def]
 @njit(error_model="numpy")
 def _gated_norm(p):  # type: ignore[no-untyped-def]
     counters, items, positions, run = p[2], p[3], p[4], p[5]
-    channels, affine, numbers = p[6], p[7], p[8]
-    x, x_step, added, added_step = p[9], p[10], p[11], p[12]
-    gate, gate_step, out, out_step = p[13], p[14], p[15], p[16]
-    half, scratch, scratch_size = p[17], p[18], p[19]
-    between = scratch + scratch_size * take_number(counters + 8)
+    channels, numbers = p[6], p[7]
+    x, x_step, added, added_step = p[8], p[9], p[10], p[11]
+    gate, gate_step, out, out_step = p[12], p[13], p[14], p[15]
+    half, scratch, scratch_size = p[16], p[17], p[18]
+    # This thread's own memory: weight and bias of the first norm, of the second and of the gate; some positions.
+    affine = scratch + scratch_size * take_number(counters + 8)
+    size, vectors = 4 * channels, channels // LANES
+    between = affine + 6 * size
+    for i in range(6):
+        copy(p[19 + i], vectors, affine + i * size)
+    if p[25]:
+        _scale_by_statistics(affine + 4 * size, size, p[25], p[26], p[27] + 4, vectors)
     while True:
         item = take_number(counters)
         if item >= items:
@@ -235,7 +261,7 @@ def _gated_norm(p):  # type: ignore[no-untyped-def]
             together = last - i >= TOGETHER
             _gate(
                 half, together, at_x, x_step, at_added, added_step, at_gate, gate_step, at_out, out_step,
-                channels // LANES, affine, numbers, between
+                vectors, affine, numbers, between
             )  # fmt: skip
             i += TOGETHER if together else 1
 

@@ -27,17 +27,19 @@ def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
 def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str | None:
     """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
     norms = norm, out_norm
-    channels = x.shape[1:2]
-    if not all(isinstance(each, nn.LayerNorm) and each.elementwise_affine and each.bias is not None for each in norms):
+    if not all(isinstance(each, nn.LayerNorm) and each.elementwise_affine for each in norms):
         return f"the norms must be LayerNorms with weight and bias, got {[type(each).__name__ for each in norms]}"
-    parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
-    if any(each.shape != channels for each in parameters):
+    weight, bias, out_weight, out_bias = parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+    if bias is None or out_bias is None:
+        return f"the norms must be LayerNorms with weight and bias, got {[type(each).__name__ for each in norms]}"
+    channels = x.shape[1:2]
+    if not weight.shape == bias.shape == out_weight.shape == out_bias.shape == channels:
         return f"weights and biases must have shape {tuple(channels)}, got {[tuple(each.shape) for each in parameters]}"
-    if norm.weight.dtype != out_norm.weight.dtype:
-        return f"the norms must share a dtype, got {norm.weight.dtype} and {out_norm.weight.dtype}"
+    if weight.dtype != out_weight.dtype:
+        return f"the norms must share a dtype, got {weight.dtype} and {out_weight.dtype}"
     if norm.eps != out_norm.eps:
         return f"the norms must share what is added to variances, got {norm.eps} and {out_norm.eps}"
-    return None if all(map(unhooked, norms)) else "a forward hook waits for the call of a norm"
+    return None if unhooked(norm) and unhooked(out_norm) else "a forward hook waits for the call of a norm"
 
 
 def _unfit_gate_norm(x: Tensor, norm: nn.Module) -> str | None:
@@ -62,8 +64,8 @@ def _gated_norm_why_not(
 ) -> str | None:
     objection = _unfit_gate_norm(x, gate_norm) or _unfit_norms(x, norm, out_norm)
     if objection is None:
-        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias, *gate_norm.parameters()
-        objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters)
+        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
+        objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters, *numba_impl.gate_vectors(gate_norm))
     return objection or comparison.gated_norm(x.device)
 
 

@@ -6,6 +6,8 @@ rotation back.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,20 +42,28 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, table: Tensor) -> Tensor:
-    from a2mamba.ops.rotary import numba_kernels
-
     out = x.new_empty(x.shape)
     if not out.numel():
         return out
-    # (positions, heads * d), channels side by side; a view where they are so already.
-    rows = x.flatten(0, 2).flatten(1)
-    rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    batch, height, width, *heads, d = x.shape
+    rows, (of_images, of_rows, step, *of_heads) = x, x.stride()
+    if of_heads != [d, 1] or of_rows != width * step or (batch > 1 and of_images != height * of_rows):
+        # (positions, heads * d), channels side by side. Strides of axes with one entry may be anything.
+        rows = x.flatten(0, 2).flatten(1)
+        rows = rows if rows.stride(1) == 1 else rows.contiguous()
+        step = rows.stride(0)
     table = table.contiguous()
-    positions, channels = rows.shape
-    items, d = -(-positions // RUN), x.shape[-1]
-    numbers = [items, positions, RUN, x.shape[1] * x.shape[2], channels // d, d // LANES]
-    size = x.element_size()
-    numbers += [rows.data_ptr(), size * rows.stride(0), table.data_ptr(), 4 * d, out.data_ptr(), size * channels]
-    numbers += [int(x.dtype == torch.bfloat16)]
-    numba_threads.run(numba_kernels.KERNEL, min(numba_threads.threads(), items), numbers)
+    positions, head_count, size = batch * height * width, math.prod(heads), x.element_size()
+    items = -(-positions // RUN)
+    numbers = [items, positions, RUN, height * width, head_count, d // LANES]
+    numbers += [rows.data_ptr(), size * step, table.data_ptr(), 4 * d, out.data_ptr(), size * head_count * d]
+    numbers.append(int(x.dtype == torch.bfloat16))
+    numba_threads.run(_kernel(), min(numba_threads.threads(), items), numbers)
     return out
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.rotary import numba_kernels
+
+    return numba_kernels.KERNEL

@@ -5,12 +5,14 @@ Numba is imported, and a kernel compiled or read from Numba's cache on disk, at 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import addresses, cast, numbers_of
 from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
@@ -36,14 +38,19 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
     out = u.new_empty(batch, length, channels, dtype=torch.float32)
     if not out.numel():
         return out.transpose(1, 2)
-    from a2mamba.ops.selective_scan import numba_kernels
-
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     workers = min(numba_threads.threads(), call.items)
-    states = out.new_empty(workers, call.item_channels)
+    states = numba_threads.scratch(workers * call.item_channels)
     others = [*addresses(out, 2), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
-    numba_threads.run(numba_kernels.KERNEL, workers, [*call.numbers, *others])
+    numba_threads.run(_kernel(), workers, [*call.numbers, *others])
     return out.transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> int:
+    from a2mamba.ops.selective_scan import numba_kernels
+
+    return numba_kernels.KERNEL
 
 
 def backward(
@@ -98,9 +105,8 @@ class _Call:
         batch, channels, length = u.shape
         dtype = torch.bfloat16 if u.dtype == delta.dtype == torch.bfloat16 else torch.float32
         self.u, self.delta = _tokens(u, dtype), _tokens(delta, dtype)
-        self.A, self.B = (cast(x.detach(), torch.float32).contiguous() for x in (A, B))
-        bias = self.A.new_zeros(channels) if delta_bias is None else delta_bias
-        self.bias = cast(bias.detach(), torch.float32).contiguous()
+        bias = A.new_zeros(channels) if delta_bias is None else delta_bias
+        self.A, self.B, self.bias = numbers_of(A, B, bias)
         groups = B.shape[1]
         group_channels = channels // groups
         self.item_channels = min(ITEM_CHANNELS, (group_channels + LANES - 1) // LANES * LANES)
@@ -114,5 +120,5 @@ class _Call:
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
-    x = cast(x.detach(), dtype).transpose(1, 2)
+    x = cast(x, dtype).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
