@@ -66,7 +66,8 @@ class A2SSM(nn.Module):
             -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp(),
             B.squeeze(-1),
             self.dt_proj.bias,
+            dtype=y.dtype,
         )
-        aggregated = aggregate(to_heads(states.unflatten(-1, (height, width)).to(y.dtype), self.heads))
+        aggregated = aggregate(to_heads(states.unflatten(-1, (height, width)), self.heads))
         readout = C.squeeze(-1).unflatten(-1, (height, width))
         return read_out(aggregated, self.head_mix.weight, self.head_mix.bias, readout, u, self.D)
