@@ -126,6 +126,33 @@ def test_depthwise_rows(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, i
     assert interpreted(run_depthwise, sizes, rows, dtype, rows % 2 == 0) < LIMITS[dtype]
 
 
+def run_gate_norm(how: str) -> tuple[float, int]:
+    """Return the error of a gated norm and how often the gate's norm was called."""
+    from a2mamba.ops.readout import CASES, reference, triton_impl
+
+    x, added, gate, gate_norm, norm, out_norm = CASES[2].gated_norm_inputs()
+    calls = []
+    other: nn.Module = gate_norm
+    if how == "hooked":
+        gate_norm.register_forward_hook(lambda *_: calls.append(how))
+    if how == "training":
+        other = gate_norm.train()
+    if how == "folded":
+        other = nn.Identity()
+    arguments = x, added, gate, other, norm, out_norm
+    expected = reference.gated_norm(*exactly(arguments))
+    calls.clear()
+    with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
+        return error(triton_impl.gated_norm(*arguments), expected), len(calls)
+
+
+@pytest.mark.parametrize(("how", "calls"), [("folded", 0), ("hooked", 1), ("training", 0)])
+def test_gate_norms(how: str, calls: int, interpreted: Callable[..., Any]) -> None:
+    off, called = interpreted(run_gate_norm, how)
+    assert off < LIMITS[torch.float32]
+    assert called == calls
+
+
 def run_norm_gradients(number: int, dtype: torch.dtype, channels_first: bool) -> list[float]:
     """Return the errors of the gradients of the norm, the incoming one with or without channels innermost."""
     from a2mamba.ops.channel_norm import CASES, reference, triton_impl
