@@ -91,12 +91,13 @@ def test_kernels_agree_with_references(
 
 
 def run_depthwise(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, residual: bool) -> float:
-    """Return the error of a depthwise convolution whose threads own ``rows`` rows."""
+    """Return the error of a depthwise convolution whose threads own ``rows`` rows, with a residual or with SiLU."""
     from a2mamba.ops import triton_launch
     from a2mamba.ops.depthwise import Case, reference, triton_impl
 
     x, weight, bias = Case(*sizes).inputs(dtype)
-    expected = reference.depthwise_conv(*exactly((x, weight, bias))) + (x.double() if residual else 0)
+    expected = reference.depthwise_conv(*exactly((x, weight, bias)))
+    expected = expected + x.double() if residual else nn.functional.silu(expected)
     with (
         torch.no_grad(),
         mock.patch.object(torch, "empty", poisoned_empty),
@@ -104,7 +105,7 @@ def run_depthwise(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, residua
         mock.patch.object(triton_impl, "PROGRAMS", 0),
         mock.patch.object(triton_launch, "_known", {}),
     ):
-        return error(triton_impl.run(x, weight, bias, residual=residual), expected)
+        return error(triton_impl.run(x, weight, bias, residual=residual, silu=not residual), expected)
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)

@@ -29,7 +29,7 @@ class A2SSM(nn.Module):
         super().__init__()
         self.heads = heads
         self.rank = step_rank(channels)
-        self.conv = DepthwiseConv(channels, 5, device=device, dtype=dtype)
+        self.conv = DepthwiseConv(channels, 5, silu=True, device=device, dtype=dtype)
         self.x_proj = nn.Linear(channels, self.rank + 2, bias=False, device=device, dtype=dtype)
         self.dt_proj = nn.Linear(self.rank, channels, device=device, dtype=dtype)
         self.A_log = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
@@ -56,7 +56,7 @@ class A2SSM(nn.Module):
             (B, C, H, W), float32 at least.
         """
         height, width = y.shape[2:]
-        u = F.silu(self.conv(y))
+        u = self.conv(y)
         tokens = u.flatten(2).transpose(1, 2)
         dt, B, C = self.x_proj(tokens).split((self.rank, 1, 1), dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)

@@ -72,7 +72,7 @@ def _rows(height: int, kernel_size: int, vectors: int) -> int:
     return min(enough, key=instructions) if enough else ROWS[-1]
 
 
-def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residual: bool) -> Launch:
+def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residual: bool, silu: bool = False) -> Launch:
     """Launch that fills ``out``; ``taps`` are the weight as (K * K, C)."""
     batch, channels, height, width = x.shape
     kernel_size, apart = math.isqrt(len(taps)), position_stride(x)
@@ -103,6 +103,7 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
         "K": kernel_size,
         "ROWS": rows,
         "RESIDUAL": residual,
+        "SILU": silu,
         "num_warps": THREADS // 32,
         "num_stages": 1,
         **registers(x, REGISTERS),
@@ -110,16 +111,16 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
     return kernels.depthwise_kernel, (blocks * triton.cdiv(columns * group, THREADS),), arguments
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool) -> Tensor:
-    """Return the convolution, or its sum with ``x``, (B, C, H, W), channels innermost."""
+def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool, silu: bool = False) -> Tensor:
+    """Return the convolution, or its sum with ``x``, or SiLU of either, (B, C, H, W), channels innermost."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     out = empty_map(x, torch.promote_types(dtype, x.dtype) if residual else dtype)
     if not out.numel():
         return out
     taps, bias = weight.flatten(1).t().contiguous(), bias.contiguous()
-    key = "depthwise conv", *map(kind, (x, taps, bias)), out.dtype, residual
-    (launch,) = repeated(key, lambda: [forward_launch(out, x, taps, bias, residual=residual)])
+    key = "depthwise conv", *map(kind, (x, taps, bias)), out.dtype, residual, silu
+    (launch,) = repeated(key, lambda: [forward_launch(out, x, taps, bias, residual=residual, silu=silu)])
     with on_device(x):
         launch(x=x, weight=taps, bias=bias, out=out)
     return out

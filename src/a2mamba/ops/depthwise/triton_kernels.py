@@ -1,4 +1,4 @@
-"""Triton kernel of the depthwise convolution: bias and residual in the pass that convolves, float32 inside.
+"""Triton kernel of the depthwise convolution: bias, residual and SiLU in the pass that convolves, float32 inside.
 
 A *vector* is VEC channels of one position that lie side by side. A thread owns the vectors of ROWS rows of a column:
 what it reads is added to all rows that it belongs to. So an output takes K (ROWS + K - 1) / ROWS readings instead of
@@ -19,7 +19,7 @@ import triton.language as tl
 def depthwise_kernel(
     x, weight, bias, out, height, width, strips, blocks, columns, x_p,
     C: tl.constexpr, VEC: tl.constexpr, GROUP: tl.constexpr, THREADS: tl.constexpr, ALIGN: tl.constexpr,
-    K: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, RESIDUAL: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """Fill out (B, H, W, C) from x, ``x_p`` from position to position, and weight (K * K, C).
 
@@ -63,4 +63,7 @@ def depthwise_kernel(
     to = out + (position * C)[:, None] + channel
     for t in tl.static_range(ROWS):
         exists = real & (first + t < height)
-        tl.store(to + t * width * C, results[t].to(out.dtype.element_ty), mask=exists[:, None] & full)
+        result = results[t]
+        if SILU:
+            result *= tl.sigmoid(result)
+        tl.store(to + t * width * C, result.to(out.dtype.element_ty), mask=exists[:, None] & full)
