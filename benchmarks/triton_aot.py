@@ -160,12 +160,15 @@ class Maps:
         table = exact.new_empty(self.size, self.size, self.width // 2, 2)
         yield rotary.forward_launch(channel_norm.empty_map(pair, self.dtype), pair, table)
         yield depthwise.forward_launch(exact, exact, vector.new_empty(9, channels), vector, residual=True)
-        yield depthwise.forward_launch(out, x, vector.new_empty(25, channels), vector, residual=False)
+        for silu in (False, True):
+            yield depthwise.forward_launch(out, x, vector.new_empty(25, channels), vector, residual=False, silu=silu)
         half = channel_norm.empty_map(x[:, : channels // 2], self.dtype)
         position = out.new_empty(self.batch, self.size, self.size, 8)[..., 0]
         mix = vector.new_empty(self.heads, self.heads), vector.new_empty(self.heads)
         yield readout.read_out_launch(exact, half, half, *mix, position, out, vector)
-        yield readout.gated_norm_launch(exact, exact, out, out, (vector, vector), (vector, vector), 1e-6)
+        affine = vector, vector
+        for gate_norm in (None, affine + affine):
+            yield readout.gated_norm_launch(exact, exact, out, out, gate_norm, affine, affine, 1e-5, 1e-6)
 
 
 def map_cases() -> list[Maps]:
@@ -235,7 +238,7 @@ def compile_launch(launch: Launch, case: Attention | Scan | Maps, name: str) -> 
     else:
         registers, spills = read_amdgcn(compiled.asm["amdgcn"])
     label = kernel.__name__.removesuffix("_kernel")
-    for flag in ("AGAIN", "OF_KEYS", "AGGREGATE", "REVERSE", "KEEP", "RESIDUAL"):
+    for flag in ("AGAIN", "OF_KEYS", "AGGREGATE", "REVERSE", "KEEP", "RESIDUAL", "SILU", "GATE_NORM"):
         label += f" {flag.lower()}" if arguments.get(flag) else ""
     return Usage(label, str(case), name, options["num_warps"], registers, spills, compiled.metadata.shared)
 

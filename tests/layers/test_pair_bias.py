@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -64,3 +66,23 @@ def test_some_heads_at_a_time(limit: int, sizes: list[int], monkeypatch: pytest.
 def test_registration() -> None:
     bias = torch.randn(2, 9, 9, requires_grad=True)
     torch.library.opcheck(torch.ops.a2mamba.resize_pair_bias.default, (bias, 16))
+
+
+@pytest.mark.parametrize("width", [8, 28])
+def test_heads_are_padded_on_gpus(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = GlobalAttention(2, 12)
+    torch.nn.init.normal_(attention.bias)
+    q, k, v = torch.randn(3, 2, 3, 4, 2, width).permute(0, 1, 4, 2, 3, 5)
+    expected = attention(q, k, v)
+    widths = []
+
+    def attend(q: Tensor, *others: Tensor, fused: Any = F.scaled_dot_product_attention, **options: Any) -> Tensor:
+        widths.append(q.shape[-1])
+        return fused(q, *others, **options)
+
+    monkeypatch.setattr(global_attention, "on_gpu", lambda x: True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    found = attention(q, k, v)
+    assert widths == [-(-width // 8) * 8]
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)

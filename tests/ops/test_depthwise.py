@@ -97,3 +97,10 @@ def test_why_not() -> None:
     assert "multiple of 8, got 6" in str(reason(x[:, :6], weight[:6], bias[:6]))
     with torch.no_grad():
         assert "none is wanted" in str(reason(x, weight, bias))
+
+
+@pytest.mark.parametrize("backend", [None, "torch"])
+def test_silu_of_the_convolution(backend: str | None) -> None:
+    tensors = Case(2, 24, 5, 7, 5).inputs()
+    found = depthwise_conv(*tensors, silu=True, backend=backend)
+    torch.testing.assert_close(found, torch.nn.functional.silu(depthwise_conv(*tensors)))

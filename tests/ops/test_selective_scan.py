@@ -155,3 +155,12 @@ def test_bad_input_is_named(arguments: tuple[Tensor, ...], message: str) -> None
 def test_unknown_backend_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"choose one of .*'torch', 'reference'"):
         selective_scan_state(U, U, A, U[:, 0], backend="fast")
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_states_may_be_wanted_in_another_dtype(backend: str | None) -> None:
+    u, delta, A, B, delta_bias = CASES[1].inputs(torch.float32)
+    exact = selective_scan_state(u, delta, A, B, delta_bias, backend=backend)
+    found = selective_scan_state(u, delta, A, B, delta_bias, dtype=torch.float16, backend=backend)
+    assert exact.dtype == torch.float32
+    assert torch.equal(found, exact.half())

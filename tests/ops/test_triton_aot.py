@@ -21,7 +21,7 @@ KERNELS = {
     *("attention_backward_q", "attention_backward_kv", "attention_backward_matrix", "attention_backward_bias"),
     *("scan aggregate", "scan", "scan_carry", "scan_carry reverse", "scan_backward", "scan_backward aggregate"),
     *("channel_norm", "channel_norm keep", "channel_norm_backward", "rotate"),
-    *("depthwise", "depthwise residual", "read_out", "gated_norm"),
+    *("depthwise", "depthwise residual", "depthwise silu", "read_out", "gated_norm", "gated_norm gate_norm"),
 }
 
 

@@ -61,7 +61,12 @@ def run_case(name: str, number: int, dtype: torch.dtype) -> list[float]:
     reference = getattr(import_module(f"a2mamba.ops.{folder}.reference"), name)
     case = import_module(f"a2mamba.ops.{folder}").CASES[number]
     errors = []
-    with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
+    with (
+        torch.no_grad(),
+        mock.patch.object(torch, "empty", poisoned_empty),
+        # As many rows a thread as on large maps: fewer programs to interpret.
+        mock.patch("a2mamba.ops.depthwise.triton_impl.PROGRAMS", 0),
+    ):
         for seed in (0, 0, 1):
             arguments = getattr(case, inputs)(dtype, "cpu", seed)
             objects = getattr(implementation, f"{function}_why_not" if folder == "readout" else "why_not")
@@ -83,6 +88,70 @@ def test_kernels_agree_with_references(
     name: str, number: int, dtype: torch.dtype, interpreted: Callable[..., Any]
 ) -> None:
     assert max(interpreted(run_case, name, number, dtype)) < LIMITS[dtype]
+
+
+def run_depthwise(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, residual: bool) -> float:
+    """Return the error of a depthwise convolution whose threads own ``rows`` rows, with a residual or with SiLU."""
+    from a2mamba.ops import triton_launch
+    from a2mamba.ops.depthwise import Case, reference, triton_impl
+
+    x, weight, bias = Case(*sizes).inputs(dtype)
+    expected = reference.depthwise_conv(*exactly((x, weight, bias)))
+    expected = expected + x.double() if residual else nn.functional.silu(expected)
+    with (
+        torch.no_grad(),
+        mock.patch.object(torch, "empty", poisoned_empty),
+        mock.patch.object(triton_impl, "ROWS", (rows,)),
+        mock.patch.object(triton_impl, "PROGRAMS", 0),
+        mock.patch.object(triton_launch, "_known", {}),
+    ):
+        return error(triton_impl.run(x, weight, bias, residual=residual, silu=not residual), expected)
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "rows"),
+    [
+        ((3, 8, 1, 1, 3), 7),  # a map lower than a thread's rows, and than the kernel
+        ((2, 20, 7, 3, 5), 7),  # channels that are no vectors
+        ((2, 24, 13, 5, 3), 4),  # a last row alone
+        ((1, 16, 14, 9, 5), 7),  # rows that fit
+        ((1, 72, 56, 3, 3), 6),  # nine vectors of channels, in groups of five; eighteen, in groups of six
+        ((2, 144, 13, 7, 3), 2),
+        ((1, 8, 6, 4, 7), 5),
+        ((2, 16, 3, 5, 5), 1),
+    ],
+    ids=str,
+)
+def test_depthwise_rows(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, interpreted: Callable[..., Any]) -> None:
+    assert interpreted(run_depthwise, sizes, rows, dtype, rows % 2 == 0) < LIMITS[dtype]
+
+
+def run_gate_norm(how: str) -> tuple[float, int]:
+    """Return the error of a gated norm and how often the gate's norm was called."""
+    from a2mamba.ops.readout import CASES, reference, triton_impl
+
+    x, added, gate, gate_norm, norm, out_norm = CASES[2].gated_norm_inputs()
+    calls = []
+    other: nn.Module = gate_norm
+    if how == "hooked":
+        gate_norm.register_forward_hook(lambda *_: calls.append(how))
+    if how == "training":
+        other = gate_norm.train()
+    if how == "folded":
+        other = nn.Identity()
+    arguments = x, added, gate, other, norm, out_norm
+    expected = reference.gated_norm(*exactly(arguments))
+    calls.clear()
+    with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
+        return error(triton_impl.gated_norm(*arguments), expected), len(calls)
+
+
+@pytest.mark.parametrize(("how", "calls"), [("folded", 0), ("hooked", 1), ("training", 0)])
+def test_gate_norms(how: str, calls: int, interpreted: Callable[..., Any]) -> None:
+    off, called = interpreted(run_gate_norm, how)
+    assert off < LIMITS[torch.float32]
+    assert called == calls
 
 
 def run_norm_gradients(number: int, dtype: torch.dtype, channels_first: bool) -> list[float]:

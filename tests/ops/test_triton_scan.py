@@ -108,6 +108,34 @@ def test_states_and_gradients(case: Case, interpreted: Callable[..., Any]) -> No
     assert not wrong, f"relative errors above {LIMITS[case.dtype]}: {wrong}"
 
 
+def run_stored(programs: int, gradients: bool) -> tuple[torch.dtype, float, bool]:
+    """Return dtype and error of states that are wanted in bfloat16, and whether they have a gradient."""
+    from a2mamba.ops.selective_scan import triton_impl
+
+    tensors = make(Case(1, 5, 300))
+    leaves = [t.requires_grad_(gradients) for t in tensors.values()]
+    with (
+        torch.set_grad_enabled(gradients),
+        mock.patch.object(triton_impl, "PROGRAMS", programs),
+        mock.patch.object(torch, "empty", poisoned_empty),
+    ):
+        exact = triton_impl.run(*leaves, True)
+        # Twice: the second launch is the first one's, again.
+        found = [triton_impl.run(*leaves, True, torch.bfloat16) for _ in range(2)][1]
+        assert exact.dtype == torch.float32
+        # The interpreter cuts numbers off where it makes bfloat16 of them.
+        return found.dtype, error(found, exact), found.requires_grad
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("programs", [0, 512])  # whole sequences, and chunks
+def test_states_in_another_dtype(programs: int, gradients: bool, interpreted: Callable[..., Any]) -> None:
+    dtype, off, differentiable = interpreted(run_stored, programs, gradients)
+    assert dtype == torch.bfloat16
+    assert off < 5e-3
+    assert differentiable == gradients
+
+
 def run_counts() -> tuple[int, int]:
     """Return the number of launches of a short, wide sequence and of a long, narrow one."""
     from a2mamba.ops.selective_scan import triton_impl

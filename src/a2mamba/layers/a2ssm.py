@@ -29,7 +29,7 @@ class A2SSM(nn.Module):
         super().__init__()
         self.heads = heads
         self.rank = step_rank(channels)
-        self.conv = DepthwiseConv(channels, 5, device=device, dtype=dtype)
+        self.conv = DepthwiseConv(channels, 5, silu=True, device=device, dtype=dtype)
         self.x_proj = nn.Linear(channels, self.rank + 2, bias=False, device=device, dtype=dtype)
         self.dt_proj = nn.Linear(self.rank, channels, device=device, dtype=dtype)
         self.A_log = nn.Parameter(torch.empty(channels, device=device, dtype=dtype))
@@ -56,7 +56,7 @@ class A2SSM(nn.Module):
             (B, C, H, W), float32 at least.
         """
         size = y.shape[2:]
-        u, A_log, dt_proj, head_mix = F.silu(self.conv(y)), self.A_log, self.dt_proj, self.head_mix
+        u, A_log, dt_proj, head_mix = self.conv(y), self.A_log, self.dt_proj, self.head_mix
         sequence = u.flatten(2)
         dt, B, C = torch.split_with_sizes(self.x_proj(sequence.transpose(1, 2)), (self.rank, 1, 1), dim=-1)
         delta = F.linear(dt, dt_proj.weight)
@@ -66,7 +66,8 @@ class A2SSM(nn.Module):
             -A_log.to(torch.promote_types(A_log.dtype, torch.float32)).exp(),
             B.squeeze(-1),
             dt_proj.bias,
+            dtype=y.dtype,
         )
-        aggregated = aggregate(to_heads(torch.unflatten(states, -1, size).to(y.dtype), self.heads))
+        aggregated = aggregate(to_heads(torch.unflatten(states, -1, size), self.heads))
         readout = torch.unflatten(C.squeeze(-1), -1, size)
         return read_out(aggregated, head_mix.weight, head_mix.bias, readout, u, self.D)

@@ -17,6 +17,7 @@ class DepthwiseConv(nn.Conv2d):
     Args:
         channels: C.
         kernel_size: k, odd.
+        silu: followed by SiLU.
         device, dtype: of the parameters.
     """
 
@@ -27,16 +28,18 @@ class DepthwiseConv(nn.Conv2d):
         channels: int,
         kernel_size: int,
         *,
+        silu: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, device=device, dtype=dtype
         )
+        self.silu = silu
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        return depthwise_conv(x, self.weight, self.bias)
+        return depthwise_conv(x, self.weight, self.bias, silu=self.silu)
 
 
 class ResidualDepthwise(DepthwiseConv):

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.layers.chunking import chunk_bounds
-from a2mamba.ops.dispatch import unwatched
+from a2mamba.ops.dispatch import on_gpu, unwatched
 from a2mamba.ops.precision import without_autocast
 from a2mamba.ops.registration import register
 
 MAX_CHUNK_ELEMENTS = 2**22
 """Elements of a resized bias that exist at a time, at inference."""
+
+FUSED_WIDTH = 8
+"""PyTorch's fused attention on GPUs takes heads of such multiples; others it computes step by step, score by score."""
 
 
 def resize_pair_bias(bias: Tensor, tokens: int) -> Tensor:
@@ -98,7 +101,12 @@ class GlobalAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """(B, heads, tokens, d) each and the heads' biases -> (B, tokens, heads, d)."""
         bias = resize_pair_bias(bias, q.shape[2]).to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2)
+        width = q.shape[-1]
+        if width % FUSED_WIDTH == 0 or not on_gpu(q):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None]).transpose(1, 2)
+        q, k, v = (F.pad(x, (0, -width % FUSED_WIDTH)) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=width**-0.5)
+        return out[..., :width].transpose(1, 2)
 
     def extra_repr(self) -> str:
         """Show the size of the bias."""

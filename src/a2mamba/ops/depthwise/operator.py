@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from a2mamba.ops.depthwise import comparison, numba_impl, reference
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing
@@ -23,10 +24,10 @@ def _triton_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return triton_impl.why_not(x, weight, bias) or comparison.triton(x.device)
 
 
-def _triton_run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _triton_run(x: Tensor, weight: Tensor, bias: Tensor, *, silu: bool = False) -> Tensor:
     from a2mamba.ops.depthwise import triton_impl
 
-    return triton_impl.run(x, weight, bias, residual=False)
+    return triton_impl.run(x, weight, bias, residual=False, silu=silu)
 
 
 def _numba_why_not(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
@@ -38,11 +39,13 @@ BACKENDS = (
     Backend("numba", _numba_why_not, numba_impl.run),
     Backend("torch", always, reference.depthwise_conv),
 )
-"""In order of preference. All take (x, weight, bias)."""
+"""In order of preference. All take (x, weight, bias); "triton" applies SiLU in the same pass."""
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
-    """Return the depthwise convolution of a map padded with zeros.
+def depthwise_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, *, silu: bool = False, backend: str | None = None
+) -> Tensor:
+    """Return the depthwise convolution of a map padded with zeros, or SiLU of it.
 
     ``feed_forward.residual_depthwise`` is its sum with the map.
 
@@ -50,6 +53,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
         x: (B, C, H, W), any floating dtype.
         weight: (C, 1, K, K), K odd.
         bias: (C,).
+        silu: return x * sigmoid(x) of the convolution.
         backend: "triton", "numba" (5 x 5 kernels whose gradient is wanted) or "torch"; None takes the first that can
             run.
 
@@ -66,7 +70,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, backend: str | No
             f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
     arguments = (x, weight, bias)
-    return select("depthwise_conv", BACKENDS, backend, arguments).run(*arguments)
+    chosen = select("depthwise_conv", BACKENDS, backend, arguments)
+    if not silu:
+        return chosen.run(*arguments)
+    return chosen.run(*arguments, silu=True) if chosen.name == "triton" else F.silu(chosen.run(*arguments))
 
 
 def explain_backends(*arguments: Any) -> list[Choice]:

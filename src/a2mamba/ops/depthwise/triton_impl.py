@@ -10,14 +10,26 @@ from torch import Tensor
 
 from a2mamba.ops.depthwise import triton_kernels as kernels
 from a2mamba.ops.dispatch import unfit
-from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
+from a2mamba.ops.triton_launch import Launch, kind, on_device, registers, remembered, repeated
 from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
 
-TILE = (4, 8)
-"""Positions of a program: every thread has eight channels of one, sixteen bytes in half precision."""
+VECTOR_BYTES = 16
+"""What a thread reads at a time, where the kernel is small and memory lies so."""
 
-MAX_CHANNELS = 64
-"""Channels of a program, at most."""
+GROUP_BYTES = 128
+"""Channels of a program, at most: a line of the first cache. The rest of a program are columns."""
+
+THREADS = 128
+"""Of a program, and vectors in a row of it."""
+
+REGISTERS = 168
+"""Of a thread, at most: three programs on a processor."""
+
+ROWS = (7, 6, 5, 4, 2, 1)
+"""Rows that a thread may own: more would take more registers."""
+
+PROGRAMS = 264
+"""Programs that make use of a GPU: two for each of its processors. With fewer, threads own fewer rows."""
 
 MAX_KERNEL = 7
 """The taps are written out one by one."""
@@ -38,13 +50,40 @@ def _unfit(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return objection
 
 
-def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residual: bool) -> Launch:
+def _group(vectors: int, most: int) -> int:
+    """Return how many of the vectors of a position a program has: those that leave the fewest threads without work."""
+    return min(range(min(most, vectors), 0, -1), key=lambda group: triton.cdiv(vectors, group) * group)
+
+
+def _rows(height: int, kernel_size: int, vectors: int) -> int:
+    """Return how many rows a thread owns: those that cost the fewest instructions, of those that make use of a GPU.
+
+    Args:
+        height: of the map.
+        kernel_size: K.
+        vectors: in one row of all images.
+    """
+
+    def instructions(rows: int) -> int:
+        # A product and a sum are one; a reading takes about as long as three of them.
+        return triton.cdiv(height, rows) * kernel_size * (rows * kernel_size + 3 * (rows + kernel_size - 1))
+
+    enough = [rows for rows in ROWS if triton.cdiv(height, rows) * vectors >= PROGRAMS * THREADS]
+    return min(enough, key=instructions) if enough else ROWS[-1]
+
+
+def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residual: bool, silu: bool = False) -> Launch:
     """Launch that fills ``out``; ``taps`` are the weight as (K * K, C)."""
     batch, channels, height, width = x.shape
-    # The largest power of two that divides the channels wastes no thread, where it is not too small.
-    shared = math.gcd(MAX_CHANNELS, channels)
-    block = shared if shared >= 16 else min(MAX_CHANNELS, max(16, triton.next_power_of_2(channels)))
-    tiles_y, tiles_x, blocks = triton.cdiv(height, TILE[0]), triton.cdiv(width, TILE[1]), triton.cdiv(channels, block)
+    kernel_size, apart = math.isqrt(len(taps)), position_stride(x)
+    assert apart is not None
+    # With the factors of larger kernels, eight channels would take more registers than there are.
+    vector = VECTOR_BYTES // x.element_size() if kernel_size == 3 else 4
+    vectors = triton.cdiv(channels, vector)
+    group = _group(vectors, GROUP_BYTES // (vector * x.element_size()))
+    rows = _rows(height, kernel_size, batch * width * vectors)
+    strips, blocks = triton.cdiv(height, rows), triton.cdiv(vectors, group)
+    columns = batch * strips * width
     arguments = {
         "x": x,
         "weight": taps,
@@ -52,31 +91,36 @@ def forward_launch(out: Tensor, x: Tensor, taps: Tensor, bias: Tensor, *, residu
         "out": out,
         "height": height,
         "width": width,
-        "tiles_y": tiles_y,
-        "tiles_x": tiles_x,
+        "strips": strips,
         "blocks": blocks,
-        "x_p": position_stride(x),
+        "columns": columns,
+        "x_p": apart,
         "C": channels,
-        "BLOCK_C": block,
-        "K": math.isqrt(len(taps)),
-        "T_Y": TILE[0],
-        "T_X": TILE[1],
+        "VEC": vector,
+        "GROUP": group,
+        "THREADS": THREADS,
+        "ALIGN": math.gcd(apart, vector),
+        "K": kernel_size,
+        "ROWS": rows,
         "RESIDUAL": residual,
-        "num_warps": block // 8,
+        "SILU": silu,
+        "num_warps": THREADS // 32,
+        "num_stages": 1,
+        **registers(x, REGISTERS),
     }
-    return kernels.depthwise_kernel, (batch * tiles_y * tiles_x * blocks,), arguments
+    return kernels.depthwise_kernel, (blocks * triton.cdiv(columns * group, THREADS),), arguments
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool) -> Tensor:
-    """Return the convolution, or its sum with ``x``, (B, C, H, W), channels innermost."""
+def run(x: Tensor, weight: Tensor, bias: Tensor, *, residual: bool, silu: bool = False) -> Tensor:
+    """Return the convolution, or its sum with ``x``, or SiLU of either, (B, C, H, W), channels innermost."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     out = empty_map(x, torch.promote_types(dtype, x.dtype) if residual else dtype)
     if not out.numel():
         return out
     taps, bias = weight.flatten(1).t().contiguous(), bias.contiguous()
-    key = "depthwise conv", *map(kind, (x, taps, bias)), out.dtype, residual
-    (launch,) = repeated(key, lambda: [forward_launch(out, x, taps, bias, residual=residual)])
+    key = "depthwise conv", *map(kind, (x, taps, bias)), out.dtype, residual, silu
+    (launch,) = repeated(key, lambda: [forward_launch(out, x, taps, bias, residual=residual, silu=silu)])
     with on_device(x):
         launch(x=x, weight=taps, bias=bias, out=out)
     return out

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from a2mamba.ops.neighborhood import triton_kernels as kernels
 from a2mamba.ops.neighborhood.tiles import Runs, Tiling, choose_tile, runs, tiling
-from a2mamba.ops.triton_launch import Launch
+from a2mamba.ops.triton_launch import Launch, registers
 
 TILES = ((8, 8), (4, 16))
 """Shapes of query tiles. A tile of T x T queries computes (T + K - 1)^2 scores a query, K^2 of which count, so wide
@@ -182,11 +182,6 @@ def _layout(name: str, x: Tensor) -> dict[str, Any]:
     return {**arguments, f"{name.upper()}_ALIGN": _align(x)}
 
 
-def _registers(q: Tensor, count: int) -> dict[str, int]:
-    """Return the option that lets a thread have ``count`` registers, where NVIDIA's assembler would rather spill."""
-    return {} if q.device.type == "cpu" or torch.version.hip else {"maxnreg": count}
-
-
 def forward_launch(
     out: Tensor,
     lse: Tensor,
@@ -224,7 +219,7 @@ def backward_q_launch(
     arguments["O_ALIGN"] = math.gcd(16 // out.element_size(), out.shape[-1])
     if min(arguments["Q_ALIGN"] * q.element_size(), arguments["V_ALIGN"] * v.element_size()) < 16:
         # Rows that are read in pieces take more addresses than the four programs a processor have registers for.
-        arguments.update(_registers(q, 168))
+        arguments.update(registers(q, 168))
     return kernels.attention_backward_q_kernel, (q.shape[0] * q.shape[1] * found.number,), arguments
 
 

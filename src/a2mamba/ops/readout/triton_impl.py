@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import unfit
+from a2mamba.ops.dispatch import unfit, unhooked
 from a2mamba.ops.readout import triton_kernels as kernels
 from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
 from a2mamba.ops.triton_maps import empty_map, position_stride, unfit_maps, watched
 
 Affine = tuple[Tensor, Tensor]
+Constants = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Mean, variance, weight and bias of a norm whose statistics do not change."""
 
 ELEMENTS = 2048
 """Numbers of a program: 16 for each of 128 threads."""
@@ -115,9 +116,17 @@ def read_out(
 
 
 def gated_norm_launch(
-    out: Tensor, x: Tensor, added: Tensor, gate: Tensor, norm: Affine, out_norm: Affine, eps: float
+    out: Tensor,
+    x: Tensor,
+    added: Tensor,
+    gate: Tensor,
+    gate_norm: Constants | None,
+    norm: Affine,
+    out_norm: Affine,
+    gate_eps: float,
+    eps: float,
 ) -> Launch:
-    """Launch that fills ``out``."""
+    """Launch that fills ``out``; without a ``gate_norm`` the gate is normalized already."""
     channels = x.shape[1]
     rows = x.numel() // channels
     padded = max(16, triton.next_power_of_2(channels))
@@ -126,6 +135,8 @@ def gated_norm_launch(
         "x": x,
         "added": added,
         "gate": gate,
+        # Without a norm any pointers do: they are never read.
+        **_named(gate_norm or (*norm, *norm)),
         "weight": norm[0],
         "bias": norm[1],
         "out_weight": out_norm[0],
@@ -135,10 +146,12 @@ def gated_norm_launch(
         "x_p": position_stride(x),
         "added_p": position_stride(added),
         "gate_p": position_stride(gate),
+        "gate_eps": float(gate_eps),
         "eps": float(eps),
         "C": channels,
         "C_PAD": padded,
         "ROWS": per_program,
+        "GATE_NORM": gate_norm is not None,
         "num_warps": 4,
     }
     return kernels.gated_norm_kernel, (triton.cdiv(rows, per_program),), arguments
@@ -157,15 +170,56 @@ def gated_norm(
     out = empty_map(x, out_norm.weight.dtype if dtype is None else dtype)
     if not out.numel():
         return out
-    gate = F.silu(gate_norm(gate))
+    constants = _constants(gate_norm)
+    if constants is None:
+        gate = gate_norm(gate)
+        if position_stride(gate) is None:
+            gate = gate.contiguous(memory_format=torch.channels_last)
     weight, bias, out_weight, out_bias = (
         each.contiguous() for each in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)
     )
-    eps = norm.eps
-    key = "gated norm", *map(kind, (x, added, gate, weight, bias, out_weight, out_bias)), eps, out.dtype
-    (launch,) = repeated(
-        key, lambda: [gated_norm_launch(out, x, added, gate, (weight, bias), (out_weight, out_bias), eps)]
-    )
+    eps, gate_eps = norm.eps, 0.0 if constants is None else float(gate_norm.eps)
+    tensors = x, added, gate, weight, bias, out_weight, out_bias, *(constants or ())
+    key = "gated norm", *map(kind, tensors), eps, gate_eps, out.dtype
+
+    def launches() -> list[Launch]:
+        affines = (weight, bias), (out_weight, out_bias)
+        return [gated_norm_launch(out, x, added, gate, constants, *affines, gate_eps, eps)]
+
+    (launch,) = repeated(key, launches)
     with on_device(x):
-        launch(x=x, added=added, gate=gate, weight=weight, bias=bias, out_weight=out_weight, out_bias=out_bias, out=out)
+        launch(
+            x=x,
+            added=added,
+            gate=gate,
+            **_named(constants or (weight, bias, weight, bias)),
+            weight=weight,
+            bias=bias,
+            out_weight=out_weight,
+            out_bias=out_bias,
+            out=out,
+        )
     return out
+
+
+def _constants(norm: nn.Module) -> Constants | None:
+    """Return what a gate's norm consists of; None where it must be called, or is nn.Identity."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.training or not norm.affine or not unhooked(norm):
+        return None
+    if norm.running_mean is None or norm.running_var is None:
+        return None
+    found = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    if _unfit_vectors(*found) is not None:
+        return None
+    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous(), found[3].contiguous()
+
+
+@remembered
+def _unfit_vectors(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+    return unfit(mean=mean, variance=variance, weight=weight, bias=bias)
+
+
+def _named(constants: Constants) -> dict[str, Tensor]:
+    """Return the constants of a gate's norm under the names of the kernel's arguments."""
+    mean, variance, weight, bias = constants
+    return {"gate_mean": mean, "gate_variance": variance, "gate_weight": weight, "gate_bias": bias}

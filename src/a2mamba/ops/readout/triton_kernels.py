@@ -52,10 +52,11 @@ def _normalize(x, real, weight, bias, channel, eps, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def gated_norm_kernel(
-    x, added, gate, weight, bias, out_weight, out_bias, out, rows, x_p, added_p, gate_p, eps,
-    C: tl.constexpr, C_PAD: tl.constexpr, ROWS: tl.constexpr,
+    x, added, gate, gate_mean, gate_variance, gate_weight, gate_bias, weight, bias, out_weight, out_bias, out,
+    rows, x_p, added_p, gate_p, gate_eps, eps,
+    C: tl.constexpr, C_PAD: tl.constexpr, ROWS: tl.constexpr, GATE_NORM: tl.constexpr,
 ):  # fmt: skip
-    """Fill out (rows, C): out_norm((norm(x) + added) * gate)."""
+    """Fill out (rows, C): out_norm((norm(x) + added) * silu(gate)), the gate normalized first with GATE_NORM."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     channel = tl.arange(0, C_PAD)[None, :]
     real = channel < C
@@ -63,6 +64,12 @@ def gated_norm_kernel(
     values = tl.load(x + row * x_p + channel, mask=exists, other=0.0).to(tl.float32)
     values = _normalize(values, real, weight, bias, channel, eps, C)
     values += tl.load(added + row * added_p + channel, mask=exists, other=0.0).to(tl.float32)
-    values *= tl.load(gate + row * gate_p + channel, mask=exists, other=0.0).to(tl.float32)
+    opening = tl.load(gate + row * gate_p + channel, mask=exists, other=0.0).to(tl.float32)
+    if GATE_NORM:
+        factor = tl.rsqrt(tl.load(gate_variance + channel, mask=real, other=1.0).to(tl.float32) + gate_eps)
+        factor *= tl.load(gate_weight + channel, mask=real, other=0.0).to(tl.float32)
+        opening -= tl.load(gate_mean + channel, mask=real, other=0.0).to(tl.float32)
+        opening = opening * factor + tl.load(gate_bias + channel, mask=real, other=0.0).to(tl.float32)
+    values *= opening * tl.sigmoid(opening)
     values = _normalize(tl.where(real, values, 0.0), real, out_weight, out_bias, channel, eps, C)
     tl.store(out + row * C + channel, values.to(out.dtype.element_ty), mask=exists)

@@ -112,7 +112,7 @@ BACKENDS = (
     Backend("torch", _torch_why_not, _forward),
     Backend("reference", always, reference.selective_scan_state),
 )
-"""In order of preference. All take (u, delta, A, B as (B, N, L), delta_bias, delta_softplus)."""
+"""In order of preference. All take (u, delta, A, B as (B, N, L), delta_bias, delta_softplus); "triton" a dtype too."""
 
 
 def selective_scan_state(
@@ -123,6 +123,7 @@ def selective_scan_state(
     delta_bias: Tensor | None = None,
     *,
     delta_softplus: bool = True,
+    dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Return the hidden states of a selective state-space model whose state is one number a channel.
@@ -137,17 +138,22 @@ def selective_scan_state(
         B: input projection (B, L), shared by all channels, or (B, N, L), row n for the n-th C / N channels.
         delta_bias: (C,) or None.
         delta_softplus: apply softplus (linear above 20) to the biased step; otherwise it is used as it is.
+        dtype: of the result, to which the states are rounded in the end; None is float32 (float64 if ``u`` is).
         backend: "triton", "numba", "torch" or "reference"; None takes the first that can run.
 
     Returns:
-        (B, C, L) states, float32 (float64 if ``u`` is).
+        (B, C, L) states.
 
     Raises:
         ValueError: for shapes, dtypes or a backend that do not fit, naming what was found.
     """
     _check(u, delta, A, B, delta_bias)
     arguments = (u, delta, A, B[:, None] if B.dim() == 2 else B, delta_bias, delta_softplus)
-    return select("selective_scan_state", BACKENDS, backend, arguments).run(*arguments)
+    chosen = select("selective_scan_state", BACKENDS, backend, arguments)
+    if dtype is None:
+        return chosen.run(*arguments)
+    # Only Triton's kernels can store what they computed in another dtype.
+    return chosen.run(*arguments, dtype) if chosen.name == "triton" else chosen.run(*arguments).to(dtype)
 
 
 def explain_backends(u: Tensor) -> list[Choice]:

@@ -19,7 +19,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from a2mamba.ops.dispatch import unfit, untraced
+from a2mamba.ops.dispatch import unfit, untraced, unwatched
 from a2mamba.ops.selective_scan import triton_kernels as kernels
 from a2mamba.ops.triton_launch import Launch, RepeatedLaunch, kind, on_device, remembered, repeated
 
@@ -157,7 +157,7 @@ def _chunked(kernel: Any, arguments: dict[str, Any], device: torch.device, *, re
 def forward_launches(
     states: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> list[Launch]:
-    """Launches that fill ``states`` (B, C, L), float32."""
+    """Launches that fill ``states`` (B, C, L)."""
     arguments = _common(u, delta, A, B, delta_bias, delta_softplus, tile=TILE)
     arguments.update(states=states, **_strides("h", states))
     return _chunked(kernels.scan_kernel, arguments, u.device, reverse=False)
@@ -205,13 +205,21 @@ def backward_launches(
     return _chunked(kernels.scan_backward_kernel, arguments, u.device, reverse=True)
 
 
-def _advance(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    """Return the states."""
-    states = _like(u, torch.float32)
+def _advance(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the states, stored in ``dtype``."""
+    states = _like(u, dtype)
     if not states.numel():
         return states
     A, bias = A.contiguous(), None if delta_bias is None else delta_bias.contiguous()
-    key = kind(u), kind(delta), kind(A), kind(B), kind(bias), delta_softplus
+    key = kind(u), kind(delta), kind(A), kind(B), kind(bias), delta_softplus, dtype
     launches = repeated(key, lambda: forward_launches(states, u, delta, A, B, bias, delta_softplus))
     tensors = {"u": u, "delta": delta, "a": A, "b": B, "bias": A if bias is None else bias, "states": states}
     with on_device(u):
@@ -355,13 +363,26 @@ class _Scan(torch.autograd.Function):
         return *grads, grad_bias if ctx.needs_input_grad[4] else None, None
 
 
-def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
-    """Return the states (B, C, L), float32; arguments as in ``reference.selective_scan_state``, B as (B, N, L).
+def run(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the states (B, C, L); arguments as in ``operator.selective_scan_state``, B as (B, N, L).
 
     Memory has the axis innermost, C or L, that is innermost in ``u``.
     """
+    if unwatched(u):
+        # What a cast would read again is stored as it is wanted; between chunks, states are float32 all the same.
+        return _advance(u, delta, A, B, delta_bias, delta_softplus, dtype or torch.float32)
     if not untraced(u):
-        return _forward(u, delta, A, B, delta_bias, delta_softplus)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, delta, A, B, delta_bias)):
-        return _Scan.apply(u, delta, A, B, delta_bias, delta_softplus)
-    return _advance(u, delta, A, B, delta_bias, delta_softplus)
+        states = _forward(u, delta, A, B, delta_bias, delta_softplus)
+    elif any(x is not None and x.requires_grad for x in (u, delta, A, B, delta_bias)):
+        states = _Scan.apply(u, delta, A, B, delta_bias, delta_softplus)
+    else:
+        states = _advance(u, delta, A, B, delta_bias, delta_softplus)
+    return states if dtype is None else states.to(dtype)

@@ -104,7 +104,8 @@ def scan_kernel(
         if AGGREGATE:
             product *= _row(decays, row, BLOCK_L - 1)
         else:
-            tl.store(states + token[:, None] * h_l + channel[None, :] * h_c, tile, mask=mask)
+            out = tile.to(states.dtype.element_ty)
+            tl.store(states + token[:, None] * h_l + channel[None, :] * h_c, out, mask=mask)
     if AGGREGATE:
         tl.store(products + slot, product, mask=exists)
         tl.store(lasts + slot, carry, mask=exists)
