@@ -56,6 +56,11 @@ def test_tiles_are_smaller_than_maps() -> None:
     assert 56 * 56 * 121 < pairs < 56 * 56 * 121 * 4
 
 
+def test_small_maps_are_one_tile() -> None:
+    y, x = cut_map(14, 14, (7, 7), (1, 1))
+    assert y.queries.shape == x.queries.shape == (1, 14), "nothing is gathered"
+
+
 class _Attention(nn.Module):
     """A dilated map that is applied twice."""
 
