@@ -122,7 +122,8 @@ def files_of(out: Path, name: str) -> dict[str, Path]:
     found = {runtime: out / f"speed-{name}{FORMATS[format].suffix}" for runtime, format in RUNTIMES.items()}
     onnx, openvino = found.values()
     if not onnx.exists():
-        OnnxFormat().write(trace(rival(name), torch.randn(2, 3, 224, 224)), onnx, ["logits"])
+        network = OnnxFormat().prepare(rival(name))
+        OnnxFormat().write(trace(network, torch.randn(2, 3, 224, 224)), onnx, ["logits"])
         print(f"{onnx} is written", flush=True)
     if not openvino.exists():
         OpenVinoFormat().convert(onnx, openvino)

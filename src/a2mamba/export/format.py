@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 from torch.export import ExportedProgram
 
 INPUT = "images"
@@ -28,6 +29,10 @@ class Format(ABC):
     @abstractmethod
     def check_installed(self) -> None:
         """ImportError, with what to install, where something is missing."""
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Return a network in eval mode in the form that is to be traced for this format; itself is not changed."""
+        return network
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from a2mamba.export.aot import AotFormat
 from a2mamba.export.coreml import CoreMLFormat
 from a2mamba.export.format import INPUT, Format, Run, need
+from a2mamba.export.mixer import on_tokens
 from a2mamba.export.program import run_program
 from a2mamba.export.translation import translation_table
 from a2mamba.quiet import errors_only
@@ -30,6 +32,10 @@ class OnnxFormat(Format):
     def check_installed(self) -> None:
         """See `Format`."""
         need("export", "onnx", "onnxscript", "onnxruntime")
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """See `Format`."""
+        return on_tokens(network)
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""
@@ -95,6 +101,10 @@ class OpenVinoFormat(Format):
         """See `Format`."""
         OnnxFormat().check_installed()
         need("openvino", "openvino")
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """See `Format`."""
+        return OnnxFormat().prepare(network)
 
     def write(self, program: ExportedProgram, path: Path, outputs: Sequence[str]) -> None:
         """See `Format`."""

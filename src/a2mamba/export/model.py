@@ -130,7 +130,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder, torch_threads(THREADS):
         made = Path(folder) / path.name
         outputs = output_names(fused, len(run_eager(batches[0])))
-        program = trace(fused, example)
+        program = trace(writer.prepare(fused), example)
         writer.write(program, made, outputs)
         started, not_here = time.perf_counter(), writer.not_here()
         run = writer.load(made, THREADS) if not_here is None else run_program(plain(program).module())
