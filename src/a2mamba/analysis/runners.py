@@ -141,7 +141,7 @@ class Runner:
         example = torch.randn(2, 3, setting.size, setting.size)
         with ExitStack() as stack:
             path = Path(stack.enter_context(TemporaryDirectory(prefix="a2mamba-bench-"))) / f"model{writer.suffix}"
-            writer.write(trace(model, example), path, ["output"])
+            writer.write(trace(writer.prepare(model), example), path, ["output"])
             run = writer.load(path, torch.get_num_threads())
             self.resources = stack.pop_all()  # some runtimes read the weights when they need them
         return lambda images: torch.from_numpy(run(images.numpy())[0])
