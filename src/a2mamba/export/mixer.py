@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from a2mamba.layers import A2SSM, MASS
-from a2mamba.layers.heads import halves
 from a2mamba.layers.mass import adaptive_dilation
 from a2mamba.ops import NeighborhoodMap, selective_scan_state
 
@@ -58,12 +57,12 @@ class TokenMASS(nn.Module):
         values = self.values(x)
         lepe = _tokens(mixer.lepe(values))
         q, k = (self._rotated(_heads(_tokens(conv(x)), mixer.heads), rope) for conv in (self.queries, self.keys))
-        (q1, q2), (k1, k2) = halves(q), halves(k)
+        (q1, q2), (k1, k2) = torch.chunk(q, 2, dim=1), torch.chunk(k, 2, dim=1)
         dilation = adaptive_dilation(height, width, mixer.kernel_size)
         sliding = NeighborhoodMap(q1, k1, mixer.bias, kernel_size=mixer.kernel_size)
         dilated = NeighborhoodMap(q2, k2, mixer.bias, kernel_size=mixer.kernel_size, dilation=dilation)
 
-        v1, v2 = halves(_heads(_tokens(values), mixer.heads))
+        v1, v2 = torch.chunk(_heads(_tokens(values), mixer.heads), 2, dim=1)
         local = sliding(v1)
         y = torch.cat((local, dilated(local + v2)), dim=1)
         if mixer.global_attention is not None:
@@ -94,7 +93,8 @@ class TokenMASS(nn.Module):
             B.squeeze(-1),
             ssm.dt_proj.bias,
         )
-        local, distant = halves(_heads(states.transpose(1, 2).unflatten(1, (height, width)), heads))
+        states = _heads(states.transpose(1, 2).unflatten(1, (height, width)), heads)
+        local, distant = torch.chunk(states, 2, dim=1)
         aggregated = torch.cat((sliding(local), dilated(distant)), dim=1)
         mixed = ssm.head_mix.weight @ aggregated.flatten(2) + ssm.head_mix.bias[:, None]
         return _side_by_side(mixed.view_as(aggregated)) * C.unflatten(1, (height, width)) + u * ssm.D
