@@ -48,7 +48,7 @@ def test_demo_data_is_sound(demo: Path) -> None:
 
 def _masks(data: dict[str, Any]) -> None:
     first, second, third, fourth, fifth = data["annotations"]
-    first["segmentation"] = rectangle(40, 20, 9, 9)
+    first["segmentation"] = rectangle(8, 6, 17, 10)  # 3 pixels from the left edge of its box: more than the slack of 2
     second["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "54"}
     third["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
     fourth["segmentation"] = [[30, 20, 60, 20, 60, 40, 30, 40]]
