@@ -78,8 +78,7 @@ def cut_map(height: int, width: int, kernel_size: tuple[int, int], dilation: tup
             x = cut_axis(width, kernel_size[1], dilation[1], columns)
             count = y.queries.shape[0] * x.queries.shape[0]
             queries, keys = y.queries.shape[1] * x.queries.shape[1], y.keys.shape[1] * x.keys.shape[1]
-            moved = 0 if count == 1 else queries + 2 * keys
-            cost = count * (queries * keys + GATHER_COST * moved)
+            cost = count * (queries * keys + GATHER_COST * (queries + 2 * keys))
             if cost < least:
                 best, least = (y, x), cost
     assert best is not None

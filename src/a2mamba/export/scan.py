@@ -2,7 +2,7 @@
 
 The sequence is cut into chunks. Unrolled steps advance all chunks at once; the last states of the chunks are scanned
 the same way, and what they carry into the next chunk is added with its decay, the exponential of a running sum. A decay
-is never above one and nothing is divided, so the form is exact: it is the recurrence, bracketed otherwise.
+is never above one and no state is divided, so the form is exact: it is the recurrence, bracketed otherwise.
 """
 
 from __future__ import annotations
