@@ -83,7 +83,7 @@ class TokenMASS(nn.Module):
     def _scanned(self, ssm: A2SSM, y: Tensor, sliding: NeighborhoodMap, dilated: NeighborhoodMap) -> Tensor:
         """`A2SSM.forward`, from heads (B, G, H, W, d) to (B, H, W, C)."""
         heads, height, width = y.shape[1:4]
-        u = F.silu(_tokens(ssm.conv(_map(_side_by_side(y)))))
+        u = _tokens(ssm.conv(_map(_side_by_side(y))))
         sequence = u.flatten(1, 2)
         dt, B, C = F.linear(sequence, ssm.x_proj.weight).split((ssm.rank, 1, 1), dim=-1)
         states = selective_scan_state(
