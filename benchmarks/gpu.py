@@ -42,6 +42,10 @@ ROOT = Path(__file__).parents[1]
 GPU_TESTS = ROOT / "tests" / "test_gpu.py"
 
 Row = dict[str, Any]
+Call = Callable[[], Tensor]
+
+MOST_KERNELS = 60
+"""Kernels that are listed, those that take longest."""
 
 LARGEST_MASK = 2**30
 """Pairs of tokens that flex_attention's mask may have before it is cut into blocks."""
@@ -273,26 +277,58 @@ def model_row(names: tuple[str, ...], setting: Setting, programme: Programme) ->
         return [{"models": names, **asdict(setting), "refused": _reason(refusal)}]
 
 
-def graph_rows(name: str, programme: Programme) -> list[Row]:
-    """Record one image's inference in a CUDA graph; compare its logits and time with those of eager calls."""
+def graphed(
+    name: str, size: int, batch: int, programme: Programme
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Return calls of a model at inference: eager, and as one CUDA graph (eager too, where there is no GPU)."""
     model = timm.create_model(name).to(programme.device).eval()
-    images = torch.randn(1, 3, programme.sizes[0][0], programme.sizes[0][0], device=programme.device)
-    with torch.inference_mode():
-        expected = model(images)
-        row: Row = {"model": name, "eager_ms": milliseconds(lambda: model(images), programme)}
-        if programme.device != "cuda":
-            return [row]
-        graphed = cuda_graph(model)
-        torch.testing.assert_close(graphed(images), expected, rtol=1e-3, atol=1e-3)
-        row["graph_ms"] = milliseconds(lambda: graphed(images), programme)
-    return [row]
+    images = torch.randn(batch, 3, size, size, device=programme.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    replay = cuda_graph(model) if programme.device == "cuda" else model
+
+    def call(network: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.inference_mode(), torch.autocast(programme.device, getattr(torch, programme.dtype)):
+            return network(images)
+
+    return partial(call, model), partial(call, replay)
+
+
+def graph_rows(names: tuple[str, ...], size: int, batch: int, programme: Programme) -> list[Row]:
+    """Record inference in a CUDA graph; compare its logits and time with those of eager calls."""
+    rows: list[Row] = []
+    for name in names:
+        eager, replay = graphed(name, size, batch, programme)
+        expected = eager().float()
+        difference = float((replay().float() - expected).norm() / expected.norm())
+        times = {"eager_ms": milliseconds(eager, programme), "graph_ms": milliseconds(replay, programme)}
+        rows.append({"model": name, "size": size, "batch": batch, **times, "difference": difference})
+    return rows
+
+
+def kernel_rows(name: str, size: int, batch: int, programme: Programme) -> list[Row]:
+    """Return where the time of a forward goes, by kernel: of a graph's replay, as a profiler changes eager calls."""
+    _, replay = graphed(name, size, batch, programme)
+    replay()
+    on_gpu = programme.device == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        for _ in range(programme.rounds):
+            replay()
+        if on_gpu:
+            torch.cuda.synchronize()
+    rows = []
+    for event in profile.key_averages():
+        took = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        calls = event.count / programme.rounds
+        rows.append({"kernel": event.key[:100], "calls": calls, "ms": took / programme.rounds / 1e3})
+    return sorted(rows, key=lambda row: -row["ms"])[:MOST_KERNELS]
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the results as a page."""
     about = ", ".join(f"{name} {value}" for name, value in result["environment"].items() if value is not None)
     lines = ["# GPU", "", f"{about}.", "", "    make bench-gpu"]
-    for title in ("attention", "scan", "models", "cuda graph"):
+    for title in ("cuda graph", "kernels", "models", "attention", "scan"):
         rows: list[Row] = result.get(title, [])
         columns = list(dict.fromkeys(key for row in rows for key in row))
         if rows:
@@ -315,11 +351,17 @@ def say(line: str) -> None:
 
 def items(programme: Programme) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Yield (part, what measures some of its rows), what is worth most first."""
+    (ours, *_), size = programme.pairs[0], programme.sizes[0]
+    # What the newest kernels changed: the graph has no host in it. Then where its time goes.
+    yield "cuda graph", partial(graph_rows, programme.pairs[0], *size, programme)
+    yield "kernels", partial(kernel_rows, ours, *size, programme)
+    for larger in programme.sizes[1:]:
+        yield "cuda graph", partial(graph_rows, programme.pairs[0], *larger, programme)
     models = list(model_rows(programme))
     first = len(models) // len(programme.pairs)
     yield from (("models", measure) for measure in models[:first])
-    for names in programme.pairs:
-        yield "cuda graph", partial(graph_rows, names[0], programme)
+    for names in programme.pairs[1:]:
+        yield "cuda graph", partial(graph_rows, names, *size, programme)
     yield "scan", partial(scan_rows, programme)
     for case in programme.attention:
         yield "attention", partial(attention_rows, case, programme)

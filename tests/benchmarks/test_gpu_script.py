@@ -52,7 +52,9 @@ def test_every_part_runs(tmp_path: Path) -> None:
         ("a2mamba_test", "inference"),
         ("a2mamba_test", "training"),
     ]
-    assert found["cuda graph"][0]["eager_ms"] > 0
+    assert [row["model"] for row in found["cuda graph"]] == ["a2mamba_test", "test_convnext", "test_vit"]
+    assert all(row["eager_ms"] > 0 and row["graph_ms"] > 0 for row in found["cuda graph"])
+    assert found["kernels"][0]["ms"] > 0
     page = (tmp_path / "gpu.md").read_text()
     assert all(title in page for title in ("## Attention", "## Scan", "## Models", "a2mamba_test"))
 
