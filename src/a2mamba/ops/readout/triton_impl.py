@@ -178,7 +178,7 @@ def gated_norm(
     weight, bias, out_weight, out_bias = (
         each.contiguous() for each in (norm.weight, norm.bias, out_norm.weight, out_norm.bias)
     )
-    eps, gate_eps = norm.eps, 0.0 if constants is None else float(gate_norm.eps)
+    eps, gate_eps = norm.eps, gate_norm.eps if isinstance(gate_norm, nn.BatchNorm2d) else 0.0
     tensors = x, added, gate, weight, bias, out_weight, out_bias, *(constants or ())
     key = "gated norm", *map(kind, tensors), eps, gate_eps, out.dtype
 
