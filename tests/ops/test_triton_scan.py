@@ -119,9 +119,10 @@ def run_stored(programs: int, gradients: bool) -> tuple[torch.dtype, float, bool
         mock.patch.object(triton_impl, "PROGRAMS", programs),
         mock.patch.object(torch, "empty", poisoned_empty),
     ):
-        exact = triton_impl.run(*leaves, True)
+        u, delta, A, B, bias = leaves
+        exact = triton_impl.run(u, delta, A, B, bias, True)
         # Twice: the second launch is the first one's, again.
-        found = [triton_impl.run(*leaves, True, torch.bfloat16) for _ in range(2)][1]
+        found = [triton_impl.run(u, delta, A, B, bias, True, torch.bfloat16) for _ in range(2)][1]
         assert exact.dtype == torch.float32
         # The interpreter cuts numbers off where it makes bfloat16 of them.
         return found.dtype, error(found, exact), found.requires_grad

@@ -131,13 +131,15 @@ class Runner:
 
     def _exported(self) -> Callable[[Tensor], Tensor]:
         """The model as a file of the runtime's format, with a free batch and everything folded that can be."""
+        from timm.utils import reparameterize_model
+
         from a2mamba.export import FORMATS
         from a2mamba.export.program import trace
 
         setting = self.setting
         writer = FORMATS[str(RUNTIMES[setting.runtime])]
         writer.check_installed()
-        model: nn.Module = self.model if self.fused else timm.utils.reparameterize_model(self.model)
+        model: nn.Module = self.model if self.fused else reparameterize_model(self.model)
         example = torch.randn(2, 3, setting.size, setting.size)
         with ExitStack() as stack:
             path = Path(stack.enter_context(TemporaryDirectory(prefix="a2mamba-bench-"))) / f"model{writer.suffix}"
