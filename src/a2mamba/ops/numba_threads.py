@@ -51,7 +51,8 @@ def scratch(size: int) -> Tensor:
     """
     if _own.scratch is not None and size <= _own.size:
         return _own.scratch
-    memory = torch.empty(size, dtype=torch.float32, device="cpu")
+    with torch.inference_mode(False):  # it is for what comes outside of that mode, too
+        memory = torch.empty(size, dtype=torch.float32, device="cpu")
     if size <= KEPT_SCRATCH:
         _own.scratch, _own.size = memory, size
     return memory
