@@ -3,8 +3,8 @@
 Models that share a process share its heap: what one leaves behind decides which pages the next gets, and on a CPU that
 changes a small network's time by a tenth. People run one model in a process; so it is measured.
 
-The process (`python -m a2mamba.analysis.worker`) prepares its model, says so, and then runs a batch for every line that
-it reads. Both sides talk in lines of JSON; whatever a library prints goes to stderr.
+The process (`python -m a2mamba.analysis.worker`) prepares its model, says so, and then runs two batches for every line
+that it reads, the second of them timed. Both sides talk in lines of JSON; whatever a library prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ def _serve(order: dict[str, Any]) -> None:
         answer(parameters=runner.parameters, fused=runner.fused, threads=torch.get_num_threads(), memory=memory)
         with closing(runner):
             for _ in sys.stdin:
+                # The caches are other processes' by now, whose threads may still be waiting for work, actively.
+                runner.step()
                 answer(seconds=runner.time())
 
 
