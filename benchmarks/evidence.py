@@ -92,8 +92,8 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=("classification", "segmentation"), default=["classification"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="segmentation has the first two")
-    parser.add_argument("--images", type=int, default=8000, help="training images; a quarter as many are held out")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2000, help="training images; a quarter as many are held out")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=1000, help="of segmentation")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
@@ -164,7 +164,11 @@ def write_data(root: Path, images: int) -> tuple[Path, Path]:
 def classification(images: Path, backbone: str, epochs: int) -> ClassificationRun:
     """The recipe of the embedded digits, on the harder images, with a longer warm-up."""
     words = [f"model.name={backbone}", f"data.root={images}", f"data.image_size={SIDE}", "data.batch_size=32"]
-    words += ["data.workers=0", f"schedule.epochs={epochs}", f"schedule.warmup_epochs={min(1, epochs - 1)}"]
+    words += [
+        "data.workers=0",
+        f"schedule.epochs={epochs}",
+        f"schedule.warmup_epochs={min(max(1, epochs // 10), epochs - 1)}",
+    ]
     words += [f"evaluate_every={epochs}", "precision=float32", "micro_batch=32"]
     run: ClassificationRun = apply_overrides(make_run("digits"), words)
     return run
