@@ -21,6 +21,7 @@ from a2mamba.cli import bench
 from a2mamba.cli.main import main
 
 SMALL = ["test_vit", "a2mamba_test"]
+QUICK = ["--sizes", "64", "--batch", "1", "--device", "cpu", "--together"]
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
@@ -144,21 +145,7 @@ def test_wrong_operators_have_no_speed(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_bench_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "bench",
-        "--models",
-        *SMALL,
-        "--sizes",
-        "64",
-        "--batch",
-        "1",
-        "--rounds",
-        "2",
-        "--device",
-        "cpu",
-        "--json",
-        "--together",
-    ]
+    words = ["bench", *QUICK, "--models", *SMALL, "--rounds", "2", "--json"]
     assert main([*words, "--out", str(tmp_path / "speed.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "speed.json").read_text())
@@ -202,21 +189,7 @@ def test_the_processor_is_named_with_its_instruction_sets(kind: str, monkeypatch
 
 def test_peers_are_measured_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(bench, "PEERS", ("test_resnet", "a model that timm has not", "a2mamba_test"))
-    words = [
-        "bench",
-        "--models",
-        "a2mamba_test",
-        "--peers",
-        "--sizes",
-        "64",
-        "--batch",
-        "1",
-        "--rounds",
-        "1",
-        "--device",
-        "cpu",
-        "--together",
-    ]
+    words = ["bench", *QUICK, "--models", "a2mamba_test", "--peers", "--rounds", "1"]
     assert main([*words, "--json"]) == 0
     assert [row["model"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["a2mamba_test", "test_resnet"]
     monkeypatch.undo()
@@ -229,21 +202,7 @@ def test_fused_models_are_ours_alone(capsys: pytest.CaptureFixture[str]) -> None
     assert is_fused(runner.model)
     plain = Runner("a2mamba_test", Setting(size=64, batch=1))
     torch.testing.assert_close(runner.step(), plain.step(), rtol=1e-4, atol=1e-4)
-    words = [
-        "bench",
-        "--models",
-        *SMALL,
-        "--sizes",
-        "64",
-        "--batch",
-        "1",
-        "--rounds",
-        "1",
-        "--device",
-        "cpu",
-        "--fused",
-        "--together",
-    ]
+    words = ["bench", *QUICK, "--models", *SMALL, "--rounds", "1", "--fused"]
     assert main([*words, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(row["fused"], row["parameters"]) for row in rows][1] == (True, 238_008), "those of the model as it is made"

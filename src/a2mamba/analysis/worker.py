@@ -40,7 +40,6 @@ class Worker:
     def __init__(self, name: str, setting: Setting, task: str = "time", warm_up: int = 1) -> None:
         order = {"name": name, "setting": asdict(setting), "task": task, "warm_up": warm_up}
         order["threads"] = torch.get_num_threads()
-        self.name = name
         with ExitStack() as stack:
             self.errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             self.process = subprocess.Popen(

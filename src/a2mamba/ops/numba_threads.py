@@ -38,7 +38,6 @@ class _Own(threading.local):
     """What every Python thread has for itself."""
 
     scratch: Tensor | None = None
-    size = 0
 
 
 _own = _Own()
@@ -49,12 +48,12 @@ def scratch(size: int) -> Tensor:
 
     What is small is kept: to ask for it anew takes as long as a small kernel.
     """
-    if _own.scratch is not None and size <= _own.size:
+    if _own.scratch is not None and size <= _own.scratch.numel():
         return _own.scratch
     with torch.inference_mode(False):  # it is for what comes outside of that mode, too
         memory = torch.empty(size, dtype=torch.float32, device="cpu")
     if size <= KEPT_SCRATCH:
-        _own.scratch, _own.size = memory, size
+        _own.scratch = memory
     return memory
 
 
