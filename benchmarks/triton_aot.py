@@ -95,8 +95,8 @@ class Attention:
             neighborhood.map_tiling(q, v, windows, dilations, of_keys=of_keys) for of_keys in (False, True)
         )
         matrix, of_keys = (neighborhood.empty_matrix(q, tiling) for tiling in (queries, keys))
-        yield neighborhood.matrix_launch(matrix, q, bias, windows, queries, of_keys=False)
-        yield neighborhood.matrix_launch(of_keys, q, bias, windows, keys, of_keys=True)
+        yield neighborhood.matrix_launch(matrix, bias, windows, queries, of_keys=False)
+        yield neighborhood.matrix_launch(of_keys, bias, windows, keys, of_keys=True)
         for again in (False, True):
             yield neighborhood.forward_launch(out, row, q, k, v, matrix, scale, queries, again=again)
         yield neighborhood.backward_q_launch(out, row, out, out, row, q, k, v, matrix, scale, queries)

@@ -32,6 +32,14 @@ def kind(x: Tensor | None) -> Hashable:
     return None if x is None else (x.shape, x.stride(), x.dtype, x.device, x.data_ptr() % 16)
 
 
+def dense_kind(x: Tensor) -> Hashable:
+    """Return what of :func:`kind` the other tensors of a launch do not say: for one that is contiguous, of their sizes.
+
+    A hook on saved tensors may hand back a copy that begins elsewhere in its memory than what was saved.
+    """
+    return x.dtype, x.data_ptr() % 16
+
+
 def remembered(check: Callable[..., str | None]) -> Callable[..., str | None]:
     """Return ``check`` with a memory: its answer must follow from its arguments, of tensors from all but the values.
 

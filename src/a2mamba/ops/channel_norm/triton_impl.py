@@ -124,7 +124,7 @@ class _ChannelNorm(torch.autograd.Function):
             x = x.contiguous(memory_format=torch.channels_last)
         if position_stride(grad) is None:
             grad = grad.contiguous(memory_format=torch.channels_last)
-        factor = weight.contiguous()
+        factor, means, scales = weight.contiguous(), means.contiguous(), scales.contiguous()
         key = "channel norm backward", *map(kind, (grad, x, factor, means, scales))
         (launch,) = repeated(key, lambda: [backward_launch(grad_x, grad, x, factor, means, scales)])
         shares = torch.empty((2, *launch.shapes["grad_weight"]), dtype=torch.float32, device=x.device)

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from a2mamba.ops.dispatch import unfit, untraced
 from a2mamba.ops.neighborhood import triton_launches as launching
 from a2mamba.ops.neighborhood.tiles import Tiling
-from a2mamba.ops.triton_launch import Launch, kind, on_device, remembered, repeated
+from a2mamba.ops.triton_launch import Launch, dense_kind, kind, on_device, remembered, repeated
 
 MAX_WIDTH = 64
 MAX_WINDOW = 13
@@ -94,9 +94,9 @@ def _matrix(
     """Return bias and window of every kind of tiles."""
     matrix = launching.empty_matrix(q, found)
     # Tilings are made once for their settings, and kept.
-    key = "matrix", id(found), kind(table), matrix.dtype, matrix.shape
-    (launch,) = repeated(key, lambda: [launching.matrix_launch(matrix, q, table, kernel_size, found, of_keys=of_keys)])
-    launch(bias=q if table is None else table, matrix=matrix, **found.kind_tables)
+    key = "matrix", id(found), kind(table), dense_kind(matrix), matrix.shape
+    (launch,) = repeated(key, lambda: [launching.matrix_launch(matrix, table, kernel_size, found, of_keys=of_keys)])
+    launch(bias=matrix if table is None else table, matrix=matrix, **found.kind_tables)
     return matrix
 
 
@@ -133,7 +133,8 @@ def _attend(
             matrix = _matrix(q, _table(bias), kernel_size, found)
         else:
             matrix = memory.matrix
-        key = again, kind(q), kind(k), kind(v), _settings(kernel_size, dilation, scale)
+        settings = _settings(kernel_size, dilation, scale)
+        key = "attention", again, *map(kind, (q, k, v)), dense_kind(lse), dense_kind(matrix), settings
 
         def launches() -> list[Launch]:
             return [launching.forward_launch(out, lse, q, k, v, matrix, scale, found, again=again)]
@@ -169,11 +170,12 @@ def _gradients(
     table, delta = _table(bias), _per_query(q)
     queries, keys = (launching.map_tiling(q, v, kernel_size, dilation, of_keys=of_keys) for of_keys in (False, True))
     settings = _settings(kernel_size, dilation, scale)
-    key = kind(q), kind(k), kind(v), kind(grad), kind(out), settings, grad_bias is not None
 
     with on_device(q):
         matrix = _matrix(q, table, kernel_size, queries) if memory.matrix is None else memory.matrix.contiguous()
         matrix_of_keys = _matrix(q, table, kernel_size, keys, of_keys=True)
+        kinds = *map(kind, (q, k, v, grad)), *map(dense_kind, (out, lse, matrix))
+        key = "attention backward", *kinds, settings, grad_bias is not None
 
         def launches() -> list[Launch]:
             shared = delta, grad, lse, q, k, v

@@ -99,12 +99,12 @@ def matrix_shape(q: Tensor, found: Tiling) -> tuple[int, ...]:
 
 
 def matrix_launch(
-    matrix: Tensor, q: Tensor, bias: Tensor | None, kernel_size: Sequence[int], found: Tiling, *, of_keys: bool
+    matrix: Tensor, bias: Tensor | None, kernel_size: Sequence[int], found: Tiling, *, of_keys: bool
 ) -> Launch:
     """Launch that fills ``matrix`` of :func:`empty_matrix`; the bias is float32 and contiguous."""
     arguments: dict[str, Any] = {
         # Without a bias any pointer does: it is never read.
-        "bias": q if bias is None else bias,
+        "bias": matrix if bias is None else bias,
         **found.kind_tables,
         "matrix": matrix,
         **_regions(found),
@@ -118,7 +118,7 @@ def matrix_launch(
         "enable_fp_fusion": True,
     }
     entries = math.prod(found.shape) * found.columns
-    return kernels.attention_matrix_kernel, (math.ceil(entries / ENTRIES), found.kinds, q.shape[1]), arguments
+    return kernels.attention_matrix_kernel, (math.ceil(entries / ENTRIES), found.kinds, len(matrix)), arguments
 
 
 def _regions(found: Tiling) -> dict[str, Any]:

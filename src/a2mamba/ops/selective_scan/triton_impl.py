@@ -219,7 +219,7 @@ def _advance(
     if not states.numel():
         return states
     A, bias = A.contiguous(), None if delta_bias is None else delta_bias.contiguous()
-    key = kind(u), kind(delta), kind(A), kind(B), kind(bias), delta_softplus, dtype
+    key = "scan", *map(kind, (u, delta, A, B, bias)), delta_softplus, dtype
     launches = repeated(key, lambda: forward_launches(states, u, delta, A, B, bias, delta_softplus))
     tensors = {"u": u, "delta": delta, "a": A, "b": B, "bias": A if bias is None else bias, "states": states}
     with on_device(u):
@@ -257,7 +257,7 @@ def _gradients(
         return grad_u, grad_delta, grad_A.zero_(), grad_B.zero_(), grad_bias.zero_()
     grad_u, grad_delta = _like(u, u.dtype), _like(delta, delta.dtype)
     rates, bias = A.contiguous(), None if delta_bias is None else delta_bias.contiguous()
-    key = kind(u), kind(delta), kind(rates), kind(B), kind(bias), kind(grad), kind(states), delta_softplus
+    key = "scan backward", *map(kind, (u, delta, rates, B, bias, grad, states)), delta_softplus
     launches = repeated(
         key, lambda: backward_launches(grad_u, grad_delta, grad, states, u, delta, rates, B, bias, delta_softplus)
     )
