@@ -1,11 +1,14 @@
-"""What tests share: stored reference numbers, and the rule that makes the weights and inputs behind them."""
+"""What tests share: stored reference numbers, the rule that makes the weights and inputs behind them, measures."""
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,3 +123,28 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
         return 0.0
     difference = (actual.double() - expected.double()).abs().max()
     return float(difference / expected.double().abs().max().clamp(min=1e-12))
+
+
+def norm_error(found: Tensor, expected: Tensor, floor: float = 1e-2) -> float:
+    """Return the error relative to the norm of what is expected, or to ``floor`` an element where it is about zero."""
+    if not expected.numel():
+        return 0.0
+    expected = expected.double()
+    return float((found.double() - expected).norm() / max(float(expected.norm()), floor * expected.numel() ** 0.5))
+
+
+def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
+    """Return torch.empty full of NaN: what a kernel forgets to write shows."""
+    out = _empty(*arguments, **options)
+    return out.fill_(float("nan")) if out.is_floating_point() else out
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute on ``count`` threads until the block is left."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

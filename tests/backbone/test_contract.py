@@ -31,9 +31,7 @@ def make(name: str, **options: Any) -> Any:
     return timm.create_model(name, **options)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def test_all_variants_are_registered() -> None:

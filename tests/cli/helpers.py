@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from a2mamba.cli.main import main
+from support import threads
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,11 @@ class Result:
 def in_process(*words: str | Path) -> Result:
     """Run a command in this process, on one thread, so that its numbers are the same in another."""
     out, err = io.StringIO(), io.StringIO()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                status = main([str(word) for word in words])
-            except SystemExit as exit_:
-                status = exit_.code if isinstance(exit_.code, int) else 0
-    finally:
-        torch.set_num_threads(threads)
+    with threads(1), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 0
     return Result(status, out.getvalue(), err.getvalue())
 
 

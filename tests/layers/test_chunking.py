@@ -17,10 +17,7 @@ from a2mamba.layers.chunking import chunk_bounds, may_chunk, over_images, over_r
 from a2mamba.ops.dispatch import unwatched
 from support import relative_error
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.fixture

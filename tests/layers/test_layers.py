@@ -39,9 +39,7 @@ CPU = torch.device("cpu")
 M = TypeVar("M", bound=nn.Module)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def randomize(module: M, scale: float = 0.5) -> M:

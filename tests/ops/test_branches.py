@@ -15,7 +15,7 @@ from torch import Tensor
 from a2mamba.ops import BranchedMap, dispatch, neighborhood_attention, numba_threads
 from a2mamba.ops.neighborhood import numba_branches
 from a2mamba.ops.neighborhood import numba_impl as attention_impl
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 # Heads, height, width, head_dim, window, dilation: also a map narrower than its window, and heads of one axis.
@@ -57,14 +57,13 @@ def expected(case: tuple[Any, ...], parts: tuple[Tensor, ...]) -> tuple[Tensor, 
 @needs_numba
 @every_case
 @pytest.mark.parametrize("limit", [0, 2**30])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_one_call_is_two_maps(
-    case: tuple[Any, ...], limit: int, threads: int, monkeypatch: pytest.MonkeyPatch, poison: Callable[[], None]
+    case: tuple[Any, ...], limit: int, count: int, monkeypatch: pytest.MonkeyPatch, poison: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(attention_impl, "STORED", limit)
-    before, parts = torch.get_num_threads(), tensors(case)
-    torch.set_num_threads(threads)
-    try:
+    parts = tensors(case)
+    with threads(count):
         right = expected(case, parts)
         apply = mock.Mock(wraps=numba_branches.Branches.apply, side_effect=numba_branches.Branches.apply)
         monkeypatch.setattr(numba_branches.Branches, "apply", lambda *a, **o: apply(*a, **o))
@@ -74,8 +73,6 @@ def test_one_call_is_two_maps(
                 found = run(case, parts, again)
                 assert all(relative_error(ours, each) < 3e-6 for ours, each in zip(found, right, strict=True))
         assert apply.call_count == 4
-    finally:
-        torch.set_num_threads(before)
 
 
 @needs_numba

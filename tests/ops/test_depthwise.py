@@ -13,7 +13,7 @@ from a2mamba.ops import depthwise, depthwise_conv, numba_threads
 from a2mamba.ops.depthwise import numba_impl
 from a2mamba.ops.depthwise.cases import Case
 from a2mamba.ops.dispatch import HAS_NUMBA
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
 
@@ -43,16 +43,12 @@ def test_gradients_agree_with_reference(case: Case, dtype: torch.dtype, toleranc
 def test_memory_order_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
     x, grad = (Case(3, 40, 9, 12, 5).inputs(dtype, seed=seed)[0] for seed in (0, 1))
     expected = numba_impl.weight_gradients(grad, x, 5)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        with threads(count):
             for layout in (torch.contiguous_format, torch.channels_last):
                 laid_out = [t.contiguous(memory_format=layout) for t in (grad, x)]
                 found = numba_impl.weight_gradients(laid_out[0], laid_out[1], 5)
                 assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    finally:
-        torch.set_num_threads(before)
 
 
 @needs_numba

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from a2mamba.ops import dispatch, feed_forward, gated_norm, gelu_depthwise, numba_threads, read_out, readout, self_test
 from a2mamba.ops.feed_forward import numba_impl as feed_forward_impl
 from a2mamba.ops.readout import numba_impl as readout_impl
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 
@@ -34,12 +34,7 @@ every_call = pytest.mark.parametrize(("name", "operator", "inputs"), CALLS)
 one_of_each = pytest.mark.parametrize(("name", "operator", "inputs"), [CALLS[1], CALLS[7], CALLS[14]])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def leaves(arguments: Any) -> list[Tensor]:
@@ -175,9 +170,8 @@ def test_where_gradients_are_wanted_plain_operations_run(name: str, operator: An
 @one_of_each
 def test_threads_do_not_change_a_bit(name: str, operator: Any, inputs: Any) -> None:
     results = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        with torch.no_grad():
+    for count in (1, 2, 3):
+        with torch.no_grad(), threads(count):
             results.append(operator(*inputs(), backend="numba"))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -293,8 +287,8 @@ def test_the_gradient_of_gelu_with_its_convolution(
         assert ours.dtype == dtype
         assert ours.shape == right.shape
         assert relative_error(ours, right) < tolerance
-    torch.set_num_threads(3)
-    again = gradients_of_gelu_depthwise(case, dtype, "numba")
+    with threads(3):
+        again = gradients_of_gelu_depthwise(case, dtype, "numba")
     assert all(torch.equal(one, other) for one, other in zip(again, found, strict=True))
 
 
@@ -438,8 +432,7 @@ def test_one_pool_of_threads_for_every_kernel(monkeypatch: pytest.MonkeyPatch) -
         right(kernel, argument, 1)
 
     monkeypatch.setattr(numba_threads, "call", call)
-    torch.set_num_threads(5)
-    with torch.no_grad():
+    with torch.no_grad(), threads(5):
         gelu_depthwise(*feed_forward.CASES[0].inputs(), backend="numba")
         gelu_depthwise(*feed_forward.CASES[3].inputs(), backend="numba")
         gated_norm(*readout.CASES[0].gated_norm_inputs(), backend="numba")

@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from a2mamba.ops.neighborhood.cases import Case as AttentionCase
 from a2mamba.ops.selective_scan import numba_impl as scan_impl
 from a2mamba.ops.selective_scan import torch_impl as scan_torch_impl
 from a2mamba.ops.selective_scan.cases import Case as ScanCase
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 
@@ -57,12 +57,7 @@ SCANS = (
 DTYPES = [(torch.float32, 3e-6), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -291,14 +286,14 @@ def test_images_and_heads_do_not_touch_each_other() -> None:
 @needs_numba
 def test_every_output_is_written_and_no_stale_memory_read(poison: Callable[[], None]) -> None:
     poison()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for case in neighborhood.CASES:
-            assert attend(case, case.inputs()).isfinite().all(), case
-            found = attention_gradients(case, case.inputs(), outer_gradient(case))
-            assert all(t.isfinite().all() for t in found), case
-        for scan_case in SCANS:
-            assert scan(scan_case, scan_case.inputs()).isfinite().all(), scan_case
+    for count in (1, 2):
+        with threads(count):
+            for case in neighborhood.CASES:
+                assert attend(case, case.inputs()).isfinite().all(), case
+                found = attention_gradients(case, case.inputs(), outer_gradient(case))
+                assert all(t.isfinite().all() for t in found), case
+            for scan_case in SCANS:
+                assert scan(scan_case, scan_case.inputs()).isfinite().all(), scan_case
 
 
 def workloads() -> list[Callable[[], Tensor]]:
@@ -341,11 +336,11 @@ def test_threads_do_not_change_a_bit(pool: str, monkeypatch: pytest.MonkeyPatch)
         inner(kernel, argument, workers)
 
     monkeypatch.setattr(numba_threads, "call", counted)
-    for threads in (2, 3):
-        torch.set_num_threads(threads)
+    for count in (2, 3):
         used.clear()
-        assert all(torch.equal(call(), right) for call, right in zip(calls, expected, strict=True))
-        assert set(used) == {threads}
+        with threads(count):
+            assert all(torch.equal(call(), right) for call, right in zip(calls, expected, strict=True))
+        assert set(used) == {count}
 
 
 @needs_numba
@@ -357,10 +352,10 @@ def test_calls_from_several_python_threads(pool: str, monkeypatch: pytest.Monkey
     expected = [call() for call in calls]
 
     def repeat(_: int) -> bool:
-        torch.set_num_threads(2)
+        assert torch.get_num_threads() == 2
         return all(torch.equal(call(), right) for _ in range(20) for call, right in zip(calls, expected, strict=True))
 
-    with ThreadPoolExecutor(max_workers=3) as executor:
+    with threads(2), ThreadPoolExecutor(max_workers=3) as executor:
         assert all(executor.map(repeat, range(3)))
 
 

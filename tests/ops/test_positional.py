@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from a2mamba.ops import dispatch, positional, positional_norm
 from a2mamba.ops.positional import numba_impl
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 every_case = pytest.mark.parametrize("case", positional.CASES, ids=str)
@@ -64,13 +64,9 @@ def test_threads_and_the_order_of_memory_do_not_change_a_bit() -> None:
     assert branch is not None
     found = positional_norm(x.contiguous(), branch.transpose(2, 3).contiguous().transpose(2, 3), skip, pos, norm)
     assert all(map(torch.equal, found, expected))
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    for count in (1, 3):
+        with threads(count):
             assert all(map(torch.equal, positional_norm(*CASE.inputs(), backend="numba"), expected))
-    finally:
-        torch.set_num_threads(threads)
 
 
 @needs_numba

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from a2mamba.ops import dispatch, rotary, rotate
-from support import relative_error
+from support import relative_error, threads
 
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 every_case = pytest.mark.parametrize("case", rotary.CASES, ids=str)
@@ -42,18 +42,14 @@ def test_numba_agrees_with_its_gradient(case: rotary.Case, dtype: torch.dtype, t
     leaf = x.double().requires_grad_()
     expected = rotate(leaf, table.double(), backend="reference")
     expected_results = (expected.detach(), *torch.autograd.grad(expected, leaf, weights.double()))
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    for count in (1, 3):
+        with threads(count):
             leaf = x.detach().requires_grad_()
             found = rotate(leaf, table, backend="numba")
             for ours, right in zip((found, *torch.autograd.grad(found, leaf, weights)), expected_results, strict=True):
                 assert ours.dtype == dtype
                 assert ours.shape == x.shape
                 assert relative_error(ours.detach(), right) < tolerance
-    finally:
-        torch.set_num_threads(threads)
     apart = x.transpose(1, -1).contiguous().transpose(1, -1)
     assert torch.equal(rotate(apart, table, backend="numba"), found)
 

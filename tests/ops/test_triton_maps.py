@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.ops.triton_maps import position_stride
+from support import norm_error, poisoned_empty
 
 LIMITS = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
@@ -43,17 +44,6 @@ def exactly(arguments: Any) -> Any:
     return tuple(map(exactly, arguments)) if isinstance(arguments, tuple) else arguments
 
 
-def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
-    """Return torch.empty full of NaN: what a kernel forgets to write shows."""
-    return _empty(*arguments, **options).fill_(float("nan"))
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    if not expected.numel():
-        return 0.0
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
-
-
 def run_case(name: str, number: int, dtype: torch.dtype) -> list[float]:
     """Return the errors of two calls, of which the second is launched again, and of another tensor of the kind."""
     folder, function, inputs = OPERATORS[name]
@@ -74,11 +64,11 @@ def run_case(name: str, number: int, dtype: torch.dtype) -> list[float]:
             expected = reference(*exactly(arguments))
             if folder == "depthwise":
                 found = implementation.run(*arguments, residual=True)
-                errors.append(error(found, expected + arguments[0].double()))
+                errors.append(norm_error(found, expected + arguments[0].double()))
                 found = implementation.run(*arguments, residual=False)
             else:
                 found = getattr(implementation, function)(*arguments)
-            errors.append(error(found, expected))
+            errors.append(norm_error(found, expected))
     return errors
 
 
@@ -105,7 +95,7 @@ def run_depthwise(sizes: tuple[int, ...], rows: int, dtype: torch.dtype, residua
         mock.patch.object(triton_impl, "PROGRAMS", 0),
         mock.patch.object(triton_launch, "_known", {}),
     ):
-        return error(triton_impl.run(x, weight, bias, residual=residual, silu=not residual), expected)
+        return norm_error(triton_impl.run(x, weight, bias, residual=residual, silu=not residual), expected)
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
@@ -144,7 +134,7 @@ def run_gate_norm(how: str) -> tuple[float, int]:
     expected = reference.gated_norm(*exactly(arguments))
     calls.clear()
     with torch.no_grad(), mock.patch.object(torch, "empty", poisoned_empty):
-        return error(triton_impl.gated_norm(*arguments), expected), len(calls)
+        return norm_error(triton_impl.gated_norm(*arguments), expected), len(calls)
 
 
 @pytest.mark.parametrize(("how", "calls"), [("folded", 0), ("hooked", 1), ("training", 0)])

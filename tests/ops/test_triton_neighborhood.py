@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops.neighborhood import reference
+from support import norm_error, poisoned_empty
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
@@ -78,19 +79,6 @@ def make(case: Case) -> tuple[dict[str, Tensor], tuple[Pair, Pair, float]]:
     return tensors, (case.window, case.dilation, case.width**-0.5)
 
 
-def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
-    """Return torch.empty full of NaN: what a kernel forgets to write shows."""
-    out = _empty(*arguments, **options)
-    return out.fill_(float("nan")) if out.is_floating_point() else out
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Return the error relative to the norm of what is expected, or to 1 % an element where that is about zero."""
-    expected = expected.double()
-    floor = 1e-2 * expected.numel() ** 0.5
-    return float((found.double() - expected).norm() / max(float(expected.norm()), floor))
-
-
 def differentiate(out: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, tensors, weights)]
@@ -117,7 +105,7 @@ def run_case(case: Case) -> dict[str, float]:
     assert not memory.lse.requires_grad
     assert out.permute(0, 2, 3, 1, 4).is_contiguous()
     names = [f"{call} {name}" for call in ("first", "again") for name in ("out", *tensors)]
-    return {name: error(*pair) for name, *pair in zip(names, found, expected * 2, strict=True)}
+    return {name: norm_error(*pair) for name, *pair in zip(names, found, expected * 2, strict=True)}
 
 
 def judge(errors: dict[str, float], limit: float) -> None:
@@ -149,7 +137,7 @@ def run_twice_applied() -> dict[str, float]:
             out = reference.apply_map(weights, v, *settings[:2])
             second = reference.apply_map(weights, values + out, *settings[:2])
         results.append(differentiate(out * second, leaves))
-    return {name: error(*pair) for name, *pair in zip(("out", *tensors), *results, strict=True)}
+    return {name: norm_error(*pair) for name, *pair in zip(("out", *tensors), *results, strict=True)}
 
 
 def test_one_map_applied_twice_has_the_gradients_of_a_stored_map(interpreted: Callable[..., Any]) -> None:
@@ -180,7 +168,7 @@ def run_moved() -> dict[str, float]:
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x.contiguous(), lambda x: x):
             out = attend(*leaves, *settings)
         results.append(differentiate(out, leaves))
-    return {name: error(*pair) for name, *pair in zip(("out", *tensors), *results, strict=True)}
+    return {name: norm_error(*pair) for name, *pair in zip(("out", *tensors), *results, strict=True)}
 
 
 def test_saved_tensors_may_come_back_in_another_layout(interpreted: Callable[..., Any]) -> None:
@@ -205,7 +193,7 @@ def run_far_heads() -> float:
         q, k, v = whole.split(8, dim=-1)
         assert triton_impl.why_not(q, k, v, None, window, dilation, 1.0) is None
         results.append(triton_impl.run(q, k, v, None, window, dilation, 1.0))
-    return error(*results)
+    return norm_error(*results)
 
 
 def test_heads_further_apart_than_int32_counts(interpreted: Callable[..., Any]) -> None:
@@ -237,7 +225,7 @@ def run_compiled() -> float:
         return triton_impl.run(q, k, v, bias, *settings) * 2
 
     compiled = torch.compile(forward, fullgraph=True, backend="aot_eager")
-    return error(compiled(*tensors.values()), forward(*tensors.values()))
+    return norm_error(compiled(*tensors.values()), forward(*tensors.values()))
 
 
 def test_compiles_without_a_graph_break(interpreted: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from a2mamba.ops.selective_scan import reference
+from support import norm_error, poisoned_empty
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
@@ -68,19 +69,6 @@ def make(case: Case) -> dict[str, Tensor]:
     return tensors
 
 
-def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty, **options: Any) -> Tensor:
-    """Return torch.empty full of NaN: what a kernel forgets to write shows."""
-    out = _empty(*arguments, **options)
-    return out.fill_(float("nan")) if out.is_floating_point() else out
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Return the error relative to the norm of what is expected, or to 1 % an element where that is about zero."""
-    expected = expected.double()
-    floor = 1e-2 * expected.numel() ** 0.5
-    return float((found.double() - expected).norm() / max(float(expected.norm()), floor))
-
-
 def run_case(case: Case) -> dict[str, float]:
     """Return the errors of states and gradients."""
     from a2mamba.ops.selective_scan import triton_impl
@@ -98,7 +86,7 @@ def run_case(case: Case) -> dict[str, float]:
                 weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states.dtype)
                 results.append([states.detach(), *torch.autograd.grad(states, leaves, weights)])
     assert results[0][0].dtype == torch.float32
-    return {name: error(*pair) for name, *pair in zip(("states", *tensors), *results, strict=True)}
+    return {name: norm_error(*pair) for name, *pair in zip(("states", *tensors), *results, strict=True)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -125,7 +113,7 @@ def run_stored(programs: int, gradients: bool) -> tuple[torch.dtype, float, bool
         found = [triton_impl.run(u, delta, A, B, bias, True, torch.bfloat16) for _ in range(2)][1]
         assert exact.dtype == torch.float32
         # The interpreter cuts numbers off where it makes bfloat16 of them.
-        return found.dtype, error(found, exact), found.requires_grad
+        return found.dtype, norm_error(found, exact), found.requires_grad
 
 
 @pytest.mark.parametrize("gradients", [False, True])

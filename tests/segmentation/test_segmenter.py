@@ -38,9 +38,7 @@ SMALL = ("segman_v2_test", "upernet_a2mamba_test")
 README = Path(segman_v2.__file__).with_name("README.md")
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def make(name: str, num_classes: int = 6, **options: Any) -> Segmenter:

@@ -62,3 +62,12 @@ def write_coco(root: Path, split: str, data: dict[str, Any], *, seed: int = 0) -
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(data))
     return file
+
+
+def changed(root: Path, change: Any, split: str = "train2017") -> Path:
+    """Rewrite an annotation file; returns its path."""
+    file = root / "annotations" / f"instances_{split}.json"
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    return file

@@ -10,21 +10,7 @@ import pytest
 from a2mamba.data import check_dataset
 from data.helpers import write_image
 
-from .coco_helpers import HEIGHT, WIDTH, content, entry, rectangle, write_coco
-
-
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    write_coco(tmp_path / "set", "train2017", content(1))
-    write_coco(tmp_path / "set", "val2017", content(101), seed=50)
-    return tmp_path / "set"
-
-
-def changed(root: Path, change: Any, split: str = "train2017") -> None:
-    file = root / "annotations" / f"instances_{split}.json"
-    data = json.loads(file.read_text())
-    change(data)
-    file.write_text(json.dumps(data))
+from .coco_helpers import HEIGHT, WIDTH, changed, entry, rectangle
 
 
 def test_sound_data(coco: Path) -> None:

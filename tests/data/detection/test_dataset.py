@@ -28,7 +28,7 @@ from a2mamba.data.detection.transforms import DetectionView, crop, flip, origina
 from a2mamba.engine.tree import move_to
 from data.helpers import error_line, write_image
 
-from .coco_helpers import HEIGHT, WIDTH, content, entry, rectangle, write_coco
+from .coco_helpers import HEIGHT, WIDTH, changed, content, entry, rectangle, write_coco
 
 SMALL: dict[str, Any] = {
     "min_sizes": (96, 128),
@@ -39,14 +39,6 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    """Two splits of the small sound set."""
-    write_coco(tmp_path / "set", "train2017", content(1))
-    write_coco(tmp_path / "set", "val2017", content(101), seed=50)
-    return tmp_path / "set"
-
-
 def data_of(root: Path, **change: Any) -> DetectionData:
     return DetectionData(root=str(root), **{**SMALL, "batch_size": 2, **change})
 
@@ -54,15 +46,6 @@ def data_of(root: Path, **change: Any) -> DetectionData:
 def dataset_of(root: Path, split: str = "train2017", *, masks: bool = True, **change: Any) -> CocoDataset:
     file = root / "annotations" / f"instances_{split}.json"
     return CocoDataset(root / split, read_annotations(file, masks=masks), **change)
-
-
-def changed(root: Path, change: Any, split: str = "train2017") -> Path:
-    """Rewrite an annotation file; returns its path."""
-    file = root / "annotations" / f"instances_{split}.json"
-    data = json.loads(file.read_text())
-    change(data)
-    file.write_text(json.dumps(data))
-    return file
 
 
 def test_target_of_a_sample(coco: Path) -> None:
