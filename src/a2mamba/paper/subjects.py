@@ -271,8 +271,3 @@ def subject(table: str, name: str) -> Subject | None:
         system, task = _SYSTEMS[table]
         return Subject(f"{system} on {_TIMM[name]}", task, ours=False)
     return None
-
-
-def our_rows(table: str) -> list[str]:
-    """Return the names of the rows of a table whose networks this package has."""
-    return list(_OURS.get(table, {}))
