@@ -6,29 +6,28 @@ import copy
 import json
 import logging
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations
 from a2mamba.data.detection.readers.coco import read_annotations
+from a2mamba.evaluation.agreement import ImageAgreement, image_agreement
+from a2mamba.evaluation.coco_detections import Detections, checked_detections
+from a2mamba.evaluation.coco_library import coco_library
+from a2mamba.evaluation.coco_truth import CocoTruth
 from a2mamba.files import replace_text
 
 _log = logging.getLogger("a2mamba.evaluation")
-
-_INSTALL = 'COCO evaluation needs faster-coco-eval; install it with: pip install "a2mamba[coco]"'
 
 IouType = Literal["bbox", "segm"]
 
 _PREFIXES: dict[str, str] = {"bbox": "box", "segm": "mask"}
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _AREAS = ("all", "small", "medium", "large")
-_MASK_THRESHOLD = 0.5
 
 
 class ClassPrecision(NamedTuple):
@@ -43,30 +42,6 @@ class ClassPrecision(NamedTuple):
     ap_small: float | None
     ap_medium: float | None
     ap_large: float | None
-
-
-class ImageAgreement(NamedTuple):
-    """How truth and prediction of one image agree: objects found and missed, detections of nothing."""
-
-    image_id: int
-    found: int
-    missed: int
-    false_positives: int
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall, 0 to 1; 1 for an image without objects and detections."""
-        errors = self.missed + self.false_positives
-        return 2 * self.found / (2 * self.found + errors) if self.found or errors else 1.0
-
-
-class _Detections(NamedTuple):
-    """Of one image. boxes: float64 (N, 4), x y w h; labels: int64 (N,), from 1; scores: float64 (N,); masks: N or 0."""
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    masks: list[str]
 
 
 class _Curves(NamedTuple):
@@ -107,8 +82,8 @@ class CocoMetric:
         self.iou_types = tuple(iou_types)
         if not isinstance(annotations, DetectionAnnotations):
             annotations = read_annotations(annotations, masks="segm" in iou_types, categories=categories)
-        self._truth = _Truth(annotations, masks="segm" in iou_types)
-        self._detections: dict[int, _Detections] = {}
+        self._truth = CocoTruth(annotations, masks="segm" in iou_types)
+        self._detections: dict[int, Detections] = {}
         self._curves: dict[str, _Curves] | None = None
 
     def emptied(self) -> CocoMetric:
@@ -143,13 +118,14 @@ class CocoMetric:
         ids = [int(image_id) for image_id in image_ids]
         if len(ids) != len(outputs):
             raise ValueError(f"{len(ids)} image ids and {len(outputs)} outputs: expected as many")
-        added: dict[int, _Detections] = {}
+        added: dict[int, Detections] = {}
         for image_id, output in zip(ids, outputs, strict=True):
             if image_id not in self._truth.sizes:
                 raise ValueError(f"image {image_id} is not in {self._truth.name}")
             if image_id in added or image_id in self._detections:
                 raise ValueError(f"image {image_id} was evaluated already; each image counts once")
-            added[image_id] = self._checked(image_id, output)
+            size = self._truth.sizes[image_id] if "segm" in self.iou_types else None
+            added[image_id] = checked_detections(image_id, output, len(self._truth.categories), size)
         self._detections.update(added)
         self._curves = None
 
@@ -251,7 +227,11 @@ class CocoMetric:
             score: lowest score of a detection that counts.
             iou: lowest overlap of a hit.
         """
-        found = [self._agreement(image_id, score, iou) for image_id in self.image_ids]
+        ids = self.category_ids
+        found = [
+            image_agreement(image_id, kept, self._truth.objects(image_id, masks=False), ids, score=score, iou=iou)
+            for image_id, kept in self._detections.items()
+        ]
         return sorted(found, key=lambda image: (image.f1, -image.missed - image.false_positives, image.image_id))
 
     def detections(self, image_id: int) -> dict[str, Tensor]:
@@ -262,21 +242,8 @@ class CocoMetric:
         """
         if image_id not in self._detections:
             raise ValueError(f"image {image_id} was not evaluated")
-        kept = self._detections[image_id]
-        corners = np.concatenate((kept.boxes[:, :2], kept.boxes[:, :2] + kept.boxes[:, 2:]), axis=1)
-        output = {
-            "boxes": torch.from_numpy(corners).float(),
-            "labels": torch.from_numpy(kept.labels.copy()),
-            "scores": torch.from_numpy(kept.scores).float(),
-        }
-        if "segm" in self.iou_types:
-            height, width = self._truth.sizes[image_id]
-            masks = torch.zeros((len(kept.masks), height, width), dtype=torch.uint8)
-            for place, counts in enumerate(kept.masks):
-                drawn = coco_library().mask.decode({"size": [height, width], "counts": counts})
-                masks[place] = torch.from_numpy(np.ascontiguousarray(drawn))
-            output["masks"] = masks
-        return output
+        size = self._truth.sizes[image_id] if "segm" in self.iou_types else None
+        return self._detections[image_id].tensors(size)
 
     def write_results(self, path: Path | str) -> list[Path]:
         """Write the detections in COCO's result format, with the original category ids.
@@ -332,57 +299,13 @@ class CocoMetric:
         if unknown:
             raise ValueError(f"cannot merge: image {unknown[0]} is not in {self._truth.name}")
         for image in state["images"]:
-            self._detections[image["id"]] = _Detections(
+            self._detections[image["id"]] = Detections(
                 np.array(image["boxes"], dtype=np.float64).reshape(-1, 4),
                 np.array(image["labels"], dtype=np.int64),
                 np.array(image["scores"], dtype=np.float64),
                 list(image["masks"]),
             )
         self._curves = None
-
-    def _checked(self, image_id: int, output: Mapping[str, Tensor]) -> _Detections:
-        wanted = ["boxes", "labels", "scores"] + (["masks"] if "segm" in self.iou_types else [])
-        missing = [name for name in wanted if name not in output]
-        if missing:
-            raise ValueError(f"the output for image {image_id} has no {', '.join(missing)}; found {', '.join(output)}")
-        boxes = output["boxes"].detach().cpu().double().numpy()
-        scores = output["scores"].detach().cpu().double().numpy()
-        labels = output["labels"].detach().cpu().numpy()
-        count = len(boxes)
-        if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
-            raise ValueError(
-                f"the output for image {image_id} has boxes {boxes.shape}, labels {labels.shape} and scores "
-                f"{scores.shape}; expected (N, 4), (N,) and (N,)"
-            )
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise ValueError(f"the output for image {image_id} has boxes or scores that are not finite")
-        if (boxes[:, 2:] < boxes[:, :2]).any():
-            raise ValueError(f"the output for image {image_id} has boxes with x1 < x0 or y1 < y0")
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"the output for image {image_id} has labels of {labels.dtype}; expected integers")
-        number = len(self._truth.categories)
-        if count and not 1 <= labels.min() <= labels.max() <= number:
-            wrong = labels[(labels < 1) | (labels > number)][0]
-            raise ValueError(f"the output for image {image_id} has the label {wrong}; expected 1 to {number}")
-        boxes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
-        masks = self._encoded(image_id, output["masks"], count) if "segm" in self.iou_types else []
-        return _Detections(boxes, labels.astype(np.int64), scores, masks)
-
-    def _encoded(self, image_id: int, masks: Tensor, count: int) -> list[str]:
-        """Run lengths of the masks as COCO's strings."""
-        height, width = self._truth.sizes[image_id]
-        if masks.ndim == 4 and masks.shape[1] == 1:
-            masks = masks[:, 0]
-        if tuple(masks.shape) != (count, height, width):
-            raise ValueError(
-                f"the output for image {image_id} has masks {tuple(masks.shape)}; expected {(count, height, width)}, "
-                f"the size of the original image"
-            )
-        inside = (masks.detach() >= _MASK_THRESHOLD if masks.is_floating_point() else masks != 0).to(torch.uint8)
-        # The library wants columns one after the other, the objects last.
-        columns = np.asfortranarray(inside.cpu().numpy().transpose(1, 2, 0))
-        encoded = coco_library().mask.encode(columns) if count else []
-        return [_text(runs["counts"]) for runs in encoded]
 
     def _result_list(self, iou_type: str) -> list[dict[str, Any]]:
         ids, entries = self.category_ids, []
@@ -430,111 +353,6 @@ class CocoMetric:
         evaluator.accumulate()
         return _Curves(evaluator.eval["precision"][..., -1], evaluator.eval["recall"][..., -1])
 
-    def _agreement(self, image_id: int, score: float, iou: float) -> ImageAgreement:
-        kept = self._detections[image_id]
-        objects = self._truth.objects(image_id, masks=False)
-        plain = [entry for entry in objects if not entry["iscrowd"]]
-        crowds = [entry for entry in objects if entry["iscrowd"]]
-        overlaps = _overlaps(kept.boxes, [entry["bbox"] for entry in plain], crowd=False)
-        in_crowd = _overlaps(kept.boxes, [entry["bbox"] for entry in crowds], crowd=True)
-        free = np.ones(len(plain), dtype=bool)
-        categories = np.array([entry["category_id"] for entry in plain], dtype=np.int64)
-        crowd_categories = np.array([entry["category_id"] for entry in crowds], dtype=np.int64)
-        false_positives = 0
-        for place in np.argsort(-kept.scores, kind="stable").tolist():
-            if kept.scores[place] < score:
-                break
-            category = self.category_ids[kept.labels[place] - 1]
-            candidates = np.where(free & (categories == category), overlaps[place], -1.0)
-            if candidates.size and candidates.max() >= iou:
-                free[candidates.argmax()] = False
-            elif not (in_crowd[place][crowd_categories == category] >= iou).any():
-                false_positives += 1
-        missed = int(free.sum())
-        return ImageAgreement(image_id, len(plain) - missed, missed, false_positives)
-
-
-class _Truth:
-    """The objects of annotations, as plain dicts in the form that the library reads."""
-
-    def __init__(self, annotations: DetectionAnnotations, *, masks: bool) -> None:
-        self.name = str(annotations.file)
-        self.categories = {category.id: category.name for category in annotations.categories}
-        sizes = annotations.image_sizes.tolist()
-        ids = annotations.image_ids.tolist()
-        self.sizes = {image_id: (height, width) for image_id, (height, width) in zip(ids, sizes, strict=True)}
-        self._numbers = {image_id: number for number, image_id in enumerate(ids)}
-        self._annotations = annotations
-        self._masks = annotations.segmentations if masks else None
-        for row in np.flatnonzero((annotations.boxes[:, 2:] < 0).any(axis=1))[:1].tolist():
-            raise self._error(row, f"has the box {annotations.boxes[row].tolist()}; expected w and h not < 0")
-        if not masks:
-            return
-        if self._masks is None:
-            raise ValueError(f"{self.name} was read without masks; read it with them or evaluate boxes alone")
-        for row in np.flatnonzero(annotations.segmentation_rows < 0)[:1].tolist():
-            raise self._error(row, "has no segmentation; evaluate boxes alone (iou_types='bbox')")
-        # The library's evaluation trusts its input: run lengths of another total keep it busy for ever.
-        for row in self._masks.can_be_damaged(annotations.segmentation_rows):
-            annotations.mask(row)
-
-    def objects(self, image_id: int, *, masks: bool) -> list[dict[str, Any]]:
-        """An image's objects, crowds among them. Ids begin at 1: to the library an object of id 0 is never found."""
-        found = self._annotations
-        rows = found.rows(self._numbers[image_id])
-        objects: list[dict[str, Any]] = [
-            {"id": number, "image_id": image_id, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
-            for number, category, box, area, crowd in zip(
-                range(rows.start + 1, rows.stop + 1),
-                self._category_ids(found.labels[rows]),
-                found.boxes[rows].tolist(),
-                found.areas[rows].tolist(),
-                found.crowd[rows].astype(int).tolist(),
-                strict=True,
-            )
-        ]
-        if masks:
-            assert self._masks is not None
-            for entry, place in zip(objects, found.segmentation_rows[rows].tolist(), strict=True):
-                entry["segmentation"] = self._masks.run_lengths(place)
-        return objects
-
-    def selected(self, image_ids: Iterable[int], *, masks: bool) -> dict[str, Any]:
-        """The data set of these images for the library."""
-        chosen = sorted(image_ids)
-        return {
-            "images": [
-                {"id": image_id, "height": self.sizes[image_id][0], "width": self.sizes[image_id][1]}
-                for image_id in chosen
-            ],
-            "annotations": [entry for image_id in chosen for entry in self.objects(image_id, masks=masks)],
-            "categories": [{"id": identity, "name": name} for identity, name in self.categories.items()],
-        }
-
-    def count(self, image_ids: Iterable[int]) -> Counter[int]:
-        """Objects of each category that occurs in these images, crowds left out."""
-        found = self._annotations
-        counts: Counter[int] = Counter()
-        for image_id in image_ids:
-            rows = found.rows(self._numbers[image_id])
-            counts.update(self._category_ids(found.labels[rows][~found.crowd[rows]]))
-        return counts
-
-    def _category_ids(self, labels: np.ndarray) -> list[int]:
-        return [self._annotations.categories[label - 1].id for label in labels.tolist()]
-
-    def _error(self, row: int, text: str) -> ValueError:
-        return ValueError(f"{self.name}: annotation {self._annotations.annotation_ids[row]} {text}")
-
-
-def coco_library() -> Any:
-    """Return faster_coco_eval; ImportError says what to install."""
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise ImportError(_INSTALL) from error
-    return faster_coco_eval
-
 
 def _precisions(precision: np.ndarray) -> dict[str, float | None]:
     """From (thresholds, recalls, categories, areas): the field's six averages, in percent."""
@@ -550,21 +368,6 @@ def _mean(values: np.ndarray) -> float | None:
     """In percent, over the values that are defined; -1 stands for those that are not."""
     defined = values[values > -1]
     return 100 * float(defined.mean()) if defined.size else None
-
-
-def _overlaps(boxes: np.ndarray, objects: list[list[float]], *, crowd: bool) -> np.ndarray:
-    """IoU of (N, 4) and M boxes x y w h, (N, M); for crowds the share of the first box that lies inside."""
-    others = np.array(objects, dtype=np.float64).reshape(-1, 4)
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    area = boxes[:, 2:].prod(axis=1)[:, None]
-    union = area if crowd else area + others[:, 2:].prod(axis=1) - common
-    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
 def _silent(*_: object) -> None:
