@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from a2mamba.data import seeded
-from a2mamba.data.classification.loaders import train_transform
+from a2mamba.data.classification.transforms import train_transform
 from a2mamba.engine import Schedule
 from a2mamba.recipes import RECIPES, ClassificationRun, has_paper_form, make_run
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from a2mamba.data import ClassificationData, eval_loader, train_loader
-from a2mamba.data.classification.loaders import open_split, split_classes
 from a2mamba.data.classification.shards import ShardReader, find_shards
+from a2mamba.data.classification.splits import open_split, split_classes
 
 from ..helpers import error_line
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 from a2mamba.data.check.images import inspect_all, inspect_image
 from a2mamba.data.check.report import Progress
 from a2mamba.data.check.segmentation import inspect_pair
-from a2mamba.data.classification.loaders import ClassificationData, eval_dataset
+from a2mamba.data.classification.config import ClassificationData
+from a2mamba.data.classification.loaders import eval_dataset
 from a2mamba.data.detection.dataset import CocoDataset
 from a2mamba.data.detection.loading import DetectionData, read_detection_split
 from a2mamba.data.images import UndecodableImageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from a2mamba.data.classification.loaders import IMAGENET_MEAN, IMAGENET_STD
+from a2mamba.data.classification.config import IMAGENET_MEAN, IMAGENET_STD
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.labels import IGNORE_LABEL
 
