@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from a2mamba.data import check_dataset, demo, demo_photos, write_demo
+from a2mamba.data import check_dataset, demo_photos, write_demo
+from a2mamba.data.demo import scenes, writing
+from a2mamba.data.demo.digits import Digits, demo_digits, split_digits
+from a2mamba.data.demo.layouts import run_lengths
 
 from .helpers import error_line
 
@@ -107,14 +110,14 @@ def test_digit_images_are_the_digits_of_their_class(demo: Path) -> None:
 
 def test_scenes_use_only_the_digits_of_their_split(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     used: list[bytes] = []
-    place = demo._place
+    place = scenes._place
 
     def recording(ink: np.ndarray, *arguments: Any) -> Any:
         used.append(ink.tobytes())
         return place(ink, *arguments)
 
-    monkeypatch.setattr(demo, "_place", recording)
-    splits = demo._split_digits(demo._load_digits(), 0)
+    monkeypatch.setattr(scenes, "_place", recording)
+    splits = split_digits(demo_digits(), 0)
     train, val = ({ink.tobytes() for ink in split.ink} for split in splits)
     assert not train & val
     names: list[str] = []
@@ -216,9 +219,9 @@ def test_image_ids_of_the_splits_differ(demo: Path) -> None:
 
 
 def test_masks_and_class_map_of_a_scene_agree() -> None:
-    train, _ = demo._split_digits(demo._load_digits(), 0)
+    train, _ = split_digits(demo_digits(), 0)
     overlaps = 0
-    for scene in demo._scenes(train, 12, (96, 112), entropy=(0, 9)):
+    for scene in scenes.draw_scenes(train, 12, (96, 112), entropy=(0, 9)):
         expected = np.zeros_like(scene.classes)
         for instance in scene.instances:
             expected[instance.mask] = 2 + instance.label
@@ -233,22 +236,22 @@ def test_masks_and_class_map_of_a_scene_agree() -> None:
 @pytest.mark.parametrize("mask", [[[0, 0], [0, 0]], [[1, 1], [1, 1]], [[0, 1, 1], [1, 0, 1]], [[1]], [[0]]])
 def test_run_lengths(mask: list[list[int]]) -> None:
     array = np.array(mask, dtype=bool)
-    counts = demo._run_lengths(array)
+    counts = run_lengths(array)
     assert np.array_equal(decode({"size": list(array.shape), "counts": counts}), array)
     assert all(run > 0 for run in counts[1:])
 
 
 def test_known_run_lengths() -> None:
-    assert demo._run_lengths(np.array([[0, 1, 1], [1, 0, 1]], dtype=bool)) == [1, 2, 1, 2]
-    assert demo._run_lengths(np.array([[1, 0], [1, 0]], dtype=bool)) == [0, 2, 2]
+    assert run_lengths(np.array([[0, 1, 1], [1, 0, 1]], dtype=bool)) == [1, 2, 1, 2]
+    assert run_lengths(np.array([[1, 0], [1, 0]], dtype=bool)) == [0, 2, 2]
 
 
 @pytest.fixture
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every twentieth digit, where the test is about folders."""
-    everything = demo._load_digits()
-    few = demo._Digits(everything.ink[::20], everything.labels[::20])
-    monkeypatch.setattr(demo, "_load_digits", lambda: few)
+    everything = demo_digits()
+    few = Digits(everything.ink[::20], everything.labels[::20])
+    monkeypatch.setattr(writing, "demo_digits", lambda: few)
 
 
 def small(root: Path, **changes: Any) -> None:
