@@ -10,7 +10,8 @@ from a2mamba.data.detection.loading import (
     with_detection_source,
 )
 from a2mamba.data.detection.readers import find_detection
-from a2mamba.data.detection.readers.coco import detection_categories, read_annotations
+from a2mamba.data.detection.readers.coco import read_annotations
+from a2mamba.data.detection.readers.coco_categories import detection_categories
 from a2mamba.data.detection.readers.source import DetectionSource
 
 __all__ = [
