@@ -125,7 +125,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float(difference / expected.double().abs().max().clamp(min=1e-12))
 
 
-def norm_error(found: Tensor, expected: Tensor, floor: float = 1e-2) -> float:
+def norm_error(found: Tensor, expected: Tensor, *, floor: float = 1e-2) -> float:
     """Return the error relative to the norm of what is expected, or to ``floor`` an element where it is about zero."""
     if not expected.numel():
         return 0.0

@@ -50,7 +50,7 @@ def test_neighborhood_attention(case: neighborhood.Case, dtype: torch.dtype, tol
         out = neighborhood_attention(*leaves, kernel_size=case.kernel_size, dilation=case.dilation, backend=backend)
         results.append([out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
-        assert norm_error(found.cpu(), expected, FLOOR) < tolerance
+        assert norm_error(found.cpu(), expected, floor=FLOOR) < tolerance
 
 
 @pytest.mark.parametrize("case", [case for case in selective_scan.CASES if case.batch], ids=str)
@@ -64,7 +64,7 @@ def test_selective_scan(case: selective_scan.Case, dtype: torch.dtype, tolerance
         out = selective_scan_state(*leaves, delta_softplus=case.softplus, backend=backend)
         results.append([out.detach(), *torch.autograd.grad(out.float().square().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
-        assert norm_error(found.cpu(), expected, FLOOR) < tolerance
+        assert norm_error(found.cpu(), expected, floor=FLOOR) < tolerance
 
 
 @pytest.mark.parametrize("name", ["a2mamba_nano", "segman_encoder_tiny"])

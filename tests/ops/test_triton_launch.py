@@ -106,7 +106,8 @@ def run_hooked(operator: str) -> tuple[int, list[str], float]:
     time, and the largest difference of a gradient.
     """
     first: dict[RepeatedLaunch, dict[str, object]] = {}
-    again, wrong = 0, []
+    again = 0
+    wrong: list[str] = []
     call = RepeatedLaunch.__call__
 
     def compare(launch: RepeatedLaunch, **tensors: Tensor) -> None:
