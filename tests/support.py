@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 import a2mamba
 from a2mamba.backbone import Pyramid
+from a2mamba.ops import dispatch
 
 DATA = Path(__file__).parent / "assets"
+
+needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 
 
 def stored(name: str) -> dict[str, np.ndarray]:

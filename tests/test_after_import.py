@@ -50,4 +50,4 @@ def test_every_name_is_there() -> None:
     assert [name for name in a2mamba.__all__ if not hasattr(a2mamba, name)] == []
     assert set(a2mamba.__all__) <= set(dir(a2mamba))
     with pytest.raises(AttributeError, match="'a2mamba' has no attribute 'create_modle'"):
-        a2mamba.create_modle  # noqa: B018
+        _ = a2mamba.create_modle

@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,7 +278,7 @@ def test_existing_data_is_not_overwritten_unasked(tmp_path: Path) -> None:
 def test_other_files_are_never_removed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     for overwrite in (False, True):
-        error_line(lambda: small(tmp_path, overwrite=overwrite), "thesis.tex", "empty or new folder")  # noqa: B023
+        error_line(partial(small, tmp_path, overwrite=overwrite), "thesis.tex", "empty or new folder")
     error_line(lambda: small(tmp_path / "thesis.tex"), "is a file")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

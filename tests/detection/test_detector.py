@@ -237,14 +237,15 @@ def test_a_model_that_is_cast_as_a_whole() -> None:
 def test_gradient_checkpointing_changes_nothing(kind: str) -> None:
     model, twin = make(kind), make(kind)
     twin.set_grad_checkpointing()
-    assert all(stage.checkpointed_blocks == len(stage.blocks) for stage in twin.backbone.stages)  # type: ignore[union-attr]
+    backbone: Any = twin.backbone
+    assert all(stage.checkpointed_blocks == len(stage.blocks) for stage in backbone.stages)
     for m in (model, twin):
         torch.manual_seed(3)
         check_training(m, *scene())
     for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad, msg=name)
     twin.set_grad_checkpointing(False)
-    assert all(stage.checkpointed_blocks == 0 for stage in twin.backbone.stages)  # type: ignore[union-attr]
+    assert all(stage.checkpointed_blocks == 0 for stage in backbone.stages)
     with pytest.raises(ValueError, match="SmallBackbone has no gradient checkpointing"):
         convolutional().set_grad_checkpointing()
 

@@ -159,7 +159,8 @@ def test_arguments_that_exclude_each_other(tmp_path: Path) -> None:
 
 def test_arguments_reach_the_backbone() -> None:
     model = create_detector("mask_rcnn_a2mamba_test", num_classes=1, drop_path_rate=0.3, img_size=(64, 96))
-    last = model.backbone.stages[-1].blocks[-1]  # type: ignore[union-attr,index]
+    backbone: Any = model.backbone
+    last = backbone.stages[-1].blocks[-1]
     assert last.drop_path.drop_prob == pytest.approx(0.3)
     assert last.mixer.global_attention.bias.shape == (4, 6, 6)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -79,8 +80,9 @@ def test_one_step_that_is_not_finite_is_left_out(caplog: pytest.LogCaptureFixtur
         "the loss is not finite at step 9 (epoch 2), first in the loss itself; the optimizer step"
     )
     assert "cross_entropy inf, mesa 0." in message
-    trainer.loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
-    order = list(trainer.loader.sampler)  # type: ignore[attr-defined]
+    loader: Any = trainer.loader
+    loader.sampler.set_epoch(1)
+    order = list(loader.sampler)
     names = [f"image-{index}.png" for index in order[2 * BATCH : 3 * BATCH]]
     assert message.endswith(f"samples: {', '.join(names)}")
 
@@ -157,8 +159,8 @@ def test_of_an_accumulated_step_only_the_bad_batch_is_named(caplog: pytest.LogCa
             values["cross_entropy"] = values["cross_entropy"] * math.nan
         return values
 
-    trainer.task.losses = losses  # type: ignore[method-assign]
-    trainer.fit()
+    with mock.patch.object(trainer.task, "losses", losses):
+        trainer.fit()
     first, second = warnings_of(caplog)
     for message in (first, second):
         assert "image-3.png" in message
@@ -177,10 +179,10 @@ def test_after_several_in_a_row_the_last_checkpoint_is_restored(
         saved.append(state["progress"]["step"])
         return save(state, is_best=is_best)
 
-    manager.save = remember  # type: ignore[method-assign]
     trainer = make_trainer(epochs=3, hooks=[seen, CheckpointHook(manager, every_steps=2)])
     inject(trainer, 11, 12, 13)
-    trainer.fit()
+    with mock.patch.object(manager, "save", remember):
+        trainer.fit()
     assert saved == [2, 4, 6, 7, 8, 10, 12, 14, 14, 16, 18, 20, 21]
     assert trainer.step == 3 * STEPS
     assert [row["epoch"] for row in trainer.history] == [1, 2, 3]

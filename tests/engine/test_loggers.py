@@ -38,7 +38,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Run]]:
         return run
 
     library = types.ModuleType("wandb")
-    library.init = init  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "init", init, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", library)
     return asked
 

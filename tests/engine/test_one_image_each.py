@@ -44,7 +44,7 @@ def _train_segmenter() -> tuple[int, float, bool]:
         size = labels.shape[1:]
         loader = [Batch(images[i : i + 1], labels[i : i + 1], [str(i)]) for i in range(2)]
         trainer = make_trainer(model=_Resized(model, (size[0], size[1])), loader=loader, epochs=2, with_ema=False)
-        trainer.task.losses = _Pixels(trainer.task.model).losses  # type: ignore[method-assign]
+        trainer.task.losses = _Pixels(trainer.task.model).losses  # type: ignore[method-assign]  # in its own process
         trainer.epochs = 1
         trainer.fit()
         states = gather_objects([float(value.double().sum()) for value in trainer.state_dict()["model"].values()])

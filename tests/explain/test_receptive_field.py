@@ -15,8 +15,8 @@ from support import normal
 from .networks import classifier, detector, segmenter
 
 
-def _ones(kernel_size: int, **options: int) -> nn.Conv2d:
-    conv = nn.Conv2d(1, 1, kernel_size, bias=False, **options)  # type: ignore[arg-type]
+def _ones(kernel_size: int, *, padding: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(1, 1, kernel_size, stride, padding, dilation, bias=False)
     nn.init.ones_(conv.weight)
     return conv
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import a2mamba
+from a2mamba.backbone import Pyramid
 from a2mamba.export import FORMATS, Exported, ExportError, OutputName, export_model
 from a2mamba.export.comparison import compare
 
@@ -24,7 +25,7 @@ def export(
 
 
 @pytest.fixture(scope="module")
-def classifier() -> nn.Module:
+def classifier() -> Pyramid:
     torch.manual_seed(0)
     return a2mamba.create_model("a2mamba_test", num_classes=5).eval()
 
@@ -46,7 +47,7 @@ def test_a_segmenter_to_class_maps(tmp_path: Path) -> None:
         assert np.mean(found != model(images).argmax(1).numpy()) <= 1e-3
 
 
-def test_features_to_a_program(classifier: nn.Module, tmp_path: Path) -> None:
+def test_features_to_a_program(classifier: Pyramid, tmp_path: Path) -> None:
     exported = export(classifier, tmp_path / "x.pt2", "features")
     assert exported.description["outputs"] == [f"features_{i}" for i in range(4)]
     values = [node.meta.get("val") for node in torch.export.load(exported.path).graph.nodes]
@@ -55,7 +56,7 @@ def test_features_to_a_program(classifier: nn.Module, tmp_path: Path) -> None:
     images = torch.randn(1, 3, 64, 64)
     found = FORMATS["pt2"].load(exported.path, 1)(images.numpy())
     with torch.inference_mode():
-        expected = classifier.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
+        expected = classifier.forward_intermediates(images, intermediates_only=True)
     for a, b in zip(found, expected, strict=True):
         assert np.abs(a - b.numpy()).max() < 1e-4 * b.abs().max()
 
@@ -71,14 +72,14 @@ def test_networks_of_full_size(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_openvino(classifier: nn.Module, tmp_path: Path) -> None:
+def test_openvino(classifier: Pyramid, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     exported = export(classifier, tmp_path / "x.xml")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.bin", "x.json", "x.xml"]
     assert exported.comparison.difference <= 1e-4
 
 
-def test_a_file_that_differs_is_not_kept(classifier: nn.Module, tmp_path: Path) -> None:
+def test_a_file_that_differs_is_not_kept(classifier: Pyramid, tmp_path: Path) -> None:
     before = tmp_path / "x.pt2"
     before.write_bytes(b"before")
     with pytest.raises(ExportError, match=r"differs from the network by .*, more than 0; it was not kept"):
@@ -98,7 +99,7 @@ def test_differences_are_relative_to_the_output() -> None:
         compare(lambda x: [large[0]], lambda x: [large], [batch])
 
 
-def test_refusals(classifier: nn.Module, tmp_path: Path) -> None:
+def test_refusals(classifier: Pyramid, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x.bin: no format is known by this suffix; expected one of onnx \(.onnx\)"):
         export(classifier, tmp_path / "x.bin")
     with pytest.raises(ValueError, match="a file of format pt2 must end in"):

@@ -20,6 +20,7 @@ import a2mamba
 from a2mamba.export.web import find_runtime
 from a2mamba.export.web import site as site_module
 from a2mamba.predictor import Predictor
+from a2mamba.tasks import ClassificationPrediction
 from browser import Browser, Tab, needs_chromium
 
 pytestmark = needs_chromium
@@ -152,7 +153,8 @@ def test_probabilities_are_those_of_the_network(browser: Browser, name: str, tmp
         found = look(tab, image)
         assert tab.complaints() == []
         assert {url.split("/")[2] for url in tab.requests() if url.startswith("http")} == {address.split("/")[2]}
-        expected = prediction.probabilities.numpy()  # type: ignore[attr-defined]
+        assert isinstance(prediction, ClassificationPrediction)
+        expected = prediction.probabilities.numpy()
         assert np.abs(np.array(found["probabilities"]) - expected).max() < 1e-3
         best = tab.run("document.querySelector('#entries .name').textContent")
         assert best == page.predictor.classes[int(expected.argmax())]

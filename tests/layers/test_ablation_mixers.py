@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,8 @@ def bias_of(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def parts(**options: object) -> Callable[..., MASSParts]:
-    return partial(MASSParts, options=MASSOptions(**options))  # type: ignore[arg-type]
+def parts(**options: Any) -> Callable[..., MASSParts]:
+    return partial(MASSParts, options=MASSOptions(**options))
 
 
 MIXERS: dict[str, tuple[Callable[..., nn.Module], int]] = {
@@ -202,7 +203,7 @@ def test_windows_come_back() -> None:
     assert pad_to_grid(x, 4).shape == (2, 3, 8, 12)
 
 
-def _full_attention(mixer: nn.Module, x: Tensor, qkv: nn.Module) -> Tensor:
+def _full_attention(mixer: nn.Module, x: Tensor, qkv: Callable[[Tensor], Tensor]) -> Tensor:
     q, k, v = (part.flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3) for part in qkv(x).chunk(3, dim=1))
     mixed = F.scaled_dot_product_attention(q, k, v)
     return mixed.transpose(2, 3).flatten(1, 2).view_as(x)
@@ -215,7 +216,7 @@ def test_spatial_reduction_by_one_is_full_attention() -> None:
     def qkv(values: Tensor) -> Tensor:
         return torch.cat((mixer.q(values), mixer.kv(values)), dim=1)
 
-    expected = mixer.proj(_full_attention(mixer, x, qkv))  # type: ignore[arg-type]
+    expected = mixer.proj(_full_attention(mixer, x, qkv))
     torch.testing.assert_close(mixer(x, rope(5, 6)), expected, rtol=1e-4, atol=1e-5)
 
 

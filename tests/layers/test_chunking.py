@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_a_large_block_is_given_back_once(fresh_memory: None) -> None:
     sizes: list[int] = []
 
     class Watch(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.empty:
                 sizes.append(args[0])
             return function(*args, **(kwargs or {}))

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from a2mamba.ops import BranchedMap, dispatch, neighborhood_attention, numba_threads
+from a2mamba.ops import BranchedMap, neighborhood_attention, numba_threads
 from a2mamba.ops.neighborhood import numba_branches
 from a2mamba.ops.neighborhood import numba_impl as attention_impl
-from support import relative_error, threads
+from support import needs_numba, relative_error, threads
 
-needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 # Heads, height, width, head_dim, window, dilation: also a map narrower than its window, and heads of one axis.
 CASES = [(2, 9, 14, 16, 5, (2, 3)), (4, 3, 20, 8, 7, (1, 2)), (6, 24, 10, 32, 3, (3, 1)), (2, 1, 1, 16, 5, (1, 1))]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

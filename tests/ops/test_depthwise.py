@@ -12,10 +12,7 @@ from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.ops import depthwise, depthwise_conv, numba_threads
 from a2mamba.ops.depthwise import numba_impl
 from a2mamba.ops.depthwise.cases import Case
-from a2mamba.ops.dispatch import HAS_NUMBA
-from support import relative_error, threads
-
-needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="numba is not installed")
+from support import needs_numba, relative_error, threads
 
 CASES = (Case(2, 8, 1, 1, 5), Case(1, 40, 7, 2, 5), Case(3, 24, 14, 17, 5), Case(0, 8, 3, 3, 5))
 """One position, maps narrower than the kernel, items that channels fill and do not, none."""

@@ -17,9 +17,7 @@ from torch.nn import functional as F
 from a2mamba.ops import dispatch, feed_forward, gated_norm, gelu_depthwise, numba_threads, read_out, readout, self_test
 from a2mamba.ops.feed_forward import numba_impl as feed_forward_impl
 from a2mamba.ops.readout import numba_impl as readout_impl
-from support import relative_error, threads
-
-needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
+from support import needs_numba, relative_error, threads
 
 Call = tuple[str, Callable[..., Tensor], Callable[..., tuple[Any, ...]]]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from a2mamba.ops import neighborhood_attention
 from a2mamba.ops.neighborhood import reference, torch_impl
 from a2mamba.ops.neighborhood.cases import CASES, Case
-from support import normal, relative_error, stored
+from support import normal, poisoned_empty, relative_error, stored
 
 ids = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -88,12 +88,7 @@ def test_strips_are_chunked_without_changing_the_result(monkeypatch: pytest.Monk
 
 def test_every_output_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that an implementation forgets to fill would show as NaN."""
-    empty = torch.empty
-
-    def poisoned(*size: int, **options: object) -> Tensor:
-        return empty(*size, **options).fill_(float("nan"))  # type: ignore[call-overload]
-
-    monkeypatch.setattr(torch, "empty", poisoned)
+    monkeypatch.setattr(torch, "empty", poisoned_empty)
     for case in CASES:
         for name, tensor in outputs_and_gradients(case, "torch").items():
             assert tensor.isfinite().all(), (case, name)

@@ -38,9 +38,7 @@ from a2mamba.ops.neighborhood.cases import Case as AttentionCase
 from a2mamba.ops.selective_scan import numba_impl as scan_impl
 from a2mamba.ops.selective_scan import torch_impl as scan_torch_impl
 from a2mamba.ops.selective_scan.cases import Case as ScanCase
-from support import relative_error, threads
-
-needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
+from support import needs_numba, relative_error, threads
 
 SCANS = (
     ScanCase(2, 8, 49),
@@ -188,8 +186,10 @@ def test_a_map_applied_twice() -> None:
     expected: list[Tensor] = []
     for dtype, backend, results in ((torch.float32, "numba", found), (torch.float64, "reference", expected)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (q, k, v, bias)]
-        options = {"kernel_size": case.kernel_size, "dilation": case.dilation, "backend": backend}
-        attention = NeighborhoodMap(leaves[0], leaves[1], leaves[3], **options)  # type: ignore[arg-type]
+        q_leaf, k_leaf, _, bias_leaf = leaves
+        attention = NeighborhoodMap(
+            q_leaf, k_leaf, bias_leaf, kernel_size=case.kernel_size, dilation=case.dilation, backend=backend
+        )
         first = attention(leaves[2])
         results += [first.detach(), *gradients(attention(first + leaves[2]), leaves)]
         assert torch.equal(attention(leaves[2]), first)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from a2mamba.ops import dispatch, positional, positional_norm
+from a2mamba.ops import positional, positional_norm
 from a2mamba.ops.positional import numba_impl
-from support import relative_error, threads
+from support import needs_numba, relative_error, threads
 
-needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 every_case = pytest.mark.parametrize("case", positional.CASES, ids=str)
 CASE = positional.CASES[1]
 
@@ -85,12 +84,13 @@ def test_what_the_kernel_cannot_run_is_named() -> None:
     def objection(*arguments: Any) -> str:
         return str(positional.explain_backends(*arguments)[0].reason)
 
+    assert branch is not None
     assert objection(x, branch, skip, pos, norm) == "None"
     assert "LayerNorm with weight and bias, got BatchNorm2d" in objection(x, branch, skip, pos, nn.BatchNorm2d(16))
     assert "must be (16, 1, 3, 3) with bias, got (16, 1, 5, 5)" in objection(
         x, branch, skip, nn.Conv2d(16, 16, 5, groups=16), norm
     )
-    assert "must be float32 or bfloat16" in objection(x, branch.double(), skip, pos, norm)  # type: ignore[union-attr]
+    assert "must be float32 or bfloat16" in objection(x, branch.double(), skip, pos, norm)
     with torch.autocast("cpu", torch.float16):
         assert "must be bfloat16, got torch.float16" in objection(x, branch, skip, pos, norm)
     with torch.enable_grad():
@@ -101,7 +101,7 @@ def test_what_the_kernel_cannot_run_is_named() -> None:
     positional_norm(x, branch, skip, pos, norm)
     assert len(seen) == 1
     with pytest.raises(ValueError, match=r"one shape \(B, C, H, W\), got \(2, 16, 5, 9\) and \(1, 16, 5, 9\)"):
-        positional_norm(x, branch[:1], skip, pos, norm)  # type: ignore[index]
+        positional_norm(x, branch[:1], skip, pos, norm)
 
 
 @needs_numba

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from a2mamba.ops import dispatch, rotary, rotate
-from support import relative_error, threads
+from support import needs_numba, relative_error, threads
 
-needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 every_case = pytest.mark.parametrize("case", rotary.CASES, ids=str)
 
 

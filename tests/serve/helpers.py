@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedError(Exception):
     """What a visitor is told instead of an answer."""
 
 
@@ -40,7 +40,7 @@ class Page(NamedTuple):
         """Return the outputs.
 
         Raises:
-            Refused: with what the visitor is told.
+            RefusedError: with what the visitor is told.
         """
         session = uuid.uuid4().hex
         self.join(verb, *data, session=session).raise_for_status()
@@ -51,7 +51,7 @@ class Page(NamedTuple):
                     message = json.loads(line[5:])
                     if message["msg"] == "process_completed":
                         if not message["success"]:
-                            raise Refused(str(message["output"].get("error")))
+                            raise RefusedError(str(message["output"].get("error")))
                         return list(message["output"]["data"])
         raise RuntimeError("the stream of events has ended without an answer")
 

@@ -21,7 +21,7 @@ from cli.helpers import in_process
 from snippets import ROOT, blocks
 
 from .conftest import serving
-from .helpers import Page, Refused
+from .helpers import Page, RefusedError
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def test_the_documents_program(
 def test_no_image_is_no_error(page: Page) -> None:
     answer = page.ask("classify", "a2mamba_test", None)
     assert answer[1] == ""
-    with pytest.raises(Refused, match="choose an image first"):
+    with pytest.raises(RefusedError, match="choose an image first"):
         page.ask("explain_classify", "a2mamba_test", None, 0, 0)
 
 
 def refused(page: Page, file: Path, text: str) -> None:
-    with pytest.raises(Refused, match=text) as error:
+    with pytest.raises(RefusedError, match=text) as error:
         page.ask("classify", "a2mamba_test", page.upload(file))
     assert str(file.parent) not in str(error.value)
     assert "Traceback" not in str(error.value)
@@ -98,9 +98,9 @@ def test_files_that_are_no_images_are_refused(page: Page, checkpoint: Path, tmp_
 
 
 def test_other_networks_and_points_are_refused(page: Page, image: Path) -> None:
-    with pytest.raises(Refused, match="no network 'segman_v2_test'; expected one of a2mamba_test"):
+    with pytest.raises(RefusedError, match="no network 'segman_v2_test'; expected one of a2mamba_test"):
         page.ask("classify", "segman_v2_test", page.upload(image))
-    with pytest.raises(Refused, match="outside the image"):
+    with pytest.raises(RefusedError, match="outside the image"):
         page.ask("explain_classify", "a2mamba_test", page.upload(image), -1, 5)
 
 
@@ -113,7 +113,7 @@ def test_files_of_this_machine_are_not_read(page: Page, checkpoint: Path, tmp_pa
             answer = httpx.get(f"{page.url}gradio_api/file={way}")
             assert answer.status_code in (403, 404), way
         payload = {"path": str(file), "meta": {"_type": "gradio.FileData"}}
-        with pytest.raises(Refused) as error:
+        with pytest.raises(RefusedError) as error:
             page.ask("classify", "a2mamba_test", payload)
         assert "pixels" not in str(error.value)
 

@@ -19,7 +19,7 @@ from a2mamba.catalog import FACTS, RELEASED
 from a2mamba.cli.main import main
 from a2mamba.data import SEGMENTATION_DATASETS, cityscapes_labels
 from a2mamba.segmentation import TEST_MODES, Segmenter, list_segmenters
-from a2mamba.tasks import SegmentationRun, task_of_network
+from a2mamba.tasks import SegmentationPrediction, SegmentationRun, task_of_network
 from a2mamba.weights import REMARKS, WEIGHTS, DriveFile, HubFile, find_weights
 from cli.helpers import in_process
 from support import released_segmenter
@@ -128,7 +128,8 @@ def test_networks_with_released_weights(segman: Segmenter, tmp_path: Path, capsy
     assert "Apache-2.0" in result.err
     found = Image.open(tmp_path / "out" / result.json["predictions"][0]["map"])
     expected = predictor.predict(photo(tmp_path))[0]
-    assert torch.equal(torch.from_numpy(np.array(found)), expected.class_map)  # type: ignore[attr-defined]
+    assert isinstance(expected, SegmentationPrediction)
+    assert torch.equal(torch.from_numpy(np.array(found)), expected.class_map)
 
 
 def test_released_weights_on_the_page(segman: Segmenter) -> None:
@@ -150,7 +151,9 @@ def test_evaluation_of_released_weights(segman: Segmenter, tmp_path: Path) -> No
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
         predictor = a2mamba.load("segman_tiny", pretrained="cityscapes", test_mode="image", device="cpu")
-        counts = predictor.predict(noise)[0].class_map.flatten().bincount(minlength=19)  # type: ignore[attr-defined]
+        prediction = predictor.predict(noise)[0]
+        assert isinstance(prediction, SegmentationPrediction)
+        counts = prediction.class_map.flatten().bincount(minlength=19)
     label = cityscapes_labels().class_values[int(counts.argmax())]  # everything is what the network sees most of
     for folder, ending, pixels in (
         ("leftImg8bit", "leftImg8bit", noise),
@@ -199,7 +202,7 @@ def test_records_of_other_libraries_are_read_without_their_code(
     name = "mmengine.logging.history_buffer"
     for parent in ("mmengine", "mmengine.logging", name):
         monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
-    sys.modules[name].HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys.modules[name], "HistoryBuffer", HistoryBuffer, raising=False)
     monkeypatch.setattr(HistoryBuffer, "__module__", name)
     numbers = {"f": np.float32(1.5), "i": np.int64(3), "b": np.bool_(True), "a": np.eye(2), "h": HistoryBuffer()}
     torch.save({"state_dict": {"w": torch.ones(2)}, "message_hub": numbers}, tmp_path / "a.pth")

@@ -227,8 +227,8 @@ def test_the_hub_through_timms_reader(tiny: Path, tmp_path: Path, monkeypatch: p
 
     library = types.ModuleType("datasets")
     library.__spec__ = __import__("importlib.machinery").machinery.ModuleSpec("datasets", None)
-    library.load_dataset = load_dataset  # type: ignore[attr-defined]
-    library.Image = lambda decode: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "load_dataset", load_dataset, raising=False)
+    monkeypatch.setattr(library, "Image", lambda decode: None, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", library)
     monkeypatch.delitem(sys.modules, "timm.data.readers.reader_hfds", raising=False)
     data = settings("someone/animals", source="hfds")

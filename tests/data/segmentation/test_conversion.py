@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,4 +103,4 @@ def test_what_cannot_be_converted(layout: str, tmp_path: Path) -> None:
 
 def test_other_layouts(tmp_path: Path) -> None:
     for layout in ("ade20k", "folder", "voc"):
-        error_line(lambda: convert_labels(tmp_path, layout), repr(layout), "cityscapes, coco_stuff")  # noqa: B023
+        error_line(partial(convert_labels, tmp_path, layout), repr(layout), "cityscapes, coco_stuff")

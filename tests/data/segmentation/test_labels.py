@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +147,9 @@ def test_numbers_without_a_meaning() -> None:
         (coco_stuff_labels(), 11, "0 to 181 (171 classes)"),
         (class_labels(3), 3, "0 to 2 (3 classes)"),
     ):
-        error_line(lambda: labels.to_classes(values(number), path="a/b.png"), "a/b.png", str(number), expected)  # noqa: B023
+        error_line(partial(labels.to_classes, values(number), path="a/b.png"), "a/b.png", str(number), expected)
         wrong = np.array([labels.num_classes])
-        error_line(lambda: labels.to_values(wrong), f"class {wrong[0]} is out of range")  # noqa: B023
+        error_line(partial(labels.to_values, wrong), f"class {wrong[0]} is out of range")
     error_line(lambda: class_labels(3).to_values(np.array([-1])), "class -1")
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -404,8 +403,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
 def test_bad_settings(change: dict[str, Any], message: str) -> None:
-    make: Callable[[], object] = lambda: settings(Path("x"), **change)  # noqa: E731
-    error_line(make, message)
+    error_line(lambda: settings(Path("x"), **change), message)
 
 
 def test_defaults_are_the_protocol() -> None:

@@ -91,7 +91,7 @@ def _dot_add(a, b, total, PRECISION: tl.constexpr):
     """Return total + the matrix product."""
     if PRECISION == "interpreter":
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc=total)
-    else:  # noqa: RET505
+    else:  # noqa: RET505 - as above
         return tl.dot(a, b, acc=total, input_precision=PRECISION)
 
 
