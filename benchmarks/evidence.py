@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/evidence.py --out runs/evidence --tasks classification segmentation
     python benchmarks/evidence.py --out runs/evidence --tasks classification segmentation --device cuda --processes 14
 
-All networks have the size of `a2mamba_test` (four heads; 16, 32, 32, 48 channels) and are trained alike, in float32;
-only the mixer differs.
+All networks have the size of `a2mamba_test` (2, 2, 4 and 4 heads; 16, 32, 32 and 48 channels) and are trained alike, in
+float32; only the mixer differs.
 
 Classification, three seeds: which digit is the largest? An image of 96 x 96 has three of the embedded digits, of
 heights around 52, 36 and 24 pixels, among strokes that are none, so that a digit must be read in spite of clutter, at
@@ -18,7 +18,7 @@ difference to MASS, time) into the folder, after every training; a folder that w
 
 Each training is a process with one thread. Networks of this size leave a GPU waiting for the host: many trainings side
 by side fill it. Then loading is what takes the processor's time, and with `--share-batches` the batches of a seed are
-made once for all variants, by all processes, and kept as files (4.3 GB in all): the same batches as otherwise.
+made once for all variants, by all processes, and kept as files (27 GB in all): the same batches as otherwise.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=("classification", "segmentation"), default=["classification"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="segmentation has the first two")
-    parser.add_argument("--images", type=int, default=2000, help="training images; a quarter as many are held out")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--images", type=int, default=8000, help="training images; a quarter as many are held out")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=1000, help="of segmentation")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
