@@ -112,8 +112,7 @@ def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
     of themselves); the address of these; and ``numbers``.
     """
     arguments = array("q", (0, 0, 0, *numbers))
-    address, _ = arguments.buffer_info()
-    arguments[2] = address
+    arguments[2] = address = arguments.buffer_info()[0]
     call(kernel, address, workers)
 
 
