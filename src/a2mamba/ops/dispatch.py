@@ -56,7 +56,7 @@ def on_gpu(x: Tensor) -> bool:
 
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
-    if not on_gpu(x):
+    if not x.is_cuda:
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
 

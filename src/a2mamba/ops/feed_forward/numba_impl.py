@@ -60,8 +60,7 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tenso
         return out
     x = channels_innermost(x)
     weight, bias = numbers_of(weight, bias)
-    chunks = numba_threads.chunks_per_image(batch, height)
-    workers = min(numba_threads.threads(), batch * chunks)
+    chunks, workers = numba_threads.shares(batch, height)
     # Taps and bias, and three rows that the convolution sees.
     scratch_size = (10 + 3 * (columns + 2)) * channels
     scratch = numba_threads.scratch(workers * scratch_size)

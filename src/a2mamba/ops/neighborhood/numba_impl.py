@@ -164,9 +164,8 @@ def attend(
     batch, heads, height, width, q_width, v_width = sizes
     images = batch * heads
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
-    chunks = numba_threads.chunks_per_image(images, height)
+    chunks, workers = numba_threads.shares(images, height)
     whole = chunks == 1
-    workers = min(numba_threads.threads(), images * chunks)
     # Of every tile of two rows, weights and what they are to be divided by.
     slots = plan.tile_count * 2 * (plan.weights + LANES)
     stored = isinstance(memory, Tensor)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.numba_arguments import (
+    affine_of,
     cast,
     channels_innermost,
     empty_map,
@@ -26,9 +27,12 @@ from a2mamba.ops.precision import in_half_precision
 
 
 def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Any]:
-    """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``."""
-    affine = () if isinstance(skip, nn.Identity) else skip.parameters()
-    return [pos.weight, pos.bias, norm.weight, norm.bias, *affine]
+    """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``.
+
+    None for what a module has not as a parameter of its own.
+    """
+    affine = () if isinstance(skip, nn.Identity) else affine_of(skip)
+    return [*affine_of(pos), *affine_of(norm), *affine]
 
 
 def positional_norm(
@@ -46,8 +50,7 @@ def positional_norm(
     if len(vectors) == 4:
         vectors += identity_affine(channels)
     constants = norm_constants(channels, norm.eps)
-    chunks = numba_threads.chunks_per_image(batch, height)
-    workers = min(numba_threads.threads(), batch * chunks)
+    chunks, workers = numba_threads.shares(batch, height)
     # The tables, three rows that the convolution sees, and the one that it makes.
     scratch_size = (14 + 3 * (columns + 2) + columns) * channels
     scratch = numba_threads.scratch(workers * scratch_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.numba_arguments import (
+    affine_of,
     cast,
     empty_map,
     identity_affine,
@@ -62,15 +63,15 @@ def gated_norm(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return the gated norm; arguments as in ``operator.gated_norm``."""
-    weight = out_norm.weight
-    dtype = weight.dtype if dtype is None else dtype
+    vectors = parameters(gate_norm, norm, out_norm)
+    dtype = vectors[2].dtype if dtype is None else dtype
     channels = x.shape[1]
     half = added.dtype == gate.dtype == dtype == torch.bfloat16
     map_dtype = torch.bfloat16 if half else torch.float32
     out = empty_map(x, map_dtype)
     if not out.numel():
         return cast(out, dtype)
-    vectors = numbers_of(norm.weight, norm.bias, weight, out_norm.bias, *gate_vectors(gate_norm))
+    vectors = numbers_of(*vectors)
     statistics = [0, 0, 0]
     if len(vectors) == 4:
         vectors += identity_affine(channels)
@@ -98,13 +99,16 @@ def gated_norm(
     return cast(out, dtype)
 
 
-def gate_vectors(norm: nn.Module) -> tuple[Tensor, ...]:
-    """Return weight, bias, mean and variance of a norm whose statistics are constant; nothing of nn.Identity."""
-    if not isinstance(norm, _BatchNorm):
-        return ()
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var
+def parameters(gate_norm: nn.Module, norm: nn.Module, out_norm: nn.Module) -> list[Any]:
+    """Return weight and bias of both norms, then weight, bias, mean and variance of the gate's unless it is nn.Identity.
+
+    None for what a module has not as a parameter or a buffer of its own.
+    """
+    affines = [*affine_of(norm), *affine_of(out_norm)]
+    if isinstance(gate_norm, nn.Identity):
+        return affines
+    buffers = gate_norm._buffers
+    return [*affines, *affine_of(gate_norm), buffers.get("running_mean"), buffers.get("running_var")]
 
 
 def _items(out: Tensor) -> tuple[int, int]:
