@@ -41,7 +41,7 @@ class PointwiseConv(nn.Conv2d):
         weight = self.weight
         if not _as_product(x) or not_plain(weight):
             return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight.view(weight.shape[:2]), self.bias).permute(0, 3, 1, 2)
 
 
 def _as_product(x: Tensor) -> bool:

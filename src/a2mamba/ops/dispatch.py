@@ -54,9 +54,15 @@ def on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
+_ON_CPU = "its kernels need a GPU, and the tensors are on cpu"
+"""What every operator hears there at every call: not put together anew."""
+
+
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
-    if not x.is_cuda:
+    if x.is_cpu:
+        return _ON_CPU
+    if not on_gpu(x):
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
 

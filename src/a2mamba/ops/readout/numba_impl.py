@@ -100,7 +100,7 @@ def gated_norm(
 
 
 def parameters(gate_norm: nn.Module, norm: nn.Module, out_norm: nn.Module) -> list[Any]:
-    """Return weight and bias of both norms, then weight, bias, mean and variance of the gate's unless it is nn.Identity.
+    """Return weight and bias of both norms, then weight, bias, mean and variance of the gate's, none of nn.Identity.
 
     None for what a module has not as a parameter or a buffer of its own.
     """

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from a2mamba.ops.dispatch import Backend, Choice, always, explain, select, triton_missing, unfit_at_inference, unhooked
-from a2mamba.ops.numba_arguments import affine_of
 from a2mamba.ops.readout import comparison, numba_impl, reference, torch_impl
 
 
@@ -25,16 +24,20 @@ def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     return objection or comparison.read_out(states[0].device)
 
 
-def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str | None:
-    """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
-    weight, bias, out_weight, out_bias = vectors = *affine_of(norm), *affine_of(out_norm)
-    missing = weight is None or bias is None or out_weight is None or out_bias is None
-    if missing or not isinstance(norm, nn.LayerNorm) or not isinstance(out_norm, nn.LayerNorm):
+def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm, vectors: Sequence[Tensor | None]) -> str | None:
+    """Return why the norms of ``x`` cannot be taken for ``vectors``, weight and bias of each, and epsilons, or None."""
+    weight, bias, out_weight, out_bias = vectors
+    if (
+        not (isinstance(norm, nn.LayerNorm) and isinstance(out_norm, nn.LayerNorm))
+        or (weight is None or bias is None)
+        or (out_weight is None or out_bias is None)
+    ):
         kinds = [type(each).__name__ for each in (norm, out_norm)]
         return f"the norms must be LayerNorms with weight and bias, got {kinds}"
     channels = x.shape[1:2]
     if not weight.shape == bias.shape == out_weight.shape == out_bias.shape == channels:
-        return f"weights and biases must have shape {tuple(channels)}, got {[tuple(each.shape) for each in vectors]}"
+        shapes = [tuple(each.shape) for each in (weight, bias, out_weight, out_bias)]
+        return f"weights and biases must have shape {tuple(channels)}, got {shapes}"
     if weight.dtype != out_weight.dtype:
         return f"the norms must share a dtype, got {weight.dtype} and {out_weight.dtype}"
     if norm.eps != out_norm.eps:
@@ -64,7 +67,7 @@ def _gated_norm_why_not(
     dtype: torch.dtype | None = None,
 ) -> str | None:
     vectors = numba_impl.parameters(gate_norm, norm, out_norm)
-    objection = _unfit_gate_norm(x, gate_norm, vectors[4:]) or _unfit_norms(x, norm, out_norm)
+    objection = _unfit_gate_norm(x, gate_norm, vectors[4:]) or _unfit_norms(x, norm, out_norm, vectors[:4])
     objection = objection or unfit_at_inference(x.shape[1], x, added, gate, *vectors)
     return objection or comparison.gated_norm(x.device)
 
@@ -93,12 +96,14 @@ def _gated_norm_triton_why_not(
     out_norm: nn.LayerNorm,
     dtype: torch.dtype | None = None,
 ) -> str | None:
-    missing = triton_missing(x) or _unfit_norms(x, norm, out_norm)
+    missing = triton_missing(x)
     if missing is not None:
         return missing
     from a2mamba.ops.readout import triton_impl
 
-    objection = triton_impl.gated_norm_why_not(x, added, gate, gate_norm, norm, out_norm)
+    vectors = [getattr(each, name, None) for each in (norm, out_norm) for name in ("weight", "bias")]
+    objection = _unfit_norms(x, norm, out_norm, vectors)
+    objection = objection or triton_impl.gated_norm_why_not(x, added, gate, gate_norm, norm, out_norm)
     return objection or comparison.gated_norm_triton(x.device)
 
 
