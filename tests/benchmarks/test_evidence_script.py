@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -88,8 +89,21 @@ def test_runs_differ_in_the_backbone_alone(script: ModuleType, tmp_path: Path) -
     first, second = (script.classification(tmp_path, name, 3) for name in list(script.VARIANTS.values())[:2])
     assert first.model.name != second.model.name
     assert (first.data, first.optimizer, first.schedule) == (second.data, second.optimizer, second.schedule)
-    scenes = script.segmentation(tmp_path, "ablation_lass_test", 5)
+    scenes = script.segmentation(tmp_path, "ablation_lass_test", 5, None)
     assert (scenes.model.backbone, scenes.schedule.iterations, scenes.test.scales) == ("ablation_lass_test", 5, (1.0,))
+    assert not scenes.model.backbone_checkpoint
+    continued = script.Training("segmentation", "LASS", 7, 5, tmp_path, 70, begins_with=tmp_path / "last.pt").run()
+    assert continued == replace(scenes, seed=7, model=replace(scenes.model, backbone_checkpoint=tmp_path / "last.pt"))
+
+
+def test_segmentation_asks_for_the_classification_that_it_begins_with(
+    script: ModuleType, data: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--out", str(data[0].parent), "--images", "70", "--tasks", "segmentation"]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *words])
+    assert script.main() == 2
+    first = "classification-ablation_mass_test-70-10-42"
+    assert f"{first}/checkpoints/last.pt: add classification to --tasks" in capsys.readouterr().err
 
 
 def test_the_table(script: ModuleType) -> None:

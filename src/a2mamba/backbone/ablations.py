@@ -65,11 +65,13 @@ _MIXERS: dict[str, dict[str, Any]] = {
 
 _TINY = replace(A2MAMBA["a2mamba_tiny"], released_mixer=None)
 _SMALL = replace(SEGMAN["segman_encoder_small"], released_mixer=None)
-_TEST = replace(A2MAMBA["a2mamba_test"], released_mixer=None, channels=(16, 32, 32, 48), heads=(4, 4, 4, 4))
+_TEST = replace(A2MAMBA["a2mamba_test"], released_mixer=None, channels=(16, 32, 32, 48))
 
 
 def _test(difference: dict[str, Any]) -> Variant:
-    return replace(_TEST, **{**difference, "heads": _TEST.heads})
+    if "heads" in difference:
+        difference = {**difference, "heads": (4, 4, 4, 4)}
+    return replace(_TEST, **difference)
 
 
 VARIANTS: dict[str, Variant] = {
