@@ -48,7 +48,7 @@ class Branches:
         batch, heads, height, width, head_dim = v.shape
         half = heads // 2
         sizes = batch, half, height, width, head_dim, head_dim
-        places = [place_of_heads(each) for each in (self.rows_q, self.rows_k, values, out)]
+        places: list[Sequence[int]] = [place_of_heads(each) for each in (self.rows_q, self.rows_k, values, out)]
         for branch, plan in enumerate(self.plans):
             if branch:
                 places = [(address + half * steps[1], *steps) for address, *steps in places]

@@ -155,14 +155,11 @@ def read_out(
     Raises:
         ValueError: for shapes or a backend that do not fit.
     """
-    heads = 0
-    for half in states:
-        heads += half.shape[1]
+    heads = sum([half.shape[1] for half in states])
     batch, channels, height, width = u.shape
     expected = (batch, height, width, channels // heads)
     for half in states:
-        shape = half.shape
-        if len(shape) != 5 or (shape[0], *shape[2:]) != expected:
+        if half.dim() != 5 or (half.shape[0], *half.shape[2:]) != expected:
             raise ValueError(
                 f"states must be (B, heads, H, W, d) with {expected} but the heads, got {tuple(half.shape)}"
             )
