@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import not_plain, on_gpu, unwatched
+from a2mamba.ops.dispatch import not_plain, unwatched
 from a2mamba.ops.precision import in_half_precision
 
 FEW_POSITIONS = 1024
@@ -41,12 +41,12 @@ class PointwiseConv(nn.Conv2d):
         weight = self.weight
         if not _as_product(x) or not_plain(weight):
             return super().forward(x)
-        return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(x.permute(0, 2, 3, 1), weight.view(weight.shape[:2]), self.bias).permute(0, 3, 1, 2)
 
 
 def _as_product(x: Tensor) -> bool:
     """Whether a linear map of every position of ``x`` is faster than a convolution."""
-    if on_gpu(x):
+    if x.is_cuda:
         return in_half_precision(x)
     # Not under autocast, which keeps its casts of a weight, but not of another form of it.
     if not x.is_cpu or not unwatched(x) or torch.is_autocast_enabled("cpu"):

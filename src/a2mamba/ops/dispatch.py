@@ -54,8 +54,14 @@ def on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
+_ON_CPU = "its kernels need a GPU, and the tensors are on cpu"
+"""What every operator hears there at every call: not put together anew."""
+
+
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
+    if x.is_cpu:
+        return _ON_CPU
     if not on_gpu(x):
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
@@ -74,6 +80,11 @@ LANES = 8
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """What hand-written kernels read."""
 
+MAP_DTYPES = (torch.float32, torch.bfloat16)
+"""What Numba's kernels of maps read."""
+
+_PLAIN = (Tensor, nn.Parameter)
+
 
 def not_plain(*tensors: Tensor | None) -> str | None:
     """Return why memory of these tensors is not what their shapes say, or None.
@@ -83,11 +94,10 @@ def not_plain(*tensors: Tensor | None) -> str | None:
     and exports trace with is no such subclass: it stands for a plain tensor.
     """
     for tensor in tensors:
-        if tensor is None:
+        if tensor is None or (type(tensor) in _PLAIN and tensor.layout is torch.strided):
             continue
-        kind = type(tensor)
-        if kind is not Tensor and kind is not nn.Parameter and not _stands_for_plain(tensor):
-            return f"it takes plain tensors, and one is a {kind.__name__}"
+        if type(tensor) not in _PLAIN and not _stands_for_plain(tensor):
+            return f"it takes plain tensors, and one is a {type(tensor).__name__}"
         if tensor.layout != torch.strided:
             return f"it takes dense tensors, and the layout of one is {tensor.layout}"
     return None
@@ -108,10 +118,12 @@ def unfit(**tensors: Tensor | None) -> str | None:
     objection = not_plain(*tensors.values())
     if objection is not None:
         return objection
-    first, device = next((name, tensor.device) for name, tensor in tensors.items() if tensor is not None)
+    first = device = None
     for name, tensor in tensors.items():
         if tensor is None:
             continue
+        if device is None:
+            first, device = name, tensor.device
         if tensor.dtype not in KERNEL_DTYPES:
             return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
         if tensor.device != device:
@@ -137,7 +149,7 @@ def untraced(x: Tensor) -> bool:
     """
     return (
         type(x) is Tensor
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_dynamo_compiling()  # others trace with another type of tensor, or with a mode
         and not torch._C._is_tracing()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -150,12 +162,11 @@ def unfit_for_maps(width: int, *tensors: Tensor) -> str | None:
 
     ``width``: of what lies side by side in memory; it must be a multiple of ``LANES``.
     """
-    first = tensors[0]
-    objection = numba_missing(first) or not_plain(*tensors)
+    objection = numba_missing(tensors[0]) or not_plain(*tensors)
     if objection is not None:
         return objection
     for tensor in tensors:
-        if tensor.dtype not in (torch.float32, torch.bfloat16) or not tensor.is_cpu:
+        if tensor.dtype not in MAP_DTYPES or not tensor.is_cpu:
             return f"all tensors must be float32 or bfloat16 on the cpu, got {tensor.dtype} on {tensor.device}"
     if width < LANES or width % LANES:
         return f"the width must be a multiple of {LANES}, got {width}"

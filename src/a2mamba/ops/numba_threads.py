@@ -99,10 +99,16 @@ def threads() -> int:
     return 1 if _State.forked else torch.get_num_threads()
 
 
-def chunks_per_image(images: int, rows: int) -> int:
-    """Return how many chunks of rows an image is divided into: one where there are images enough for all threads."""
+def shares(images: int, rows: int) -> tuple[int, int]:
+    """Return how many chunks of rows an image is divided into, and how many threads may do them.
+
+    One chunk where there are images enough for all threads.
+    """
     count = threads()
-    return 1 if images % count == 0 or images >= 4 * count else min(rows, 4 * count)
+    if images % count == 0 or images >= 4 * count:
+        return 1, min(count, images)
+    chunks = min(rows, 4 * count)
+    return chunks, min(count, images * chunks)
 
 
 def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
@@ -112,8 +118,7 @@ def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
     of themselves); the address of these; and ``numbers``.
     """
     arguments = array("q", (0, 0, 0, *numbers))
-    address, _ = arguments.buffer_info()
-    arguments[2] = address
+    arguments[2] = address = arguments.buffer_info()[0]
     call(kernel, address, workers)
 
 

@@ -15,7 +15,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def in_half_precision(x: Tensor) -> bool:
     """Whether a convolution of ``x`` runs in 16 bits, for its dtype or for autocast."""
-    return x.dtype.itemsize < 4 or _autocast(x)
+    return x.itemsize < 4 or _autocast(x)
 
 
 def convolution_dtype(x: Tensor, weight: Tensor, bias: Tensor) -> torch.dtype | None:
@@ -32,5 +32,7 @@ def convolution_dtype(x: Tensor, weight: Tensor, bias: Tensor) -> torch.dtype | 
 def _autocast(x: Tensor) -> bool:
     """Whether autocast is on where ``x`` is."""
     # torch.amp.is_autocast_available would say of which devices this can be asked, but torch 2.11 cannot trace it.
+    if x.is_cpu:
+        return torch.is_autocast_enabled("cpu")
     device = x.device.type
     return device != "meta" and torch.is_autocast_enabled(device)

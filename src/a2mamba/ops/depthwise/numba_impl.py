@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, not_plain, numba_missing, untraced
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost
+from a2mamba.ops.numba_arguments import cast, channels_innermost, place
 from a2mamba.ops.precision import convolution_dtype, without_autocast
 
 ITEM_VECTORS = 4
@@ -87,7 +87,7 @@ def weight_gradients(grad: Tensor, x: Tensor, size: int, *, with_gelu: bool = Fa
     sums = x.new_empty(batch, size * size + 1, channels, dtype=torch.float32)
     rows = size * (columns + size - 1) + columns
     scratch = sums.new_empty(workers, LANES * vectors * (rows + size * size + 1))
-    numbers = [items, height, columns, channels, vectors, *addresses(x, 3), *addresses(grad, 3)]
+    numbers = [items, height, columns, channels, vectors, *place(x), *place(grad)]
     numbers += [sums.data_ptr(), scratch.data_ptr(), 4 * scratch.stride(0)]
     numbers += [int(x.dtype == torch.bfloat16), size, int(with_gelu)]
     numba_threads.run(numba_kernels.KERNEL, workers, numbers)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.depthwise.numba_impl import weight_gradients
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, numbers_of
+from a2mamba.ops.numba_arguments import cast, channels_innermost, empty_map, numbers_of, place
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -55,26 +55,25 @@ def residual_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _run(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, before: Tensor | None = None) -> Tensor:
     """Return the convolution of ``x`` or of GELU of it; times the derivative of GELU at ``before``, where that is."""
     batch, channels, height, columns = x.shape
-    out = x.new_empty(batch, height, columns, channels)
+    out = empty_map(x, x.dtype)
     if not out.numel():
-        return out.permute(0, 3, 1, 2)
+        return out
     x = channels_innermost(x)
-    parameters = numbers_of(weight, bias)
-    chunks = numba_threads.chunks_per_image(batch, height)
-    workers = min(numba_threads.threads(), batch * chunks)
+    weight, bias = numbers_of(weight, bias)
+    chunks, workers = numba_threads.shares(batch, height)
     # Taps and bias, and three rows that the convolution sees.
     scratch_size = (10 + 3 * (columns + 2)) * channels
     scratch = numba_threads.scratch(workers * scratch_size)
-    numbers = [batch * chunks, chunks, height, columns, channels]
-    numbers += [each.data_ptr() for each in (*parameters, scratch)]
-    numbers.append(4 * scratch_size)
-    for each in (x, out):
-        numbers += addresses(each, 3)
-    numbers += [int(with_gelu), int(out.dtype == torch.bfloat16)]
     before = None if before is None else channels_innermost(before)
-    numbers += [0] * 4 if before is None else addresses(before, 3)
+    numbers = [
+        *(batch * chunks, chunks, height, columns, channels),
+        *(weight.data_ptr(), bias.data_ptr(), scratch.data_ptr(), 4 * scratch_size),
+        *(*place(x), *place(out)),
+        *(int(with_gelu), int(out.dtype == torch.bfloat16)),
+        *((0, 0, 0, 0) if before is None else place(before)),
+    ]
     numba_threads.run(_kernel(), workers, numbers)
-    return out.permute(0, 3, 1, 2)
+    return out
 
 
 @lru_cache(maxsize=1)

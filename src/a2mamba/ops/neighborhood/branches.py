@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from a2mamba.ops.dispatch import numba_missing, unwatched
+from a2mamba.ops.dispatch import unfit, unwatched
 from a2mamba.ops.neighborhood import comparison, numba_branches, numba_impl
 from a2mamba.ops.neighborhood.operator import NeighborhoodMap
 
@@ -60,10 +60,12 @@ class BranchedMap:
 
     def _as_one(self, v: Tensor) -> bool:
         q, k, bias = self.q, self.k, self.bias
-        if numba_missing(v) or not unwatched(v) or not v.numel() or not q.shape == k.shape == v.shape:
+        if not unwatched(v) or v.shape != q.shape or not v.numel():
             return False
+        if self._both is not None:
+            return unfit(q=q, v=v) is None
         span = 2 * self.kernel_size - 1
-        if q.dtype != k.dtype or bias.shape != (q.shape[1] // 2, span, span):
+        if q.shape != k.shape or q.dtype != k.dtype or bias.shape != (q.shape[1] // 2, span, span):
             return False
         settings = (self.kernel_size, self.kernel_size), self.dilation, 1.0
         return numba_impl.why_not(q, k, v, bias, *settings) is None and comparison.numba(v.device) is None

@@ -19,7 +19,7 @@ from a2mamba.ops.neighborhood.numba_impl import (
     multiplies_pairs,
     rows,
 )
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import cast, place_of_heads
 
 
 class Branches:
@@ -39,23 +39,22 @@ class Branches:
     def apply(self, v: Tensor, *, chained: bool, again: bool) -> Tensor:
         """Return the maps applied to (B, G, H, W, d); ``chained``: the second to the sum with the first's result."""
         in_pairs = multiplies_pairs(self.q, self.k, v)
+        dtype = torch.bfloat16 if in_pairs else torch.float32
         if in_pairs != self.in_pairs:
             # What one kernel stores the other does not read.
             self.in_pairs, self.memories = in_pairs, [None, None]
-        dtype = torch.bfloat16 if in_pairs else torch.float32
-        q, k, values, out = rows(self.q, dtype), rows(self.k, dtype), rows(v, dtype), empty_map(v, dtype)
+            self.rows_q, self.rows_k = rows(self.q, dtype), rows(self.k, dtype)
+        values, out = rows(v, dtype), empty_map(v, dtype)
         batch, heads, height, width, head_dim = v.shape
         half = heads // 2
         sizes = batch, half, height, width, head_dim, head_dim
-        q_place, k_place, v_place, out_place = (addresses(each, 4) for each in (q, k, values, out))
+        places: list[Sequence[int]] = [place_of_heads(each) for each in (self.rows_q, self.rows_k, values, out)]
         for branch, plan in enumerate(self.plans):
             if branch:
-                for place in (q_place, k_place, v_place, out_place):
-                    place[0] += half * place[2]
+                places = [(address + half * steps[1], *steps) for address, *steps in places]
                 if chained:
                     values = rows(cast(out[:, :half], v.dtype) + v[:, half:], dtype)
-                    v_place = addresses(values, 4)
-            places = [*q_place, *k_place, *v_place, *out_place]
+                    places[2] = place_of_heads(values)
             self.memories[branch] = attend(
                 in_pairs, plan, sizes, self.scale, self.table, places, self.memories[branch], again
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
-from a2mamba.ops.numba_arguments import addresses, cast
+from a2mamba.ops.numba_arguments import cast, place_of_heads
 
 STORED = 2**20
 """Numbers of a map that are stored for its next application, at most: what caches hold."""
@@ -134,7 +135,7 @@ def apply(
     out = empty_map(v, dtype)
     table = bias_table(bias, v, kernel_size)
     plan = make_plan(*v.shape[2:4], kernel_size, dilation)
-    places = [number for each in (*inputs, out) for number in addresses(each, 4)]
+    places = [place_of_heads(each) for each in (*inputs, out)]
     memory = attend(in_pairs, plan, (*q.shape, v.shape[4]), scale, table, places, memory, again)
     return cast(out, v.dtype), memory
 
@@ -145,7 +146,7 @@ def attend(
     sizes: Sequence[int],
     scale: float,
     table: Tensor,
-    places: Sequence[int],
+    places: Sequence[Sequence[int]],
     memory: Tensor | bool | None,
     again: bool,
 ) -> Tensor | bool:
@@ -161,11 +162,10 @@ def attend(
         memory, again: as in :func:`apply`.
     """
     batch, heads, height, width, q_width, v_width = sizes
-    images, threads = batch * heads, numba_threads.threads()
+    images = batch * heads
     # A thread packs and attends to whole images, which stay in its cache, where there are enough of them.
-    chunks = numba_threads.chunks_per_image(images, height)
+    chunks, workers = numba_threads.shares(images, height)
     whole = chunks == 1
-    workers = min(threads, images * chunks)
     # Of every tile of two rows, weights and what they are to be divided by.
     slots = plan.tile_count * 2 * (plan.weights + LANES)
     stored = isinstance(memory, Tensor)
@@ -180,7 +180,8 @@ def attend(
     numbers = [
         *(images * chunks, heads, height, width, q_width, v_width, *plan.numbers),
         *(_factors(scale).data_ptr(), table.data_ptr(), packed, 4 * packed_size, columns),
-        *(packed + 4 * packed_images * packed_size, 4 * scratch_size, 4 * plan.weights, *places),
+        *(packed + 4 * packed_images * packed_size, 4 * scratch_size, 4 * plan.weights),
+        *chain.from_iterable(places),
     ]
     for phase in (0,) if whole else (1, 2):
         numba_threads.run(_kernel(in_pairs), workers, [*numbers, phase, chunks, where, 4 * slots, int(stored)])
@@ -289,7 +290,7 @@ class _Call:
             *(scratch.data_ptr(), 4 * scratch.stride(0), 4 * self.plan.weights),
         ]
         for x in (*self.inputs, *maps):
-            numbers += addresses(x, 4)
+            numbers += place_of_heads(x)
         numbers += others
         numba_threads.run(kernel, workers, numbers)
 
@@ -303,7 +304,8 @@ def _factors(scale: float) -> Tensor:
 def empty_map(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return an empty map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
     batch, heads, height, width, channels = like.shape
-    return like.new_empty(batch, height, width, heads, channels, dtype=dtype).permute(0, 3, 1, 2, 4)
+    memory = torch.empty(batch, height, width, heads, channels, dtype=dtype, device="cpu")
+    return memory.permute(0, 3, 1, 2, 4)
 
 
 def bias_table(bias: Tensor | None, v: Tensor, kernel_size: tuple[int, int]) -> Tensor:
@@ -320,5 +322,6 @@ def _packed_columns(width: int) -> int:
 
 def rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
-    x = cast(x, dtype)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    return x if x.stride()[-1] == 1 else x.contiguous()

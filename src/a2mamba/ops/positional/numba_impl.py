@@ -13,14 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.ops import numba_threads
-from a2mamba.ops.numba_arguments import addresses, cast, channels_innermost, identity_affine, norm_constants, numbers_of
+from a2mamba.ops.numba_arguments import (
+    affine_of,
+    cast,
+    channels_innermost,
+    empty_map,
+    identity_affine,
+    norm_constants,
+    numbers_of,
+    place,
+)
 from a2mamba.ops.precision import in_half_precision
 
 
 def parameters(skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> list[Any]:
-    """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``."""
-    affine = () if isinstance(skip, nn.Identity) else skip.parameters()
-    return [pos.weight, pos.bias, norm.weight, norm.bias, *affine]
+    """Return what the kernel reads of the modules: two of the convolution, two of the norm, two or none of ``skip``.
+
+    None for what a module has not as a parameter of its own.
+    """
+    affine = () if isinstance(skip, nn.Identity) else affine_of(skip)
+    return [*affine_of(pos), *affine_of(norm), *affine]
 
 
 def positional_norm(
@@ -29,29 +41,31 @@ def positional_norm(
     """Return two maps (B, C, H, W), channels innermost; arguments as in ``operator.positional_norm``."""
     batch, channels, height, columns = x.shape
     normal_dtype = torch.bfloat16 if in_half_precision(x) else x.dtype
-    out = x.new_empty(batch, height, columns, channels)
-    normal = x.new_empty(batch, height, columns, channels, dtype=normal_dtype)
+    out, normal = empty_map(x, x.dtype), empty_map(x, normal_dtype)
     if not out.numel():
-        return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+        return out, normal
     # All float32; float32 beside what convolutions make under autocast; or all bfloat16.
     kind = 2 if x.dtype == torch.bfloat16 else int(normal_dtype == torch.bfloat16)
     vectors = numbers_of(*parameters(skip, pos, norm))
     if len(vectors) == 4:
         vectors += identity_affine(channels)
     constants = norm_constants(channels, norm.eps)
-    chunks = numba_threads.chunks_per_image(batch, height)
-    workers = min(numba_threads.threads(), batch * chunks)
+    chunks, workers = numba_threads.shares(batch, height)
     # The tables, three rows that the convolution sees, and the one that it makes.
     scratch_size = (14 + 3 * (columns + 2) + columns) * channels
     scratch = numba_threads.scratch(workers * scratch_size)
-    numbers = [batch * chunks, chunks, height, columns, channels, kind]
-    numbers += [each.data_ptr() for each in (*vectors, constants, scratch)]
-    numbers.append(4 * scratch_size)
-    sources = [channels_innermost(x), None if branch is None else channels_innermost(cast(branch, normal_dtype))]
-    for each in (*sources, out, normal):
-        numbers += [0] * 4 if each is None else addresses(each, 3)
+    x = channels_innermost(x)
+    branch = None if branch is None else channels_innermost(cast(branch, normal_dtype))
+    numbers = [
+        *(batch * chunks, chunks, height, columns, channels, kind),
+        *map(Tensor.data_ptr, vectors),
+        *(constants.data_ptr(), scratch.data_ptr(), 4 * scratch_size),
+        *place(x),
+        *((0, 0, 0, 0) if branch is None else place(branch)),
+        *(*place(out), *place(normal)),
+    ]
     numba_threads.run(_kernel(), workers, numbers)
-    return out.permute(0, 3, 1, 2), normal.permute(0, 3, 1, 2)
+    return out, normal
 
 
 @lru_cache(maxsize=1)

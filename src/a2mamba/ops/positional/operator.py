@@ -16,13 +16,14 @@ from a2mamba.ops.positional import comparison, numba_impl, reference, torch_impl
 
 def _numba_why_not(x: Tensor, branch: Tensor | None, skip: nn.Module, pos: nn.Conv2d, norm: nn.LayerNorm) -> str | None:
     channels = x.shape[1]
-    if not isinstance(norm, nn.LayerNorm) or not norm.elementwise_affine:
+    parameters = weight, bias, norm_weight, norm_bias, *affine = numba_impl.parameters(skip, pos, norm)
+    if not isinstance(norm, nn.LayerNorm) or norm_weight is None or norm_bias is None:
         return f"the norm must be a LayerNorm with weight and bias, got {type(norm).__name__}"
-    parameters = weight, bias, _, norm_bias, *_ = numba_impl.parameters(skip, pos, norm)
-    if norm_bias is None:
-        return f"the norm must be a LayerNorm with weight and bias, got {type(norm).__name__} without bias"
-    if weight.shape != (channels, 1, 3, 3) or bias is None:
-        return f"the convolution must be ({channels}, 1, 3, 3) with bias, got {tuple(weight.shape)}"
+    if weight is None or bias is None or weight.shape != (channels, 1, 3, 3):
+        shape = None if weight is None else tuple(weight.shape)
+        return f"the convolution must be ({channels}, 1, 3, 3) with bias, got {shape}"
+    if affine and (affine[0] is None or affine[1] is None):
+        return f"the shortcut's module must have a weight and a bias, got {type(skip).__name__}"
     objection = unfit_at_inference(channels, x, *parameters, *(() if branch is None else (branch,)))
     if objection is None and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != torch.bfloat16:
         objection = f"the dtype of autocast must be bfloat16, got {torch.get_autocast_dtype('cpu')}"

@@ -24,17 +24,20 @@ def _read_out_why_not(states: Sequence[Tensor], *others: Tensor) -> str | None:
     return objection or comparison.read_out(states[0].device)
 
 
-def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str | None:
-    """Return why the norms of ``x`` cannot be taken for their weights, biases and epsilons, or None."""
-    norms = norm, out_norm
-    if not all(isinstance(each, nn.LayerNorm) and each.elementwise_affine for each in norms):
-        return f"the norms must be LayerNorms with weight and bias, got {[type(each).__name__ for each in norms]}"
-    weight, bias, out_weight, out_bias = parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
-    if bias is None or out_bias is None:
-        return f"the norms must be LayerNorms with weight and bias, got {[type(each).__name__ for each in norms]}"
+def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm, vectors: Sequence[Tensor | None]) -> str | None:
+    """Return why the norms of ``x`` cannot be taken for ``vectors``, weight and bias of each, and epsilons, or None."""
+    weight, bias, out_weight, out_bias = vectors
+    if (
+        not (isinstance(norm, nn.LayerNorm) and isinstance(out_norm, nn.LayerNorm))
+        or (weight is None or bias is None)
+        or (out_weight is None or out_bias is None)
+    ):
+        kinds = [type(each).__name__ for each in (norm, out_norm)]
+        return f"the norms must be LayerNorms with weight and bias, got {kinds}"
     channels = x.shape[1:2]
     if not weight.shape == bias.shape == out_weight.shape == out_bias.shape == channels:
-        return f"weights and biases must have shape {tuple(channels)}, got {[tuple(each.shape) for each in parameters]}"
+        shapes = [tuple(each.shape) for each in (weight, bias, out_weight, out_bias)]
+        return f"weights and biases must have shape {tuple(channels)}, got {shapes}"
     if weight.dtype != out_weight.dtype:
         return f"the norms must share a dtype, got {weight.dtype} and {out_weight.dtype}"
     if norm.eps != out_norm.eps:
@@ -42,13 +45,14 @@ def _unfit_norms(x: Tensor, norm: nn.LayerNorm, out_norm: nn.LayerNorm) -> str |
     return None if unhooked(norm) and unhooked(out_norm) else "a forward hook waits for the call of a norm"
 
 
-def _unfit_gate_norm(x: Tensor, norm: nn.Module) -> str | None:
-    """Return why the norm of a gate is not a weight and a bias a channel, or None."""
+def _unfit_gate_norm(x: Tensor, norm: nn.Module, vectors: Sequence[Tensor | None]) -> str | None:
+    """Return why the norm of a gate is not a weight and a bias a channel, made of its ``vectors``, or None."""
     if isinstance(norm, nn.Identity):
         return None if unhooked(norm) else "a forward hook waits for the call of a norm"
-    if not isinstance(norm, _BatchNorm) or not norm.affine or norm.running_mean is None or norm.running_var is None:
+    weight, bias, mean, variance = vectors
+    if not isinstance(norm, _BatchNorm) or weight is None or bias is None or mean is None or variance is None:
         return f"the gate's norm must be a BatchNorm with weight, bias and statistics, got {type(norm).__name__}"
-    if norm.training or norm.weight.shape != x.shape[1:2]:
+    if norm.training or weight.shape != x.shape[1:2]:
         return f"the gate's norm must be in evaluation mode and have {x.shape[1]} channels, got {norm}"
     return None if unhooked(norm) else "a forward hook waits for the call of a norm"
 
@@ -62,10 +66,9 @@ def _gated_norm_why_not(
     out_norm: nn.LayerNorm,
     dtype: torch.dtype | None = None,
 ) -> str | None:
-    objection = _unfit_gate_norm(x, gate_norm) or _unfit_norms(x, norm, out_norm)
-    if objection is None:
-        parameters = norm.weight, norm.bias, out_norm.weight, out_norm.bias
-        objection = unfit_at_inference(x.shape[1], x, added, gate, *parameters, *numba_impl.gate_vectors(gate_norm))
+    vectors = numba_impl.parameters(gate_norm, norm, out_norm)
+    objection = _unfit_gate_norm(x, gate_norm, vectors[4:]) or _unfit_norms(x, norm, out_norm, vectors[:4])
+    objection = objection or unfit_at_inference(x.shape[1], x, added, gate, *vectors)
     return objection or comparison.gated_norm(x.device)
 
 
@@ -93,12 +96,14 @@ def _gated_norm_triton_why_not(
     out_norm: nn.LayerNorm,
     dtype: torch.dtype | None = None,
 ) -> str | None:
-    missing = triton_missing(x) or _unfit_norms(x, norm, out_norm)
+    missing = triton_missing(x)
     if missing is not None:
         return missing
     from a2mamba.ops.readout import triton_impl
 
-    objection = triton_impl.gated_norm_why_not(x, added, gate, gate_norm, norm, out_norm)
+    vectors = [getattr(each, name, None) for each in (norm, out_norm) for name in ("weight", "bias")]
+    objection = _unfit_norms(x, norm, out_norm, vectors)
+    objection = objection or triton_impl.gated_norm_why_not(x, added, gate, gate_norm, norm, out_norm)
     return objection or comparison.gated_norm_triton(x.device)
 
 
@@ -150,7 +155,7 @@ def read_out(
     Raises:
         ValueError: for shapes or a backend that do not fit.
     """
-    heads = sum(half.shape[1] for half in states)
+    heads = sum([half.shape[1] for half in states])
     batch, channels, height, width = u.shape
     expected = (batch, height, width, channels // heads)
     for half in states:

@@ -53,11 +53,13 @@ def _rotate(x: Tensor, table: Tensor) -> Tensor:
         rows = rows if rows.stride(1) == 1 else rows.contiguous()
         step = rows.stride(0)
     table = table.contiguous()
-    positions, head_count, size = batch * height * width, math.prod(heads), x.element_size()
+    positions, head_count, size = batch * height * width, math.prod(heads), x.itemsize
     items = -(-positions // RUN)
-    numbers = [items, positions, RUN, height * width, head_count, d // LANES]
-    numbers += [rows.data_ptr(), size * step, table.data_ptr(), 4 * d, out.data_ptr(), size * head_count * d]
-    numbers.append(int(x.dtype == torch.bfloat16))
+    numbers = [
+        *(items, positions, RUN, height * width, head_count, d // LANES),
+        *(rows.data_ptr(), size * step, table.data_ptr(), 4 * d, out.data_ptr(), size * head_count * d),
+        int(x.dtype == torch.bfloat16),
+    ]
     numba_threads.run(_kernel(), min(numba_threads.threads(), items), numbers)
     return out
 

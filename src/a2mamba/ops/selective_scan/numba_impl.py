@@ -12,7 +12,7 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
-from a2mamba.ops.numba_arguments import addresses, cast, numbers_of
+from a2mamba.ops.numba_arguments import numbers_of, place_of_tokens
 from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
@@ -35,15 +35,15 @@ def why_not(
 def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
     """Return the states (B, C, L), stored with C innermost; arguments as in ``reference.selective_scan_state``."""
     batch, channels, length = u.shape
-    out = u.new_empty(batch, length, channels, dtype=torch.float32)
-    if not out.numel():
-        return out.transpose(1, 2)
+    out = torch.empty(batch, length, channels, dtype=torch.float32, device="cpu").transpose(1, 2)
+    if not batch:
+        return out
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     workers = min(numba_threads.threads(), call.items)
     states = numba_threads.scratch(workers * call.item_channels)
-    others = [*addresses(out, 2), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.element_size()]
+    others = [*place_of_tokens(out), *call.parameters, states.data_ptr(), 4 * call.item_channels, call.u.itemsize]
     numba_threads.run(_kernel(), workers, [*call.numbers, *others])
-    return out.transpose(1, 2)
+    return out
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +71,7 @@ def backward(
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     batch, channels, length = u.shape
     states, grad = _tokens(states, torch.float32), _tokens(grad, torch.float32)
-    grad_u, grad_delta = (call.u.new_empty(batch, length, channels) for _ in range(2))
+    grad_u, grad_delta = (call.u.new_empty(batch, length, channels).transpose(1, 2) for _ in range(2))
     # What items and images add to these is added up below, always in the same order.
     grads_B = grad.new_empty(batch, B.shape[1], call.items // (batch * B.shape[1]), length)
     grads_A, grads_bias = grad.new_empty(2, batch, channels)
@@ -80,16 +80,16 @@ def backward(
     scratch = grad.new_empty(workers, vectors * LANES)
     ramp = torch.cat((grad.new_zeros(LANES), grad.new_ones(LANES)))
     others = [
-        *(*addresses(states, 2), *addresses(grad, 2)),
-        *(grad_u.data_ptr(), *addresses(grad_delta, 2)),
+        *(*place_of_tokens(states), *place_of_tokens(grad)),
+        *(grad_u.data_ptr(), *place_of_tokens(grad_delta)),
         *(*call.parameters, ramp.data_ptr(), grads_B.data_ptr(), grads_A.data_ptr(), grads_bias.data_ptr()),
-        *(scratch.data_ptr(), 4 * scratch.stride(0), call.u.element_size()),
+        *(scratch.data_ptr(), 4 * scratch.stride(0), call.u.itemsize),
     ]
     numba_threads.run(numba_kernels_backward.KERNEL, workers, [*call.numbers, *others])
     grad_B, grad_A, grad_bias = map(numba_threads.ordered_sum, (grads_B.movedim(2, 0), grads_A, grads_bias))
     return (
-        grad_u.transpose(1, 2).to(u.dtype),
-        grad_delta.transpose(1, 2).to(delta.dtype),
+        grad_u.to(u.dtype),
+        grad_delta.to(delta.dtype),
         grad_A.to(A.dtype),
         grad_B.to(B.dtype),
         grad_bias if delta_bias is None else grad_bias.to(delta_bias.dtype),
@@ -113,12 +113,13 @@ class _Call:
         self.items = batch * groups * ((group_channels + self.item_channels - 1) // self.item_channels)
         self.numbers = [
             *(self.items, int(delta_softplus), groups, group_channels, self.item_channels, length),
-            *(*addresses(self.u, 2), *addresses(self.delta, 2)),
+            *(*place_of_tokens(self.u), *place_of_tokens(self.delta)),
         ]
         self.parameters = [self.B.data_ptr(), self.A.data_ptr(), self.bias.data_ptr()]
 
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return (B, C, L) as (B, L, C) in ``dtype``, channels side by side; without a copy where they are so already."""
-    x = cast(x, dtype).transpose(1, 2)
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """Return (B, C, L) in ``dtype``, the channels of a token side by side; without a copy where they are so already."""
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    return x if x.stride()[1] == 1 else x.transpose(1, 2).contiguous().transpose(1, 2)
