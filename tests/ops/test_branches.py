@@ -94,6 +94,16 @@ def test_values_of_another_dtype_find_no_map_that_the_other_kernel_stored() -> N
     assert relative_error(found, expected(case, (q, k, v, states, bias))[1]) < 1e-5
 
 
+@needs_numba
+def test_a_second_application_to_what_no_kernel_reads_is_two_maps() -> None:
+    case = CASES[0]
+    parts = q, k, v, states, bias = tensors(case)
+    with torch.no_grad():
+        found = run(case, (q, k, v, states.double(), bias))[1]
+    assert found.dtype == torch.float64
+    assert relative_error(found, expected(case, parts)[1]) < 3e-6
+
+
 @every_case
 def test_where_a_gradient_is_wanted_both_are_what_they_say(case: tuple[Any, ...]) -> None:
     leaves = [each.requires_grad_() for each in tensors(case)]

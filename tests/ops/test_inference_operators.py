@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 from a2mamba.ops import dispatch, feed_forward, gated_norm, gelu_depthwise, numba_threads, read_out, readout, self_test
 from a2mamba.ops.feed_forward import numba_impl as feed_forward_impl
@@ -342,6 +343,8 @@ def test_norms_that_a_kernel_cannot_stand_for() -> None:
     )
     assert "with weight and bias" in str(objection(nn.LayerNorm(channels, bias=False)))
     assert "with weight and bias" in str(objection(nn.LayerNorm(channels, elementwise_affine=False)))
+    parametrized = register_parametrization(nn.LayerNorm(channels), "weight", nn.Identity())
+    assert "with weight and bias" in str(objection(parametrized))
     assert "must have shape (32,), got [(32,), (32,), (2,), (2,)]" in str(objection(nn.LayerNorm(2)))
     assert "added to variances, got 1e-06 and 0.1" in str(objection(nn.LayerNorm(channels, eps=0.1)))
     seen: list[object] = []

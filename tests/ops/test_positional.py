@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from a2mamba.ops import positional, positional_norm
 from a2mamba.ops.positional import numba_impl
@@ -102,6 +103,27 @@ def test_what_the_kernel_cannot_run_is_named() -> None:
     assert len(seen) == 1
     with pytest.raises(ValueError, match=r"one shape \(B, C, H, W\), got \(2, 16, 5, 9\) and \(1, 16, 5, 9\)"):
         positional_norm(x, branch[:1], skip, pos, norm)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@needs_numba
+@pytest.mark.parametrize("place", [3, 4], ids=["pos", "norm"])
+@torch.no_grad()
+def test_a_weight_that_a_parametrization_makes_is_read_by_its_module(place: int) -> None:
+    inputs = CASE.inputs()
+    changed = inputs[place]
+    assert isinstance(changed, (nn.Conv2d, nn.LayerNorm))
+    with torch.no_grad():
+        changed.weight.mul_(2)
+        expected = positional_norm(*inputs, backend="reference")
+        changed.weight.div_(2)
+    register_parametrization(changed, "weight", Doubled())
+    assert positional.explain_backends(*inputs)[0].reason is not None
+    assert close(positional_norm(*inputs), expected, 1e-6)
 
 
 @needs_numba
