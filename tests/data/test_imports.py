@@ -27,7 +27,7 @@ def test_importing_is_cheap(path: Path) -> None:
 
 
 def test_every_file_was_found() -> None:
-    assert {"demo.py", "class_folders.py", "imagenet.py", "classification.py"} <= {path.name for path in FILES}
+    assert {"scenes.py", "class_folders.py", "imagenet.py", "classification.py"} <= {path.name for path in FILES}
 
 
 def test_public_names_exist() -> None:

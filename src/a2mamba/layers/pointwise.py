@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.ops.dispatch import not_plain, unwatched
+from a2mamba.ops.dispatch import not_plain, on_gpu, unwatched
 from a2mamba.ops.precision import in_half_precision
 
 FEW_POSITIONS = 1024
@@ -46,7 +46,7 @@ class PointwiseConv(nn.Conv2d):
 
 def _as_product(x: Tensor) -> bool:
     """Whether a linear map of every position of ``x`` is faster than a convolution."""
-    if x.is_cuda:
+    if on_gpu(x):
         return in_half_precision(x)
     # Not under autocast, which keeps its casts of a weight, but not of another form of it.
     if not x.is_cpu or not unwatched(x) or torch.is_autocast_enabled("cpu"):
