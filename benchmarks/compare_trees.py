@@ -23,7 +23,7 @@ from pathlib import Path
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trees", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="folders with src/a2mamba")
+    parser.add_argument("trees", type=Path, nargs=2, metavar="TREE", help="before and after: folders with src/a2mamba")
     parser.add_argument("--models", nargs="+", default=["convnext_tiny", "a2mamba_tiny", "a2mamba_nano"])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--mode", choices=("inference", "training"), default="inference")
