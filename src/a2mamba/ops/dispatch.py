@@ -54,14 +54,8 @@ def on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
-_ON_CPU = "its kernels need a GPU, and the tensors are on cpu"
-"""What every operator hears there at every call: not put together anew."""
-
-
 def triton_missing(x: Tensor) -> str | None:
     """Return why no Triton kernel can run on the device of ``x``, or None; importing Triton is left to the caller."""
-    if x.is_cpu:
-        return _ON_CPU
     if not on_gpu(x):
         return f"its kernels need a GPU, and the tensors are on {x.device.type}"
     return None if HAS_TRITON else "triton is not installed"
@@ -94,7 +88,7 @@ def not_plain(*tensors: Tensor | None) -> str | None:
     and exports trace with is no such subclass: it stands for a plain tensor.
     """
     for tensor in tensors:
-        if tensor is None or (type(tensor) in _PLAIN and tensor.layout is torch.strided):
+        if tensor is None:
             continue
         if type(tensor) not in _PLAIN and not _stands_for_plain(tensor):
             return f"it takes plain tensors, and one is a {type(tensor).__name__}"
@@ -118,12 +112,10 @@ def unfit(**tensors: Tensor | None) -> str | None:
     objection = not_plain(*tensors.values())
     if objection is not None:
         return objection
-    first = device = None
+    first, device = next((name, tensor.device) for name, tensor in tensors.items() if tensor is not None)
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if device is None:
-            first, device = name, tensor.device
         if tensor.dtype not in KERNEL_DTYPES:
             return f"{name} must be float16, bfloat16 or float32, got {tensor.dtype}"
         if tensor.device != device:

@@ -55,7 +55,7 @@ def positions(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
 
     The step is in bytes. There is a copy only where the memory is another; what is returned may have another shape.
     """
-    x = x if x.dtype == dtype else x.to(dtype)
+    x = cast(x, dtype)
     batch, _, height, width = x.shape
     of_images, of_channels, of_rows, step = x.stride()
     if of_channels != 1 or of_rows != width * step or (batch > 1 and of_images != height * of_rows):
@@ -68,7 +68,7 @@ def positions(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
 
 def positions_of_heads(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
     """Return (B, G, H, W, d) as :func:`positions` does (B, G * d, H, W)."""
-    x = x if x.dtype == dtype else x.to(dtype)
+    x = cast(x, dtype)
     batch, _, height, width, head_dim = x.shape
     of_images, of_heads, of_rows, step, of_channels = x.stride()
     row = of_channels == 1 and of_heads == head_dim and of_rows == width * step
@@ -97,11 +97,7 @@ def identity_affine(channels: int) -> tuple[Tensor, Tensor]:
 
 def numbers_of(*parameters: Tensor) -> list[Tensor]:
     """Return parameters as kernels read them: float32, without gaps; those that are so already, themselves."""
-    numbers = list(parameters)
-    for i, each in enumerate(parameters):
-        if each.dtype != torch.float32 or not each.is_contiguous():
-            numbers[i] = cast(each, torch.float32).contiguous()
-    return numbers
+    return [cast(each, torch.float32).contiguous() for each in parameters]
 
 
 @lru_cache(maxsize=64)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-INSTALL = 'the demo data needs scikit-learn; install it with: pip install "a2mamba[demo]"'
+_INSTALL = 'the demo data needs scikit-learn; install it with: pip install "a2mamba[demo]"'
 _DIGIT_SIZE = 32
 _SPLIT = 0  # of the streams of random numbers
 
@@ -19,17 +19,22 @@ class Digits(NamedTuple):
     labels: np.ndarray
 
 
+def sklearn_datasets() -> Any:
+    """Return scikit-learn's data sets; ImportError says what to install."""
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return datasets
+
+
 def demo_digits() -> Digits:
     """All 1797 digits.
 
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
-    bunch = load_digits()
+    bunch = sklearn_datasets().load_digits()
     ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # the values are 0 to 16
     return Digits(ink, bunch.target.astype(np.int64))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from a2mamba.data.demo.digits import INSTALL, demo_digits, digit_image, split_digits
+from a2mamba.data.demo.digits import demo_digits, digit_image, sklearn_datasets, split_digits
 from a2mamba.data.demo.scenes import ADE, draw_scenes
 
 
@@ -16,11 +16,7 @@ def demo_photos() -> dict[str, Image.Image]:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise ImportError(INSTALL) from error
-    photos = load_sample_images()
+    photos = sklearn_datasets().load_sample_images()
     return {
         Path(name).stem: Image.fromarray(pixels) for name, pixels in zip(photos.filenames, photos.images, strict=True)
     }

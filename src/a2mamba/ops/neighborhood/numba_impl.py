@@ -322,6 +322,5 @@ def _packed_columns(width: int) -> int:
 
 def rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
-    if x.dtype != dtype:
-        x = x.to(dtype)
+    x = cast(x, dtype)
     return x if x.stride()[-1] == 1 else x.contiguous()

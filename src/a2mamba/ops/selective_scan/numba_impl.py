@@ -12,7 +12,7 @@ from torch import Tensor
 
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
-from a2mamba.ops.numba_arguments import numbers_of, place_of_tokens
+from a2mamba.ops.numba_arguments import cast, numbers_of, place_of_tokens
 from a2mamba.ops.selective_scan import torch_impl
 
 ITEM_CHANNELS = 64
@@ -36,7 +36,7 @@ def forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor |
     """Return the states (B, C, L), stored with C innermost; arguments as in ``reference.selective_scan_state``."""
     batch, channels, length = u.shape
     out = torch.empty(batch, length, channels, dtype=torch.float32, device="cpu").transpose(1, 2)
-    if not batch:
+    if not out.numel():
         return out
     call = _Call(u, delta, A, B, delta_bias, delta_softplus)
     workers = min(numba_threads.threads(), call.items)
@@ -120,6 +120,5 @@ class _Call:
 
 def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return (B, C, L) in ``dtype``, the channels of a token side by side; without a copy where they are so already."""
-    if x.dtype != dtype:
-        x = x.to(dtype)
+    x = cast(x, dtype)
     return x if x.stride()[1] == 1 else x.transpose(1, 2).contiguous().transpose(1, 2)
