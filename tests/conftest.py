@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from support import threads
+from a2mamba.export.comparison import torch_threads
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """The small networks of tests are slower on several, and their sums may differ."""
-    with threads(1):
+    with torch_threads(1):
         yield
 
 

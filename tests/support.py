@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -141,14 +140,3 @@ def poisoned_empty(*arguments: Any, _empty: Callable[..., Tensor] = torch.empty,
     """Return torch.empty full of NaN: what a kernel forgets to write shows."""
     out = _empty(*arguments, **options)
     return out.fill_(float("nan")) if out.is_floating_point() else out
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute on ``count`` threads until the block is left."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from a2mamba.cli.main import main
-from support import threads
+from a2mamba.export.comparison import torch_threads
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Result:
 def in_process(*words: str | Path) -> Result:
     """Run a command in this process, on one thread, so that its numbers are the same in another."""
     out, err = io.StringIO(), io.StringIO()
-    with threads(1), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with torch_threads(1), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = main([str(word) for word in words])
         except SystemExit as exit_:

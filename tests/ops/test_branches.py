@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from a2mamba.export.comparison import torch_threads
 from a2mamba.ops import BranchedMap, neighborhood_attention, numba_threads
 from a2mamba.ops.neighborhood import numba_branches
 from a2mamba.ops.neighborhood import numba_impl as attention_impl
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 # Heads, height, width, head_dim, window, dilation: also a map narrower than its window, and heads of one axis.
 CASES = [(2, 9, 14, 16, 5, (2, 3)), (4, 3, 20, 8, 7, (1, 2)), (6, 24, 10, 32, 3, (3, 1)), (2, 1, 1, 16, 5, (1, 1))]
@@ -62,7 +63,7 @@ def test_one_call_is_two_maps(
 ) -> None:
     monkeypatch.setattr(attention_impl, "STORED", limit)
     parts = tensors(case)
-    with threads(count):
+    with torch_threads(count):
         right = expected(case, parts)
         apply = mock.Mock(wraps=numba_branches.Branches.apply, side_effect=numba_branches.Branches.apply)
         monkeypatch.setattr(numba_branches.Branches, "apply", lambda *a, **o: apply(*a, **o))

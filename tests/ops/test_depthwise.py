@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from a2mamba.export.comparison import torch_threads
 from a2mamba.layers.depthwise import DepthwiseConv
 from a2mamba.ops import depthwise, depthwise_conv, numba_threads
 from a2mamba.ops.depthwise import numba_impl
 from a2mamba.ops.depthwise.cases import Case
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 CASES = (Case(2, 8, 1, 1, 5), Case(1, 40, 7, 2, 5), Case(3, 24, 14, 17, 5), Case(0, 8, 3, 3, 5))
 """One position, maps narrower than the kernel, items that channels fill and do not, none."""
@@ -41,7 +42,7 @@ def test_memory_order_and_threads_do_not_change_a_bit(dtype: torch.dtype) -> Non
     x, grad = (Case(3, 40, 9, 12, 5).inputs(dtype, seed=seed)[0] for seed in (0, 1))
     expected = numba_impl.weight_gradients(grad, x, 5)
     for count in (1, 2, 3):
-        with threads(count):
+        with torch_threads(count):
             for layout in (torch.contiguous_format, torch.channels_last):
                 laid_out = [t.contiguous(memory_format=layout) for t in (grad, x)]
                 found = numba_impl.weight_gradients(laid_out[0], laid_out[1], 5)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
+from a2mamba.export.comparison import torch_threads
 from a2mamba.ops import dispatch, feed_forward, gated_norm, gelu_depthwise, numba_threads, read_out, readout, self_test
 from a2mamba.ops.feed_forward import numba_impl as feed_forward_impl
 from a2mamba.ops.readout import numba_impl as readout_impl
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 Call = tuple[str, Callable[..., Tensor], Callable[..., tuple[Any, ...]]]
 
@@ -170,7 +171,7 @@ def test_where_gradients_are_wanted_plain_operations_run(name: str, operator: An
 def test_threads_do_not_change_a_bit(name: str, operator: Any, inputs: Any) -> None:
     results = []
     for count in (1, 2, 3):
-        with torch.no_grad(), threads(count):
+        with torch.no_grad(), torch_threads(count):
             results.append(operator(*inputs(), backend="numba"))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -286,7 +287,7 @@ def test_the_gradient_of_gelu_with_its_convolution(
         assert ours.dtype == dtype
         assert ours.shape == right.shape
         assert relative_error(ours, right) < tolerance
-    with threads(3):
+    with torch_threads(3):
         again = gradients_of_gelu_depthwise(case, dtype, "numba")
     assert all(torch.equal(one, other) for one, other in zip(again, found, strict=True))
 
@@ -433,7 +434,7 @@ def test_one_pool_of_threads_for_every_kernel(monkeypatch: pytest.MonkeyPatch) -
         right(kernel, argument, 1)
 
     monkeypatch.setattr(numba_threads, "call", call)
-    with torch.no_grad(), threads(5):
+    with torch.no_grad(), torch_threads(5):
         gelu_depthwise(*feed_forward.CASES[0].inputs(), backend="numba")
         gelu_depthwise(*feed_forward.CASES[3].inputs(), backend="numba")
         gated_norm(*readout.CASES[0].gated_norm_inputs(), backend="numba")

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import a2mamba
+from a2mamba.export.comparison import torch_threads
 from a2mamba.ops import (
     NeighborhoodMap,
     dispatch,
@@ -38,7 +39,7 @@ from a2mamba.ops.neighborhood.cases import Case as AttentionCase
 from a2mamba.ops.selective_scan import numba_impl as scan_impl
 from a2mamba.ops.selective_scan import torch_impl as scan_torch_impl
 from a2mamba.ops.selective_scan.cases import Case as ScanCase
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 SCANS = (
     ScanCase(2, 8, 49),
@@ -287,7 +288,7 @@ def test_images_and_heads_do_not_touch_each_other() -> None:
 def test_every_output_is_written_and_no_stale_memory_read(poison: Callable[[], None]) -> None:
     poison()
     for count in (1, 2):
-        with threads(count):
+        with torch_threads(count):
             for case in neighborhood.CASES:
                 assert attend(case, case.inputs()).isfinite().all(), case
                 found = attention_gradients(case, case.inputs(), outer_gradient(case))
@@ -338,7 +339,7 @@ def test_threads_do_not_change_a_bit(pool: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(numba_threads, "call", counted)
     for count in (2, 3):
         used.clear()
-        with threads(count):
+        with torch_threads(count):
             assert all(torch.equal(call(), right) for call, right in zip(calls, expected, strict=True))
         assert set(used) == {count}
 
@@ -355,7 +356,7 @@ def test_calls_from_several_python_threads(pool: str, monkeypatch: pytest.Monkey
         assert torch.get_num_threads() == 2
         return all(torch.equal(call(), right) for _ in range(20) for call, right in zip(calls, expected, strict=True))
 
-    with threads(2), ThreadPoolExecutor(max_workers=3) as executor:
+    with torch_threads(2), ThreadPoolExecutor(max_workers=3) as executor:
         assert all(executor.map(repeat, range(3)))
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from a2mamba.export.comparison import torch_threads
 from a2mamba.ops import positional, positional_norm
 from a2mamba.ops.positional import numba_impl
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 every_case = pytest.mark.parametrize("case", positional.CASES, ids=str)
 CASE = positional.CASES[1]
@@ -65,7 +66,7 @@ def test_threads_and_the_order_of_memory_do_not_change_a_bit() -> None:
     found = positional_norm(x.contiguous(), branch.transpose(2, 3).contiguous().transpose(2, 3), skip, pos, norm)
     assert all(map(torch.equal, found, expected))
     for count in (1, 3):
-        with threads(count):
+        with torch_threads(count):
             assert all(map(torch.equal, positional_norm(*CASE.inputs(), backend="numba"), expected))
 
 

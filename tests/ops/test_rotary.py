@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from a2mamba.export.comparison import torch_threads
 from a2mamba.ops import dispatch, rotary, rotate
-from support import needs_numba, relative_error, threads
+from support import needs_numba, relative_error
 
 every_case = pytest.mark.parametrize("case", rotary.CASES, ids=str)
 
@@ -42,7 +43,7 @@ def test_numba_agrees_with_its_gradient(case: rotary.Case, dtype: torch.dtype, t
     expected = rotate(leaf, table.double(), backend="reference")
     expected_results = (expected.detach(), *torch.autograd.grad(expected, leaf, weights.double()))
     for count in (1, 3):
-        with threads(count):
+        with torch_threads(count):
             leaf = x.detach().requires_grad_()
             found = rotate(leaf, table, backend="numba")
             for ours, right in zip((found, *torch.autograd.grad(found, leaf, weights)), expected_results, strict=True):

@@ -54,7 +54,7 @@ CASES = [
     Case(size=(9, 18), window=(11, 11), width=16),
     Case(size=(12, 3), window=(11, 3), width=16),
     Case(size=(23, 13), window=(3, 13), dilation=(7, 1), width=48, value_width=64),
-    Case(size=(8, 4), window=(9, 5), width=64, value_width=8),
+    Case(size=(8, 8), window=(9, 9), width=64, value_width=8),
     Case(size=(10, 11), window=(5, 5), width=24, heads=2, dtype=torch.bfloat16),
     Case(size=(11, 6), window=(3, 5), dilation=(2, 1), width=32, dtype=torch.float16, bias=False),
     Case(size=(9, 10), window=(3, 3), width=24, dtype=torch.bfloat16, value_dtype=torch.float32),
