@@ -1,4 +1,4 @@
-"""Predictors that compile their network or record it as a CUDA graph; graphs themselves are in test_gpu.py."""
+"""Predictors that compile their network or record it; graphs themselves: test_gpu.py, backbone/test_cpu_graph.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import a2mamba
+from a2mamba.backbone import cpu_graph
+from a2mamba.backbone.graphed import GraphedModel
 from a2mamba.predictor import Predictor
 from a2mamba.tasks import (
     ClassificationPrediction,
@@ -21,12 +23,11 @@ from a2mamba.tasks import (
     SourceImage,
     task_of_network,
 )
-from a2mamba.tasks.segmentation import task as segmentation
 
 NETWORKS = ("a2mamba_test", "segman_v2_test", "mask_rcnn_a2mamba_test")
 
 
-def predictor(name: str, *, compile: bool = False) -> Predictor:
+def predictor(name: str, *, compile: bool = False, cpu_graph: bool = False) -> Predictor:
     """A network with random weights, the same at every call."""
     task, classes = task_of_network(name), ["cat", "dog", "bird"]
     run = task.run_of_network(name)
@@ -39,6 +40,7 @@ def predictor(name: str, *, compile: bool = False) -> Predictor:
         precision="float32",
         options=PredictionOptions(min_score=0 if task.name == "detection" else None),
         compile=compile,
+        cpu_graph=cpu_graph,
     )
 
 
@@ -112,28 +114,53 @@ def test_cuda_graphs_need_an_nvidia_gpu(tmp_path: Path) -> None:
         a2mamba.load(tmp_path / "weights.pth", name="a2mamba_test", device="cpu", cuda_graph=True)
 
 
+@pytest.mark.parametrize("name", ["a2mamba_test", "segman_v2_test"])
+def test_graphs_on_a_cpu_predict_the_same(name: str) -> None:
+    eager, graphed = predictor(name), predictor(name, cpu_graph=True)
+    images = photos((64, 96), (96, 64), (64, 96))
+    expected, found = (each.predict(images, batch_size=2).to_dict() for each in (eager, graphed))
+    assert found == expected
+    graphs = [module for module in graphed._network.modules() if isinstance(module, GraphedModel)]
+    assert [len(module._graphs) for module in graphs] == [2]  # of two sizes, or of a whole batch and a rest
+
+
+def test_graphs_on_a_cpu_are_for_cpus_and_alone() -> None:
+    with pytest.raises(ValueError, match="compile=True makes cannot be recorded on a CPU"):
+        predictor("a2mamba_test", compile=True, cpu_graph=True)
+    with pytest.raises(ValueError, match="cpu_graph=True is for CPUs, and the network is on meta; leave it out"):
+        Predictor(
+            nn.Identity(),
+            task_of_network("a2mamba_test").run_of_network("a2mamba_test"),
+            ["cat"],
+            device="meta",
+            report="",
+            precision="float32",
+            options=PredictionOptions(),
+            cpu_graph=True,
+        )
+
+
 def test_detectors_are_not_recorded() -> None:
     detector = predictor("mask_rcnn_a2mamba_test")
     task = task_of_network("mask_rcnn_a2mamba_test")
     with pytest.raises(ValueError, match=r"for classifiers and segmenters.*use compile=True"):
-        task.accelerated(detector.model, compile=False, cuda_graph=True)
+        task.accelerated(detector.model, compile=False, graph=cpu_graph)
 
 
-def test_what_is_recorded_of_a_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_recorded_of_a_segmenter() -> None:
     """In place of the graph is the module that would be recorded."""
     recorded: list[nn.Module] = []
 
-    def cuda_graph(model: nn.Module) -> nn.Module:
+    def graph(model: nn.Module) -> nn.Module:
         assert not model.training
         recorded.append(model)
         return model
 
-    monkeypatch.setattr(segmentation, "cuda_graph", cuda_graph)
     eager = predictor("segman_v2_test")
     image = SourceImage("noise", 0, lambda: Image.fromarray(photos((64, 96))[0]))
     task = task_of_network("segman_v2_test")
     maps = []
-    for network in (eager.model, task.accelerated(eager.model, compile=False, cuda_graph=True)):
+    for network in (eager.model, task.accelerated(eager.model, compile=False, graph=graph)):
         (found,) = task.predict(eager.run, network, [image], eager.classes, options=eager.options, device="cpu")
         assert isinstance(found, SegmentationPrediction)
         maps.append(found.class_map)
@@ -146,3 +173,5 @@ def test_exported_files_have_their_own_runtime(tmp_path: Path) -> None:
         a2mamba.load(tmp_path / "network.onnx", compile=True)
     with pytest.raises(ValueError, match=r"network\.onnx is an exported file.*by its own runtime"):
         a2mamba.load(tmp_path / "network.onnx", cuda_graph=True)
+    with pytest.raises(ValueError, match=r"network\.onnx is an exported file.*by its own runtime"):
+        a2mamba.load(tmp_path / "network.onnx", cpu_graph=True)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -109,12 +110,28 @@ def test_other_runtimes_have_rows_of_their_own(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_have_rows_of_their_own(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[torch.Tensor] = []
+    monkeypatch.setattr(Runner, "time", lambda runner: float(outputs.append(runner.step()) is None))
+    setting = Setting(size=64, batch=1, dtype=dtype, fused=True)
+    rows = compare(["a2mamba_test"], setting, runtimes=("pytorch", "graph"), rounds=1, together=True)
+    assert [(row.runtime, row.fused) for row in rows] == [("pytorch", True), ("graph", True)]
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("other", [{"mode": "training"}, {"compile": True}])
+def test_graphs_repeat_inference(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a graph repeats inference, and on a CPU not what"):
+        Runner("a2mamba_test", replace(Setting(size=64, batch=1, runtime="graph"), **other))
+
+
 def test_runtimes_do_what_they_can() -> None:
     pytest.importorskip("onnxruntime")
     for other in ({"dtype": "bfloat16"}, {"mode": "training"}, {"compile": True}):
         with pytest.raises(ValueError, match="onnxruntime is measured for inference in float32 on a CPU"):
             Runner("a2mamba_test", replace(Setting(size=64, batch=1, runtime="onnxruntime"), **other))
-    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; there are pytorch, onnxruntime, openvino"):
+    with pytest.raises(ValueError, match="unknown runtime 'tensorrt'; there are pytorch, graph, onnxruntime, openvino"):
         Runner("a2mamba_test", Setting(size=64, batch=1, runtime="tensorrt"))
     assert list(bench.RUNTIMES) == list(runners.RUNTIMES)
 

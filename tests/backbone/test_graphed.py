@@ -14,7 +14,7 @@ from a2mamba.backbone.graphed import GraphedModel, _copied
 
 
 def test_images_on_a_cpu_are_refused() -> None:
-    with pytest.raises(ValueError, match="on cpu; call the model itself"):
+    with pytest.raises(ValueError, match="for images on cuda, got them on cpu; call the model itself"):
         cuda_graph(nn.Identity().eval())(torch.zeros(1))
 
 
@@ -55,19 +55,17 @@ class Recorder:
         self.recorded: list[tuple[int, ...]] = []
         self.replayed: list[tuple[int, ...]] = []
 
-    def __call__(self, image: Any, half: torch.dtype | None) -> tuple[Any, Any, Any]:
+    def __call__(self, model: nn.Module, image: Any, half: torch.dtype | None) -> Any:
         shape = tuple(image.shape)
         self.recorded.append(shape)
-        graph = mock.Mock(replay=lambda: self.replayed.append(shape))
-        return graph, mock.Mock(), torch.zeros(1)
+        return mock.Mock(stale=False, side_effect=lambda _: self.replayed.append(shape))
 
 
-def test_a_graph_for_every_shape_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device", lambda _: mock.MagicMock())
-    model, recorder = cuda_graph(nn.Identity().eval(), most=2), Recorder()
-    with mock.patch.object(GraphedModel, "_record", side_effect=recorder):
-        for side in (1, 2, 1, 3, 1, 2):
-            model(images(side))
+def test_a_graph_for_every_shape_and_the_oldest_goes() -> None:
+    recorder = Recorder()
+    model = GraphedModel(nn.Identity().eval(), 2, "cuda", recorder)
+    for side in (1, 2, 1, 3, 1, 2):
+        model(images(side))
     assert recorder.replayed == [(1,), (2,), (1,), (3,), (1,), (2,)]
     assert recorder.recorded == [(1,), (2,), (3,), (2,)]
 

@@ -8,20 +8,20 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from a2mamba.analysis.flops import parameters
-from a2mamba.backbone import Pyramid, fuse_for_inference
+from a2mamba.backbone import Pyramid, cpu_graph, cuda_graph, fuse_for_inference
 from a2mamba.segmentation import check_segmenter, create_segmenter
 
 Mode = Literal["inference", "training"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RUNTIMES = {"pytorch": None, "onnxruntime": "onnx", "openvino": "openvino"}
-"""What runs a model -> the format of the files that it reads."""
+RUNTIMES = {"pytorch": None, "graph": None, "onnxruntime": "onnx", "openvino": "openvino"}
+"""What runs a model -> the format of the files that it reads; "graph" is PyTorch, recorded and repeated."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Setting:
     fused: bool = False
     """measure our models after fuse_for_inference; timm's have nothing alike and run as they are"""
     runtime: str = "pytorch"
-    """one of :data:`RUNTIMES`; but for PyTorch, of an exported file: inference in float32 on a CPU"""
+    """one of :data:`RUNTIMES`; those that read files: inference in float32 on a CPU"""
 
 
 class Runner:
@@ -65,9 +65,13 @@ class Runner:
         if setting.runtime not in RUNTIMES:
             raise ValueError(f"unknown runtime {setting.runtime!r}; there are {', '.join(RUNTIMES)}")
         asked = (setting.mode, setting.dtype, setting.device, setting.compile)
-        exported = setting.runtime != "pytorch"
+        exported = RUNTIMES[setting.runtime] is not None
         if exported and asked != ("inference", "float32", "cpu", False):
             raise ValueError(f"{setting.runtime} is measured for inference in float32 on a CPU, not compiled")
+        if setting.runtime == "graph" and (
+            setting.mode != "inference" or (setting.compile and setting.device == "cpu")
+        ):
+            raise ValueError("a graph repeats inference, and on a CPU not what torch.compile makes; leave that out")
         torch.manual_seed(0)
         self.setting = setting
         self.model = make_model(name, setting.size).to(setting.device)
@@ -77,12 +81,14 @@ class Runner:
         if self.fused:
             self.model = fuse_for_inference(self.model)
         self.images = torch.randn(setting.batch, 3, setting.size, setting.size, device=setting.device)
-        self.call: Callable[[Tensor], Tensor] = self.model
+        compiled = setting.compile and not exported
+        network = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
+        self.call: Callable[[Tensor], Tensor] = network
         self.resources = ExitStack()
         if exported:
             self.call = self._exported()
-        elif setting.compile:
-            self.call = torch.compile(self.model)
+        elif setting.runtime == "graph":
+            self.call = (cuda_graph if self.images.is_cuda else cpu_graph)(network)
 
     def step(self) -> Tensor:
         """Run one batch and return the logits."""

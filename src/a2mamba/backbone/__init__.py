@@ -5,7 +5,7 @@ from a2mamba.backbone.ablations import Ablation
 from a2mamba.backbone.checkpoint import LoadReport, load_checkpoint, read_file, weights_of
 from a2mamba.backbone.factory import check_name, create_model, list_models
 from a2mamba.backbone.fusion import fuse_for_inference, is_fused
-from a2mamba.backbone.graphed import GraphedModel, cuda_graph
+from a2mamba.backbone.graphed import GraphedModel, cpu_graph, cuda_graph
 from a2mamba.backbone.options import BackboneOptions, ClassifierOptions, ModelOptions, RunOptions
 from a2mamba.backbone.pyramid import Pyramid
 from a2mamba.backbone.registry import register
@@ -30,6 +30,7 @@ __all__ = [
     "Variant",
     "WeightsUnavailableError",
     "check_name",
+    "cpu_graph",
     "create_model",
     "cuda_graph",
     "from_released",

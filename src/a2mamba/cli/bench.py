@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 PEERS = ("convnext_tiny", "repvit_m1_5", "hgnetv2_b4", "efficientvim_m4", "cpubone_b1_bfrobust")
 """What one would run on a CPU instead, where timm has it."""
-RUNTIMES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-"""Of `analysis.runners`, with their makers' names."""
+RUNTIMES = {"pytorch": "PyTorch", "graph": "a graph", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""Of `analysis.runners`, with their names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=RUNTIMES,
         default=["pytorch"],
-        help="on a CPU: time each model as PyTorch runs it, and exported, in other runtimes (default pytorch)",
+        help="time each model as PyTorch runs it, recorded as a graph, or on a CPU exported, in other runtimes "
+        "(default pytorch)",
     )
     parser.add_argument("--together", action="store_true", help="time all models in one process, as GPUs always are")
     parser.add_argument("--rounds", type=int, default=7, help="times that each model is timed (default 7)")

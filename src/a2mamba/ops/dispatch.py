@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_state
 
+from a2mamba.ops import recording
+
 HAS_TRITON = find_spec("triton") is not None
 """Whether Triton is installed; looked up here, so that no operator call has to, nor a compiler to trace it."""
 
@@ -143,7 +145,7 @@ def untraced(x: Tensor) -> bool:
         type(x) is Tensor
         and not torch.compiler.is_dynamo_compiling()  # others trace with another type of tensor, or with a mode
         and not torch._C._is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
+        and (not torch._C._len_torch_dispatch_stack() or recording.alone())
         and torch._C._functorch.peek_interpreter_stack() is None
         and not torch.autograd._profiler_enabled()
     )

@@ -5,11 +5,12 @@ A call that does nothing takes a microsecond in a loop and several in a network,
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from a2mamba.ops.recording import kept
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -88,7 +89,7 @@ def affine_of(module: nn.Module) -> tuple[Any, Any]:
     return parameters.get("weight"), parameters.get("bias")
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def identity_affine(channels: int) -> tuple[Tensor, Tensor]:
     """Return weight and bias, by channel, of an affine that changes nothing."""
     weight, bias = (make(channels, dtype=torch.float32, device="cpu") for make in (torch.ones, torch.zeros))
@@ -100,7 +101,7 @@ def numbers_of(*parameters: Tensor) -> list[Tensor]:
     return [cast(each, torch.float32).contiguous() for each in parameters]
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def norm_constants(channels: int, eps: float) -> Tensor:
     """Return what a norm multiplies sums by, and what it adds to variances."""
     return torch.tensor([1 / channels, eps], dtype=torch.float32, device="cpu")

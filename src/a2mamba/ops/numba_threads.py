@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from a2mamba.ops import recording
+
 _Kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 KEPT_SCRATCH = 2**20
@@ -38,6 +40,7 @@ class _Own(threading.local):
     """What every Python thread has for itself."""
 
     scratch: Tensor | None = None
+    scratch_of: recording.Recorder | None = None
 
 
 _own = _Own()
@@ -48,12 +51,13 @@ def scratch(size: int) -> Tensor:
 
     What is small is kept: to ask for it anew takes as long as a small kernel.
     """
-    if _own.scratch is not None and size <= _own.scratch.numel():
+    recorder = recording.current()  # what it records is repeated in other threads, too, and has memory of its own
+    if _own.scratch is not None and size <= _own.scratch.numel() and recorder is _own.scratch_of:
         return _own.scratch
     with torch.inference_mode(False):  # it is for what comes outside of that mode, too
         memory = torch.empty(size, dtype=torch.float32, device="cpu")
     if size <= KEPT_SCRATCH:
-        _own.scratch = memory
+        _own.scratch, _own.scratch_of = memory, recorder
     return memory
 
 
@@ -117,7 +121,14 @@ def run(kernel: int, workers: int, numbers: Sequence[int]) -> None:
     It is given the address of integers of 64 bits: two counters, at zero, that threads take numbers from (of items, and
     of themselves); the address of these; and ``numbers``.
     """
-    arguments = array("q", (0, 0, 0, *numbers))
+    recorder = recording.current()
+    if recorder is not None:
+        recorder.launch(kernel, workers, numbers)
+    run_again(kernel, workers, array("q", (0, 0, 0, *numbers)))
+
+
+def run_again(kernel: int, workers: int, arguments: array[int]) -> None:
+    """Do what :func:`run` does; ``arguments`` are three zeros and its numbers, and are written over."""
     arguments[2] = address = arguments.buffer_info()[0]
     call(kernel, address, workers)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from a2mamba import backbone
 from a2mamba.data import UndecodableImageError
 from a2mamba.data.images import MAX_PIXELS, image_mode
 from a2mamba.engine import PrecisionName, resolve_precision
@@ -49,10 +50,10 @@ class Predictor:
         best: "metric", "value" and "epoch" of the run's best weights, where the file says so.
         recipe: that the network was trained by, where the file says so.
         compile: see `load`.
-        cuda_graph: see `load`.
+        cuda_graph, cpu_graph: see `load`.
 
     Raises:
-        ValueError: an option that the task does not take, or a CUDA graph without a GPU.
+        ValueError: an option that the task does not take, or a graph for another device.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Predictor:
         recipe: str | None = None,
         compile: bool = False,
         cuda_graph: bool = False,
+        cpu_graph: bool = False,
     ) -> None:
         self._task = task_of(run)
         refuse_options(options.chosen(), self._task, lambda task: task.prediction_options)
@@ -81,9 +83,15 @@ class Predictor:
         self.best = best
         self.recipe = recipe
         self._precision = resolve_precision(precision, device)
-        if cuda_graph and torch.device(device).type != "cuda":
+        on = torch.device(device).type
+        if cuda_graph and on != "cuda":
             raise ValueError(f"cuda_graph=True is for NVIDIA GPUs, and the network is on {device}; leave it out")
-        self._network = self._task.accelerated(model, compile=compile, cuda_graph=cuda_graph)
+        if cpu_graph and on != "cpu":
+            raise ValueError(f"cpu_graph=True is for CPUs, and the network is on {device}; leave it out")
+        if cpu_graph and compile:
+            raise ValueError("what compile=True makes cannot be recorded on a CPU; leave out it or cpu_graph=True")
+        graph = backbone.cuda_graph if cuda_graph else backbone.cpu_graph if cpu_graph else None
+        self._network = self._task.accelerated(model, compile=compile, graph=graph)
 
     @property
     def task(self) -> str:
@@ -353,6 +361,7 @@ def load(
     test_mode: str | None = None,
     compile: bool = False,
     cuda_graph: bool = False,
+    cpu_graph: bool = False,
 ) -> Predictor:
     """Return a predictor for a file of weights, of any task.
 
@@ -375,6 +384,8 @@ def load(
             after which sizes are free. Of detectors, backbone and pyramid are compiled. `Predictor.model` stays as is.
         cuda_graph: predict by CUDA graphs, which spare a GPU the wait for Python where batches are small. One is
             recorded for each size, and eight are kept: for images of few sizes. Not for detectors.
+        cpu_graph: the same on a CPU, where Python is up to half of the time of one small image; see
+            `a2mamba.backbone.cpu_graph`. Not for detectors, nor with ``compile``.
 
     Raises:
         ValueError: a file that is missing, damaged, does not say what it holds or holds something else; names of
@@ -383,7 +394,7 @@ def load(
         WeightsUnavailableError: released weights cannot be downloaded.
     """
     options = PredictionOptions(top=top, min_score=min_score, test_mode=test_mode)
-    elsewhere = device not in ("auto", "cpu") or precision != "float32" or compile or cuda_graph
+    elsewhere = device not in ("auto", "cpu") or precision != "float32" or compile or cuda_graph or cpu_graph
     if is_exported(Path(source)) and (name is not None or elsewhere):
         raise ValueError(
             f"{source} is an exported file: it says its name itself, and runs on the CPU in float32 by its own runtime"
@@ -401,4 +412,5 @@ def load(
         recipe=found.recipe,
         compile=compile,
         cuda_graph=cuda_graph,
+        cpu_graph=cpu_graph,
     )

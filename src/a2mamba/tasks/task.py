@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from a2mamba.backbone import LoadReport, load_checkpoint
-from a2mamba.backbone import cuda_graph as graphed
 from a2mamba.engine import Loader, TrainingTask
 from a2mamba.tasks.batches import BatchPlan, plan_for_device
 from a2mamba.tasks.evaluation import Evaluation
@@ -264,20 +263,20 @@ class Task(ABC, Generic[RunT, ModelT]):
     def view(self, run: RunT, model: ModelT, image: Image.Image, *, device: torch.device | str) -> View:
         """Return what a network, in eval mode, sees of an image when it predicts; of several passes, the first."""
 
-    def accelerated(self, model: ModelT, *, compile: bool, cuda_graph: bool) -> nn.Module:
+    def accelerated(self, model: ModelT, *, compile: bool, graph: Callable[[nn.Module], nn.Module] | None) -> nn.Module:
         """Return what computes the same for `predict` with less overhead, from the same weights; the model stays as is.
 
         Args:
             model: in eval mode, where it is to compute.
             compile: by torch.compile, when it is first called and again for the first other sizes.
-            cuda_graph: as a CUDA graph for each size, see `a2mamba.backbone.cuda_graph`; with ``compile``, of the
-                compiled kernels.
+            graph: recorded for each size, by `a2mamba.backbone.cuda_graph` or `cpu_graph`; with ``compile``, the former
+                of the compiled kernels.
 
         Raises:
             ValueError: the task's networks cannot be recorded.
         """
         network = cast(nn.Module, torch.compile(model)) if compile else model
-        return graphed(network) if cuda_graph else network
+        return network if graph is None else graph(network)
 
     @abstractmethod
     def predict(

@@ -17,6 +17,7 @@ from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
 from a2mamba.ops.numba_arguments import cast, place_of_heads
+from a2mamba.ops.recording import kept
 
 STORED = 2**20
 """Numbers of a map that are stored for its next application, at most: what caches hold."""
@@ -62,7 +63,7 @@ def _windows(length: int, kernel_size: int, dilation: int) -> tuple[int, int, Te
     return window, step, place, torch.minimum((place - (kernel_size - 1) // 2).clamp(min=0), size - window)
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def make_plan(height: int, width: int, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> Plan:
     """Return the tables of a map size; kept for the 64 most recent combinations."""
     window, step, place, start = _windows(height, kernel_size[0], dilation[0])
@@ -134,7 +135,8 @@ def apply(
     inputs = rows(q, dtype), rows(k, dtype), rows(v, dtype)
     out = empty_map(v, dtype)
     table = bias_table(bias, v, kernel_size)
-    plan = make_plan(*v.shape[2:4], kernel_size, dilation)
+    _, _, height, width, _ = v.shape
+    plan = make_plan(height, width, kernel_size, dilation)
     places = [place_of_heads(each) for each in (*inputs, out)]
     memory = attend(in_pairs, plan, (*q.shape, v.shape[4]), scale, table, places, memory, again)
     return cast(out, v.dtype), memory
@@ -295,7 +297,7 @@ class _Call:
         numba_threads.run(kernel, workers, numbers)
 
 
-@lru_cache(maxsize=64)
+@kept(maxsize=64)
 def _factors(scale: float) -> Tensor:
     """Return the two vectors that kernels multiply by."""
     return torch.tensor([1.0] * LANES + [scale] * LANES, dtype=torch.float32, device="cpu")

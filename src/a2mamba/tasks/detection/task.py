@@ -204,11 +204,13 @@ class DetectionTask(Task[DetectionRun, Detector]):
         batch, _ = model.preprocess([_floats(image).to(device)], None)
         return view_of_batch(batch.tensors, model.config.image_mean, model.config.image_std)
 
-    def accelerated(self, model: Detector, *, compile: bool, cuda_graph: bool) -> nn.Module:
+    def accelerated(
+        self, model: Detector, *, compile: bool, graph: Callable[[nn.Module], nn.Module] | None
+    ) -> nn.Module:
         """See `Task`; backbone and pyramid are compiled, what follows depends on the objects that are found."""
-        if cuda_graph:
+        if graph is not None:
             raise ValueError(
-                "cuda_graph=True is for classifiers and segmenters: what a detector computes depends on the objects "
+                "graphs are for classifiers and segmenters: what a detector computes depends on the objects "
                 "that it finds; use compile=True"
             )
         if not compile:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from a2mamba.backbone import LoadReport, cuda_graph, weights_of
+from a2mamba.backbone import LoadReport, weights_of
 from a2mamba.data import (
     SEGMENTATION_DATASETS,
     SegmentationBatch,
@@ -240,10 +240,12 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
         mean, std = run.data.mean, run.data.std
         return view_of_batch(next(network_inputs(pil_to_tensor(image).to(device), run.test, mean, std)), mean, std)
 
-    def accelerated(self, model: Segmenter, *, compile: bool, cuda_graph: bool) -> nn.Module:
+    def accelerated(
+        self, model: Segmenter, *, compile: bool, graph: Callable[[nn.Module], nn.Module] | None
+    ) -> nn.Module:
         """See `Task`; what is recorded are the logits at the decoder's stride, which test modes ask for."""
-        network = super().accelerated(model, compile=compile, cuda_graph=False)
-        return _FromGraphs(network) if cuda_graph else network
+        network = super().accelerated(model, compile=compile, graph=None)
+        return network if graph is None else _FromGraphs(graph(_AtOwnStride(network)))
 
     def predict(
         self,
@@ -280,12 +282,12 @@ class _AtOwnStride(nn.Module):
 
 
 class _FromGraphs(nn.Module):
-    """A segmenter as test modes call it, which replays CUDA graphs."""
+    """A segmenter as test modes call it, which replays graphs."""
 
-    def __init__(self, segmenter: nn.Module) -> None:
+    def __init__(self, graphs: nn.Module) -> None:
         super().__init__()
-        self.graphs = cuda_graph(_AtOwnStride(segmenter))
-        self.training = segmenter.training
+        self.graphs = graphs
+        self.training = graphs.training
 
     def forward(self, images: Tensor, *, native_resolution: bool) -> Tensor:
         """(B, 3, H, W) -> logits (B, classes, h, w)."""
