@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import a2mamba
 from a2mamba.backbone import pyramid
-from a2mamba.layers import ConvFFN, chunking, ffn, keep_memory
+from a2mamba.layers import ConvFFN, ffn
 from a2mamba.layers.chunking import chunk_bounds, may_chunk, over_images, over_rows
 from a2mamba.ops.dispatch import unwatched
 from support import relative_error
@@ -167,29 +163,3 @@ def test_who_watches() -> None:
     with torch.inference_mode():
         assert unwatched(x)
     assert found == dict.fromkeys(("gradients", "counter", "profiler", "vmap", "trace", "parameter"), False)
-
-
-@pytest.fixture
-def fresh_memory() -> Iterator[None]:
-    chunking._give_back_once.cache_clear()
-    yield
-    chunking._give_back_once.cache_clear()
-
-
-def test_a_large_block_is_given_back_once(fresh_memory: None) -> None:
-    sizes: list[int] = []
-
-    class Watch(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function is torch.empty:
-                sizes.append(args[0])
-            return function(*args, **(kwargs or {}))
-
-    with Watch():
-        keep_memory(torch.zeros(1, device="meta"))
-        assert sizes == []
-        keep_memory(torch.zeros(1))
-        keep_memory(torch.zeros(1))
-    # glibc follows blocks up to 32 MiB, its own few bytes included.
-    assert len(sizes) == 1
-    assert 2**24 < sizes[0] < 2**25 - 64

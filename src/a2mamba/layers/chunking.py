@@ -9,28 +9,11 @@ page by page, at every call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from a2mamba.ops.dispatch import unhooked, unwatched
-
-
-def keep_memory(x: Tensor) -> None:
-    """Let the C library keep what maps on a CPU give back, for those that come next; once in a process.
-
-    GNU's returns large blocks to the system at once, and getting every page of them anew takes a quarter of the time of
-    a small network. It changes that by itself as soon as a block of nearly 32 MiB was given back: here is one, that
-    nobody touches. Other libraries and devices do not notice.
-    """
-    if x.device.type == "cpu" and type(x) is Tensor and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        _give_back_once()
-
-
-@lru_cache(maxsize=1)
-def _give_back_once() -> None:
-    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def may_chunk(module: nn.Module, x: Tensor, channels: int, max_elements: int) -> bool:
