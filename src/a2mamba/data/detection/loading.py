@@ -18,6 +18,7 @@ from a2mamba.data.detection.readers.source import DetectionSource, SplitPlaces
 from a2mamba.data.detection.transforms import MultiScale
 from a2mamba.data.loading import BatchLoader, GroupedSampler, SeededDataset, evaluation_batches
 from a2mamba.data.splits import HOLDOUT, heldout
+from a2mamba.field_checks import at_least, one_of, probability, share
 
 Split = Literal["train", "val"]
 
@@ -79,19 +80,11 @@ class DetectionData:
     """loader processes of each process; 0 loads in the process itself"""
 
     def __post_init__(self) -> None:
-        if self.layout not in READERS:
-            raise ValueError(f"layout={self.layout!r}: expected one of {', '.join(READERS)}")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout={self.holdout}: expected a share, 0 to less than 1")
-        for name in ("batch_size", "eval_batch_size", "max_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
-        for name in ("workers", "min_image_side"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        for name in ("hflip", "crop_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a probability, 0 to 1")
+        one_of(self, "layout", tuple(READERS))
+        share(self, "holdout")
+        at_least(self, 1, "batch_size", "eval_batch_size", "max_size")
+        at_least(self, 0, "workers", "min_image_side")
+        probability(self, "hflip", "crop_probability")
         for name in ("min_sizes", "crop_resize_sizes"):
             sizes = getattr(self, name)
             if not sizes or min(sizes) < 1:
