@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from a2mamba.backbone import Pyramid
-from a2mamba.backbone.pyramid import Block
+from a2mamba.backbone.block import Block
 
 
 def pyramid_of(model: nn.Module) -> Pyramid:
