@@ -23,6 +23,12 @@ DATA = Path(__file__).parent / "assets"
 needs_numba = pytest.mark.skipif(not dispatch.HAS_NUMBA, reason="numba is not installed")
 
 
+def need_onnx() -> None:
+    """Skip what asks where ONNX files cannot be written and run: the extra ``export``."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+
+
 def stored(name: str) -> dict[str, np.ndarray]:
     """Return the arrays of a file of reference numbers."""
     with np.load(DATA / f"{name}.npz") as file:

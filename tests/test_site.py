@@ -11,6 +11,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+import yaml
 
 import a2mamba
 from a2mamba.cli.main import COMMANDS
@@ -88,7 +89,6 @@ def test_options_are_not_broken_at_their_dashes(site: Path) -> None:
 def test_a_broken_link_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("[gone](gone.md)\n")
-    yaml = pytest.importorskip("yaml")
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     settings = {key: value for key, value in settings.items() if key not in ("nav", "hooks", "extra_css")}
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(settings))

@@ -20,6 +20,7 @@ from a2mamba.analysis.worker import Worker
 from a2mamba.backbone import is_fused
 from a2mamba.cli import bench
 from a2mamba.cli.main import main
+from support import need_onnx
 
 SMALL = ["test_vit", "a2mamba_test"]
 QUICK = ["--sizes", "64", "--batch", "1", "--device", "cpu", "--together"]
@@ -90,6 +91,7 @@ def test_other_runtimes_have_rows_of_their_own(
     runtime: str, names: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is timed is an exported file, which computes what the network does, and is removed afterwards."""
+    need_onnx()
     pytest.importorskip(runtime)
     outputs: dict[str, torch.Tensor] = {}
 
@@ -132,7 +134,7 @@ def test_graphs_repeat_inference(other: dict[str, Any]) -> None:
 
 
 def test_runtimes_do_what_they_can() -> None:
-    pytest.importorskip("onnxruntime")
+    need_onnx()
     for other in ({"dtype": "bfloat16"}, {"mode": "training"}, {"compile": True}):
         with pytest.raises(ValueError, match="onnxruntime is measured for inference in float32 on a CPU"):
             Runner("a2mamba_test", replace(Setting(size=64, batch=1, runtime="onnxruntime"), **other))

@@ -18,6 +18,7 @@ import a2mamba
 from a2mamba.cli.export import SUFFIXES
 from a2mamba.export import FORMATS
 from a2mamba.tasks import ClassificationPrediction
+from support import need_onnx
 
 from .helpers import Result, Trained, in_process
 
@@ -34,8 +35,7 @@ class Written(NamedTuple):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """A classifier as an ONNX file that takes pixels; tests only read it."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    need_onnx()
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     checkpoint = folder / "weights.pth"

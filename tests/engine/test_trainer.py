@@ -50,7 +50,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     # Another process would start with other generator states.
     torch.manual_seed(999)
     random.seed(999)
-    np.random.seed(999)  # noqa: NPY002
+    np.random.seed(999)
     rest = resumed(tmp_path / "half.pt", **options)
     assert rest.step in (stop, whole.step)
     rest.fit()

@@ -52,7 +52,7 @@ class Images(Dataset[tuple[Tensor, int, str]]):
         image = self.images[index]
         if self.augment:
             # the global numpy generator, as augmentation libraries use it
-            image = image * random.uniform(0.9, 1.1) + float(np.random.normal()) * 0.01  # noqa: NPY002
+            image = image * random.uniform(0.9, 1.1) + float(np.random.normal()) * 0.01
             image = image + 0.05 * torch.randn(image.shape)
         return image, self.labels[index], f"image-{index}.png"
 

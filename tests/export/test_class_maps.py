@@ -20,6 +20,7 @@ from a2mamba.data.demo import demo_photos
 from a2mamba.export import FORMATS, export_model
 from a2mamba.export.comparison import PIXELS_THAT_DIFFER
 from a2mamba.segmentation import Segmenter
+from support import need_onnx
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 6
@@ -64,7 +65,7 @@ def trained(name: str, steps: int, side: int) -> Segmenter:
 
 
 def check(name: str, side: int, steps: int, folder: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    need_onnx()
     model, photos = trained(name, steps, min(side, 128)), photographs(side)
     path = folder / "x.onnx"
     export_model(model, path, size=(side, side), mean=MEAN, std=STD, output="class_map", images=photos)

@@ -15,6 +15,7 @@ from a2mamba.detection import Detector, DetectorConfig
 from a2mamba.export import FORMATS, export_model
 from a2mamba.export.detections import Padded, detection_names, own_detections, tensor_detections
 from a2mamba.export.matching import detections_difference
+from support import need_onnx
 
 SIZE = (64, 96)
 KINDS = {"mask_rcnn": DetectorConfig.mask_rcnn(), "cascade": DetectorConfig.cascade_mask_rcnn()}
@@ -92,8 +93,7 @@ def test_the_tensor_form_is_what_the_detector_finds(config: DetectorConfig) -> N
 
 
 def test_no_detection_one_and_many_in_onnx_runtime(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    need_onnx()
     images = batch(3) * torch.tensor([0.1, 0.5, 3.0])[:, None, None, None]
     with torch.inference_mode():
         scores = own_detections(make(KINDS["mask_rcnn"]), images).scores
@@ -125,7 +125,7 @@ def test_no_detection_one_and_many_in_onnx_runtime(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mask_rcnn_a2mamba_nano", "cascade_mask_rcnn_a2mamba_test"])
 def test_detectors_of_ours(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    need_onnx()
     torch.manual_seed(0)
     detector = told_apart(a2mamba.create_detector(name, num_classes=3))
     size = (320, 320) if "nano" in name else (64, 64)

@@ -14,6 +14,7 @@ import a2mamba
 from a2mamba.backbone import Pyramid
 from a2mamba.export import FORMATS, Exported, ExportError, OutputName, export_model
 from a2mamba.export.comparison import compare
+from support import need_onnx
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
@@ -31,8 +32,7 @@ def classifier() -> Pyramid:
 
 
 def test_a_segmenter_to_class_maps(tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    need_onnx()
     torch.manual_seed(0)
     model = a2mamba.create_segmenter("segman_v2_test", num_classes=4).eval()
     exported = export(model, tmp_path / "x.onnx", "class_map", (64, 96))
@@ -64,7 +64,7 @@ def test_features_to_a_program(classifier: Pyramid, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a2mamba_nano", "a2mamba_tiny"])
 def test_networks_of_full_size(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    need_onnx()
     exported = export(a2mamba.create_model(name).eval(), tmp_path / "x.onnx", size=(224, 224))
     weights = 4 * sum(p.numel() for p in a2mamba.create_model(name, device="meta").parameters())
     assert exported.description["bytes"] < weights + 50e6
@@ -73,6 +73,7 @@ def test_networks_of_full_size(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_openvino(classifier: Pyramid, tmp_path: Path) -> None:
+    need_onnx()
     pytest.importorskip("openvino")
     exported = export(classifier, tmp_path / "x.xml")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.bin", "x.json", "x.xml"]

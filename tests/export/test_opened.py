@@ -25,6 +25,7 @@ from a2mamba.tasks import (
     SegmentationPrediction,
     task_of_network,
 )
+from support import need_onnx
 
 
 def predictor_of(name: str, classes: Sequence[str], model: nn.Module, **changes: object) -> Predictor:
@@ -49,8 +50,7 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_classifier_predicts_from_its_file(classifier: Predictor, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    need_onnx()
     classifier.export(tmp_path / "x.onnx", pixels=True)
     opened = a2mamba.load(tmp_path / "x.onnx")
     assert opened.task == "classification"

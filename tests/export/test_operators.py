@@ -18,9 +18,9 @@ from a2mamba.ops import NeighborhoodMap, selective_scan_state
 from a2mamba.ops.neighborhood.reference import axis_neighbors
 from a2mamba.ops.neighborhood.reference import neighborhood_attention as specified_attention
 from a2mamba.ops.selective_scan.reference import selective_scan_state as specified_scan
+from support import need_onnx
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
+need_onnx()
 
 
 def in_onnx_runtime(network: nn.Module, example: Tensor, batch: Tensor, path: Path) -> tuple[np.ndarray, list[str]]:

@@ -22,6 +22,7 @@ from a2mamba.export.web import site as site_module
 from a2mamba.predictor import Predictor
 from a2mamba.tasks import ClassificationPrediction
 from browser import Browser, Tab, needs_chromium
+from support import need_onnx
 
 pytestmark = needs_chromium
 
@@ -115,8 +116,7 @@ class Written(NamedTuple):
 
 def write(folder: Path, model: torch.nn.Module, name: str, size: tuple[int, int]) -> Written:
     """A page of a network with random weights; skipped where onnxruntime-web cannot be had."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
+    need_onnx()
     try:
         files = find_runtime()
     except OSError as error:

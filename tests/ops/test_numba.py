@@ -72,8 +72,8 @@ def attend(case: AttentionCase, tensors: tuple[Tensor | None, ...], backend: str
     return neighborhood_attention(q, k, v, bias, kernel_size=case.kernel_size, dilation=case.dilation, backend=backend)
 
 
-def scan(case: ScanCase, tensors: tuple[Tensor | None, ...], backend: str = "numba") -> Tensor:
-    return selective_scan_state(*tensors, delta_softplus=case.softplus, backend=backend)  # type: ignore[arg-type]
+def scan(case: ScanCase, tensors: tuple[Any, ...], backend: str = "numba") -> Tensor:
+    return selective_scan_state(*tensors, delta_softplus=case.softplus, backend=backend)
 
 
 def attention_results(case: AttentionCase, dtype: torch.dtype, backend: str) -> list[Tensor]:

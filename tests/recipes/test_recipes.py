@@ -234,10 +234,10 @@ def test_a_step_with_mesa_and_averaging_by_hand(digits: Path, tmp_path: Path, mo
         task: Any = trainer.task
         assert trainer.ema is not None
         model, average = copy.deepcopy(task.model), copy.deepcopy(trainer.ema.module)
-        state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+        state = torch.get_rng_state(), np.random.get_state(), random.getstate()
         images, targets = task.prepare(group[0].images, group[0].targets)
         torch.set_rng_state(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
+        np.random.set_state(state[1])
         random.setstate(state[2])
         with torch.no_grad():
             own, taught = model(images).log_softmax(-1), average(images).softmax(-1)

@@ -5,7 +5,7 @@ Shapes: B batch, C channels of a stage, H x W its map. Input (B, 3, S, S'); stag
 
     stem -> stage 0 -> (downsample, stage 1) -> (downsample, stage 2) -> (downsample, stage 3) -> head
 
-The file reads downwards: stem, downsampling, block, stage, head, model.
+The file reads downwards: stem, downsampling, stage, head, model; a stage's blocks are in `block.py`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, DropPath, SelectAdaptivePool2d, trunc_normal_
+from timm.layers import ClassifierHead, SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from a2mamba.backbone.block import Block
+from a2mamba.backbone.init import init_all, init_plain
 from a2mamba.backbone.options import ClassifierOptions
-from a2mamba.backbone.variant import ResidualScaling, Variant
+from a2mamba.backbone.variant import Variant
 from a2mamba.layers import (
     ChannelAffine,
-    ChannelNorm,
-    ConvFFN,
     PointwiseConv,
-    ResidualDepthwise,
     checkpoint_block,
     keep_memory,
     may_chunk,
     over_images,
     rope_table,
 )
-from a2mamba.ops import positional_norm
 
 STAGES = 4
 
@@ -100,69 +98,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, ceil(H / 2), ceil(W / 2))."""
         return self.norm(self.conv(x))
-
-
-class Block(nn.Module):
-    """Positional convolution, token mixer, positional convolution, feed-forward network (docs/network.md, section 3).
-
-    Args:
-        channels: C.
-        mixer: maps ((B, C, H, W), rope) to (B, C, H, W).
-        mlp_hidden: width of the feed-forward network.
-        drop_path: probability of dropping a branch, per sample.
-        scaling: "none"; "layer": each branch has a per-channel affine; "residual": each shortcut has one.
-        scale_init: initial weight of those affines.
-        device, dtype: of the parameters.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        mixer: nn.Module,
-        mlp_hidden: int,
-        *,
-        drop_path: float,
-        scaling: ResidualScaling,
-        scale_init: float,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-
-        def scale(kind: ResidualScaling) -> nn.Module:
-            if scaling != kind:
-                return nn.Identity()
-            return ChannelAffine(channels, scale_init, device=device, dtype=dtype)
-
-        self.pos1 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
-        self.norm1 = ChannelNorm(channels, before_products=True, device=device, dtype=dtype)
-        self.mixer = mixer
-        self.skip1, self.scale1 = scale("residual"), scale("layer")
-        self.pos2 = ResidualDepthwise(channels, 3, device=device, dtype=dtype)
-        self.norm2 = ChannelNorm(channels, before_products=True, device=device, dtype=dtype)
-        self.mlp = ConvFFN(channels, mlp_hidden, device=device, dtype=dtype)
-        self.skip2, self.scale2 = scale("residual"), scale("layer")
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """(B, C, H, W) and the rotations of the map -> (B, C, H, W)."""
-        x, normal = positional_norm(x, None, self.skip1, self.pos1, self.norm1)
-        mixed = self.drop_path(self.scale1(self.mixer(normal, rope)))
-        x, normal = positional_norm(x, mixed, self.skip1, self.pos2, self.norm2)
-        return self.skip2(x) + self.drop_path(self.scale2(self.mlp(normal)))
-
-    def fold(self) -> None:
-        """Fold the affine of every branch into the projection before it, for inference.
-
-        The affine of a shortcut stays, and so does that of a mixer that does not end in a convolution ``proj``.
-        """
-        proj = getattr(self.mixer, "proj", None)
-        if isinstance(proj, nn.Conv2d) and isinstance(self.scale1, ChannelAffine):
-            self.scale1.fold_into(proj)
-            self.scale1 = nn.Identity()
-        if isinstance(self.scale2, ChannelAffine):
-            self.scale2.fold_into(self.mlp.fc2)
-            self.scale2 = nn.Identity()
 
 
 class Stage(nn.Module):
@@ -256,27 +191,6 @@ class Head(nn.Module):
         if pre_logits or isinstance(self.fc, nn.Identity):
             return x
         return self.fc(x) if pooled else self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def init_plain(module: nn.Module) -> None:
-    """Initialize convolutions and linear maps: weights truncated normal (std 0.02), biases zero."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-@torch.no_grad()
-def init_all(network: nn.Module) -> None:
-    """Set the initial values of everything inside a network: plain ones first, then what layers define themselves.
-
-    A layer does so by a method ``init_weights()``.
-    """
-    network.apply(init_plain)
-    for module in network.modules():
-        define = getattr(module, "init_weights", None)
-        if define is not None and module is not network:
-            define()
 
 
 def _take(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2mamba.cli.device import add_device, choose_device
+from a2mamba.cli.inputs import add_network_and_images, image_files, network_and_images
 from a2mamba.cli.output import print_json, print_table, say, without_load_notes
 from a2mamba.cli.page import STYLE
-from a2mamba.cli.predict import network_and_images
 from a2mamba.weights import dataset_in_words
 
 if TYPE_CHECKING:
@@ -42,16 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "          a2mamba explain segman_small --pretrained cityscapes photo.jpg --out out --kind grad-cam\n"
         "          a2mamba explain a2mamba_tiny --random photos --out out --kind receptive-field --beside convnext_tiny"
     )
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="[NAME] IMAGE", help="image files, folders, globs; first the network"
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="weights, of any layout that load_checkpoint takes")
-    source.add_argument(
-        "--pretrained",
-        action="store_true",
-        help="the released weights of NAME, downloaded once; a word behind it may be the data set: a2mamba weights",
-    )
+    source = add_network_and_images(parser)
     source.add_argument("--random", action="store_true", help="random weights: what NAME's design does by itself")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--kind", nargs="+", choices=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)}")
@@ -71,21 +62,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Explain; files in the folder, what was written on stdout."""
     from a2mamba.explain import check_timm_name
     from a2mamba.files import replace_text
-    from a2mamba.predictor import find_images
 
     name, words = network_and_images(arguments.images)
     dataset = None
     if arguments.pretrained and name is not None:
         dataset, words = dataset_in_words(name, words)
-    if not words:
-        raise ValueError("an IMAGE is missing: expected image files, folders or globs")
+    files = image_files(words)
     kinds = arguments.kind or list(KINDS)
     for option, kind in (("point", "attention"), ("class_name", "grad-cam"), ("beside", "receptive-field")):
         if getattr(arguments, option) and kind not in kinds:
             raise ValueError(f"--{option.removesuffix('_name')} is for --kind {kind}, which is not asked for")
     for model in arguments.beside:
         check_timm_name(model)
-    files = [file for word in words for file in find_images(word)]
     with without_load_notes():
         predictor = _predictor(name, dataset, arguments)
     class_index = None if arguments.class_name is None else _class(arguments.class_name, predictor.classes)

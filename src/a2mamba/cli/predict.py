@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from a2mamba.cli.device import add_device
+from a2mamba.cli.inputs import add_network_and_images, image_files, network_and_images, positive
 from a2mamba.cli.output import print_json, print_table, say, track, without_load_notes
 from a2mamba.weights import dataset_in_words
 
@@ -22,27 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "          a2mamba predict segman_small --pretrained cityscapes photo.jpg --out out\n"
         "          a2mamba predict segman_tiny --checkpoint segman_t_ade20k.pth photo.jpg --out out"
     )
-    parser.add_argument(
-        "images", nargs="+", type=Path, metavar="[NAME] IMAGE", help="image files, folders, globs; first the network"
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="weights, of any layout that load_checkpoint takes")
-    source.add_argument(
-        "--pretrained",
-        action="store_true",
-        help="the released weights of NAME, downloaded once; a word behind it may be the data set: a2mamba weights",
-    )
+    add_network_and_images(parser)
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="class names, one a line, where the weights have none"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--top", type=_positive, help="classification: how many classes to list (default 5)")
+    parser.add_argument("--top", type=positive, help="classification: how many classes to list (default 5)")
     parser.add_argument(
         "--test-mode", metavar="NAME", help="segmentation: how images are looked at; image, ade20k, cityscapes, ..."
     )
     parser.add_argument("--min-score", type=float, help="detection: show objects of this score and more (default 0.5)")
-    parser.add_argument("--batch-size", type=_positive, help="images of one forward pass (default: by task)")
-    parser.add_argument("--max-pixels", type=_positive, help="refuse images of more pixels before they are decoded")
+    parser.add_argument("--batch-size", type=positive, help="images of one forward pass (default: by task)")
+    parser.add_argument("--max-pixels", type=positive, help="refuse images of more pixels before they are decoded")
     parser.add_argument("--json", action="store_true", help="print predictions.json on stdout too")
     add_device(parser)
 
@@ -50,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predict; results on stdout, images and predictions.json in the folder."""
     from a2mamba.data import MAX_PIXELS
-    from a2mamba.predictor import UnreadableImagesError, find_images, load, save_index
+    from a2mamba.predictor import UnreadableImagesError, load, save_index
 
     name, words = network_and_images(arguments.images)
     dataset = None
@@ -61,9 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         source, name = name, None
     else:
         source = arguments.checkpoint
-    if not words:
-        raise ValueError("an IMAGE is missing: expected image files, folders or globs")
-    files = [file for word in words for file in find_images(word)]
+    files = image_files(words)
     with without_load_notes():
         predictor = load(
             source,
@@ -99,16 +89,3 @@ def run(arguments: argparse.Namespace) -> int:
     if unreadable is not None:
         raise unreadable
     return 0
-
-
-def network_and_images(words: list[Path]) -> tuple[str | None, list[Path]]:
-    """The network's name, where the first word is one, and the images."""
-    first = str(words[0])
-    named = not words[0].exists() and not any(sign in first for sign in "./\\*?[")
-    return (first, words[1:]) if named else (None, words)
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
-    return int(text)

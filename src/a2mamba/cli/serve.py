@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from a2mamba.cli.device import add_device
+from a2mamba.cli.inputs import positive
 from a2mamba.cli.output import say, without_load_notes
 
 
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets the whole network ask")
-    parser.add_argument("--max-megabytes", type=_positive, help="of an uploaded file, 20")
-    parser.add_argument("--max-pixels", type=_positive, help="of an uploaded image, 50,000,000")
+    parser.add_argument("--max-megabytes", type=positive, help="of an uploaded file, 20")
+    parser.add_argument("--max-pixels", type=positive, help="of an uploaded image, 50,000,000")
     add_device(parser)
 
 
@@ -62,12 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
         say("Ctrl-C ends it")
         threading.Event().wait()
     return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
-    return int(text)
 
 
 def _stop(number: int, _: object) -> NoReturn:

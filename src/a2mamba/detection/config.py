@@ -7,30 +7,12 @@ field, apart from thresholds and sizes that users change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from a2mamba.field_checks import at_least, fraction, one_of
+
 Stds = tuple[float, float, float, float]
-
-
-def _fraction(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value}: expected 0 to 1")
-
-
-def _at_least(owner: object, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value < least:
-            raise ValueError(f"{name}={value}: expected {least} or more")
-
-
-def _one_of(owner: object, name: str, known: Sequence[str]) -> None:
-    if getattr(owner, name) not in known:
-        raise ValueError(f"{name}={getattr(owner, name)!r}: expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +67,14 @@ class RPNConfig:
             raise ValueError(f"anchor_sizes={self.anchor_sizes}: expected one positive size a level")
         if not self.aspect_ratios or min(self.aspect_ratios) <= 0:
             raise ValueError(f"aspect_ratios={self.aspect_ratios}: expected positive ratios")
-        _one_of(self, "anchor_strides", ("fixed", "from_image"))
-        _fraction(self, "positive_iou", "negative_iou", "positive_fraction", "nms_iou", "score_threshold")
+        one_of(self, "anchor_strides", ("fixed", "from_image"))
+        fraction(self, "positive_iou", "negative_iou", "positive_fraction", "nms_iou", "score_threshold")
         if self.negative_iou > self.positive_iou:
             raise ValueError(f"negative_iou={self.negative_iou}: expected at most positive_iou={self.positive_iou}")
         if self.low_quality_iou is not None:
-            _fraction(self, "low_quality_iou")
-        _at_least(self, 0, "smooth_l1_beta", "min_box_size")
-        _at_least(self, 1, "batch_per_image", "pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test")
+            fraction(self, "low_quality_iou")
+        at_least(self, 0, "smooth_l1_beta", "min_box_size")
+        at_least(self, 1, "batch_per_image", "pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +146,11 @@ class RoIConfig:
     """detections with a shorter side, in pixels of the resized image, are dropped"""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "sampling_ratio", "box_convs", "mask_convs", "smooth_l1_beta", "box_loss_weight")
-        _at_least(self, 0, "min_box_size")
-        _at_least(self, 1, "box_pool_size", "mask_pool_size", "batch_per_image", "detections_per_image")
-        _at_least(self, 1, "box_conv_width", "box_fcs", "box_fc_width", "mask_width")
-        _fraction(self, "positive_fraction", "score_threshold", "nms_iou")
+        at_least(self, 0, "sampling_ratio", "box_convs", "mask_convs", "smooth_l1_beta", "box_loss_weight")
+        at_least(self, 0, "min_box_size")
+        at_least(self, 1, "box_pool_size", "mask_pool_size", "batch_per_image", "detections_per_image")
+        at_least(self, 1, "box_conv_width", "box_fcs", "box_fc_width", "mask_width")
+        fraction(self, "positive_fraction", "score_threshold", "nms_iou")
         if not self.iou_thresholds or not all(0 <= value <= 1 for value in self.iou_thresholds):
             raise ValueError(f"iou_thresholds={self.iou_thresholds}: expected one number from 0 to 1 a stage")
         for name in ("delta_stds", "stage_weights"):
@@ -181,10 +163,10 @@ class RoIConfig:
             raise ValueError(f"delta_stds={self.delta_stds}: expected four positive numbers a stage")
         if min(self.stage_weights) < 0:
             raise ValueError(f"stage_weights={self.stage_weights}: expected 0 or more")
-        _one_of(self, "refine_with", ("assigned", "predicted"))
-        _one_of(self, "box_loss", ("smooth_l1", "giou"))
+        one_of(self, "refine_with", ("assigned", "predicted"))
+        one_of(self, "box_loss", ("smooth_l1", "giou"))
         if self.mask_target_threshold is not None:
-            _fraction(self, "mask_target_threshold")
+            fraction(self, "mask_target_threshold")
 
     @property
     def stages(self) -> int:
@@ -232,12 +214,12 @@ class DetectorConfig:
     """boxes and masks"""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "min_size", "max_size", "size_divisor", "fpn_width")
+        at_least(self, 1, "min_size", "max_size", "size_divisor", "fpn_width")
         if self.max_size < self.min_size:
             raise ValueError(f"max_size={self.max_size}: expected at least min_size={self.min_size}")
-        _one_of(self, "resize_rounding", ("nearest", "floor"))
-        _one_of(self, "fpn_init", ("xavier", "kaiming"))
-        _one_of(self, "paste", ("grid", "box"))
+        one_of(self, "resize_rounding", ("nearest", "floor"))
+        one_of(self, "fpn_init", ("xavier", "kaiming"))
+        one_of(self, "paste", ("grid", "box"))
         if len(self.image_mean) != len(self.image_std) or min(self.image_std) <= 0:
             raise ValueError(
                 f"image_mean={self.image_mean}, image_std={self.image_std}: expected as many of both, and positive stds"

@@ -111,7 +111,7 @@ def versions() -> dict[str, str]:
     for name in ("a2mamba", "timm", "numpy"):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # noqa: PERF203 - used from a source folder
+        except metadata.PackageNotFoundError:  # used from a source folder
             found[name] = "not installed"
     return found
 

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from a2mamba.explain.network import as_batch, blocks_of, pyramid_of
+from a2mamba.explain.network import as_batch, blocks_of, pyramid_of, run_once
 from a2mamba.layers import LASS, MASS, GlobalAttention, resize_pair_bias
 from a2mamba.layers.acmix import ACmix
 from a2mamba.layers.heads import rotated_qkv
@@ -101,12 +101,7 @@ def attention_maps(model: nn.Module, image: Tensor, point: tuple[int, int]) -> l
             hooks.append(block.mixer.register_forward_pre_hook(partial(look, stage, number)))
     if not hooks:
         raise ValueError(f"the mixers of {type(model).__name__} have no neighborhood attention to look at")
-    try:
-        with torch.no_grad():
-            pyramid.forward_features(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(pyramid, batch, hooks)
     return found
 
 

@@ -28,7 +28,7 @@ class Normalized(nn.Module):
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]  # a module's attributes are Tensor | Module to mypy
+        config: Any = network.pretrained_cfg
         own_mean, own_std = torch.tensor(config["mean"]), torch.tensor(config["std"])
         self.register_buffer("scale", (torch.tensor(std) / own_std)[:, None, None])
         self.register_buffer("shift", ((torch.tensor(mean) - own_mean) / own_std)[:, None, None])

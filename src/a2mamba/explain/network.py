@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from a2mamba.backbone import Pyramid
-from a2mamba.backbone.pyramid import Block
+from a2mamba.backbone.block import Block
 
 
 def pyramid_of(model: nn.Module) -> Pyramid:
@@ -44,3 +45,13 @@ def blocks_of(pyramid: Pyramid) -> Iterator[tuple[int, int, Block]]:
         for number, block in enumerate(part.blocks):
             assert isinstance(block, Block)
             yield stage, number, block
+
+
+def run_once(pyramid: Pyramid, batch: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Run a backbone for what its hooks see, and take them off, whatever happens."""
+    try:
+        with torch.no_grad():
+            pyramid.forward_features(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()

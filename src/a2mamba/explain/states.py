@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from a2mamba.explain.network import as_batch, blocks_of, pyramid_of
+from a2mamba.explain.network import as_batch, blocks_of, pyramid_of, run_once
 from a2mamba.layers import A2SSM
 
 _Aggregate = Callable[[Tensor], Sequence[Tensor]]
@@ -64,12 +64,7 @@ def hidden_states(model: nn.Module, image: Tensor) -> list[HiddenStates]:
             hooks.append(scan.register_forward_pre_hook(partial(watch, stage, number)))
     if not hooks:
         raise ValueError("this network has no A2SSM, whose hidden states are aggregated; A2Mamba has")
-    try:
-        with torch.no_grad():
-            pyramid.forward_features(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(pyramid, batch, hooks)
     return found
 
 

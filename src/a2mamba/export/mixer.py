@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from a2mamba.layers import A2SSM, MASS
 from a2mamba.layers.mass import adaptive_dilation
-from a2mamba.ops import NeighborhoodMap, selective_scan_state
+from a2mamba.ops import BranchedMap, selective_scan_state
 
 
 def on_tokens(network: nn.Module) -> nn.Module:
@@ -57,19 +57,14 @@ class TokenMASS(nn.Module):
         values = self.values(x)
         lepe = _tokens(mixer.lepe(values))
         q, k = (self._rotated(_heads(_tokens(conv(x)), mixer.heads), rope) for conv in (self.queries, self.keys))
-        (q1, q2), (k1, k2) = torch.chunk(q, 2, dim=1), torch.chunk(k, 2, dim=1)
         dilation = adaptive_dilation(height, width, mixer.kernel_size)
-        sliding = NeighborhoodMap(q1, k1, mixer.bias, kernel_size=mixer.kernel_size)
-        dilated = NeighborhoodMap(q2, k2, mixer.bias, kernel_size=mixer.kernel_size, dilation=dilation)
-
-        v1, v2 = torch.chunk(_heads(_tokens(values), mixer.heads), 2, dim=1)
-        local = sliding(v1)
-        y = torch.cat((local, dilated(local + v2)), dim=1)
+        maps = BranchedMap(q, k, mixer.bias, kernel_size=mixer.kernel_size, dilation=dilation)
+        y = maps.chain(_heads(_tokens(values), mixer.heads))
         if mixer.global_attention is not None:
             mixed = _side_by_side(mixer.global_attention(q, k, y))
         else:
             assert mixer.ssm is not None
-            mixed = self._scanned(mixer.ssm, y, sliding, dilated)
+            mixed = self._scanned(mixer.ssm, y, maps)
         norm, out_norm = mixer.norm, mixer.proj_norm
         mixed = F.layer_norm(mixed, (channels,), norm.weight, norm.bias, norm.eps)
         out = F.layer_norm((mixed + lepe) * gate, (channels,), out_norm.weight, out_norm.bias, out_norm.eps)
@@ -80,7 +75,7 @@ class TokenMASS(nn.Module):
         cosine, sine = (each.repeat_interleave(2, dim=-1) for each in rope.unbind(-1))
         return heads * cosine + heads @ self.swap * sine
 
-    def _scanned(self, ssm: A2SSM, y: Tensor, sliding: NeighborhoodMap, dilated: NeighborhoodMap) -> Tensor:
+    def _scanned(self, ssm: A2SSM, y: Tensor, maps: BranchedMap) -> Tensor:
         """`A2SSM.forward`, from heads (B, G, H, W, d) to (B, H, W, C)."""
         heads, height, width = y.shape[1:4]
         u = _tokens(ssm.conv(_map(_side_by_side(y))))
@@ -94,8 +89,7 @@ class TokenMASS(nn.Module):
             ssm.dt_proj.bias,
         )
         states = _heads(states.transpose(1, 2).unflatten(1, (height, width)), heads)
-        local, distant = torch.chunk(states, 2, dim=1)
-        aggregated = torch.cat((sliding(local), dilated(distant)), dim=1)
+        aggregated = torch.cat(maps(states), dim=1)
         mixed = ssm.head_mix.weight @ aggregated.flatten(2) + ssm.head_mix.bias[:, None]
         return _side_by_side(mixed.view_as(aggregated)) * C.unflatten(1, (height, width)) + u * ssm.D
 

@@ -30,6 +30,13 @@ def empty_map(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(like.shape, dtype=dtype, device="cpu", memory_format=torch.channels_last)
 
 
+def empty_heads(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an empty (B, G, H, W, d) of the shape of ``like`` whose memory is (B, H, W, G, d)."""
+    batch, heads, height, width, head_dim = like.shape
+    memory = torch.empty(batch, height, width, heads, head_dim, dtype=dtype, device="cpu")
+    return memory.permute(0, 3, 1, 2, 4)
+
+
 def place(x: Tensor) -> tuple[int, int, int, int]:
     """Return the address of a map (B, C, H, W), and the steps of images, rows and columns in bytes."""
     of_images, _, of_rows, of_columns = x.stride()

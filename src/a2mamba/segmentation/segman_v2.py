@@ -18,7 +18,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from a2mamba.backbone.pyramid import Block, init_all
+from a2mamba.backbone.block import Block
+from a2mamba.backbone.init import init_all
 from a2mamba.layers import A2SSM, SS2D, GlobalAttention, gated_projection, rope_table
 from a2mamba.layers.heads import from_heads, rotated_qkv, to_heads
 from a2mamba.layers.rep_conv import RepConv

@@ -47,7 +47,7 @@ def restored(images: Tensor) -> Tensor:
 
 def reseed(seed: int) -> None:
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - timm draws from it
+    np.random.seed(seed)  # timm draws from it
     torch.manual_seed(seed)
 
 
@@ -71,8 +71,8 @@ def test_mixup_by_hand() -> None:
     """lambda x + (1 - lambda) x mirrored in the batch's order, the same in the targets; lambda is Beta's draw."""
     for seed in range(5):
         reseed(seed)
-        np.random.rand()  # noqa: NPY002 - whether to mix at all: always
-        expected = np.random.beta(0.8, 0.8)  # noqa: NPY002
+        np.random.rand()  # whether to mix at all: always
+        expected = np.random.beta(0.8, 0.8)
         reseed(seed)
         found, probabilities = make(mixup=0.8, smoothing=0.0)(photos(), TARGETS)
         values = photos().double()
@@ -83,8 +83,8 @@ def test_mixup_by_hand() -> None:
 
 def test_smoothing_is_in_the_targets_before_they_are_mixed() -> None:
     reseed(0)
-    np.random.rand()  # noqa: NPY002
-    lam = np.random.beta(0.8, 0.8)  # noqa: NPY002
+    np.random.rand()
+    lam = np.random.beta(0.8, 0.8)
     reseed(0)
     _, probabilities = make(mixup=0.8)(photos(), TARGETS)
     assert probabilities[0, 3].item() == pytest.approx(lam * 0.91 + (1 - lam) * 0.01, abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,9 @@ def write(root: Path, orientation: int, *, stored: bool, polygon: bool = True) -
     return file
 
 
-@pytest.mark.parametrize("stored", [False, True])
-@pytest.mark.parametrize("orientation", range(1, 9))
+# From 2 to 4 the stored size is that of the upright image: it is taken as annotated upright, as tools show it.
+@pytest.mark.parametrize(("orientation", "stored"), [*product(range(1, 9), [False]), *product([1, 5, 6, 7, 8], [True])])
 def test_objects_lie_on_the_upright_image(tmp_path: Path, orientation: int, stored: bool) -> None:
-    if stored and orientation in (2, 3, 4):
-        pytest.skip("the sizes are the same: they are taken as annotated upright, as tools show them")
     file = write(tmp_path, orientation, stored=stored)
     sample = CocoDataset(tmp_path / "val", read_annotations(file))[0]
     assert sample.image.shape == (3, HEIGHT, WIDTH)

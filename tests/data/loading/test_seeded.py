@@ -21,7 +21,7 @@ class Draws(Dataset[Draw]):
     def __getitem__(self, index: int) -> Draw:
         if index == 4:
             raise KeyError(index)
-        return index, random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+        return index, random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
 def test_every_generator_depends_on_seed_epoch_and_index() -> None:
@@ -40,7 +40,7 @@ def test_result_does_not_depend_on_history() -> None:
     first = dataset[SampleKey(1, 2)]
     random.random()
     torch.rand(3)
-    np.random.rand(2)  # noqa: NPY002
+    np.random.rand(2)
     for index in range(4):
         dataset[SampleKey(0, index)]
     assert dataset[SampleKey(1, 2)] == first
@@ -56,11 +56,11 @@ def test_plain_index_is_epoch_zero() -> None:
 @pytest.mark.parametrize("index", [1, 4])
 def test_states_of_the_caller_are_restored_even_after_an_error(index: int) -> None:
     def next_numbers() -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
 
     def seed_all() -> None:
         random.seed(1)
-        np.random.seed(1)  # noqa: NPY002
+        np.random.seed(1)
         torch.manual_seed(1)
 
     seed_all()

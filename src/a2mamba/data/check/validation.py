@@ -11,8 +11,9 @@ from a2mamba.data.check.report import Progress
 from a2mamba.data.check.segmentation import inspect_pair
 from a2mamba.data.classification.config import ClassificationData
 from a2mamba.data.classification.loaders import eval_dataset
+from a2mamba.data.detection.config import DetectionData
 from a2mamba.data.detection.dataset import CocoDataset
-from a2mamba.data.detection.loading import DetectionData, read_detection_split
+from a2mamba.data.detection.loaders import read_detection_split
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.names import some
 from a2mamba.data.recognized import Recognized

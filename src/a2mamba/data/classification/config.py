@@ -7,6 +7,15 @@ from typing import Literal
 
 from a2mamba.data.classification.datasets import IMAGENET
 from a2mamba.data.images import image_mode
+from a2mamba.field_checks import (
+    at_least,
+    one_of,
+    positive_fraction,
+    positive_range,
+    positive_values,
+    probability,
+    share,
+)
 
 IMAGENET_MEAN = IMAGENET.mean
 IMAGENET_STD = IMAGENET.std
@@ -73,39 +82,22 @@ class ClassificationData:
 
     def __post_init__(self) -> None:
         image_mode(self.in_chans)
-        for name in ("image_size", "batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers}: expected 0 or more")
+        at_least(self, 1, "image_size", "batch_size", "eval_batch_size")
+        at_least(self, 0, "workers", "color_jitter", "mixup", "cutmix")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.in_chans:
                 raise ValueError(f"{name}={getattr(self, name)}: in_chans={self.in_chans} needs {self.in_chans} values")
-        if min(self.std) <= 0:
-            raise ValueError(f"std={self.std}: expected positive values")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct={self.crop_pct}: expected more than 0 and at most 1")
-        for name in ("hflip", "reprob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a probability, 0 to 1")
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name}={(low, high)}: expected (low, high) with 0 < low <= high")
+        positive_values(self, "std")
+        positive_fraction(self, "crop_pct")
+        probability(self, "hflip", "reprob")
+        positive_range(self, "scale", "ratio")
         if self.scale[1] > 1:
             raise ValueError(f"scale={self.scale}: the crop's area cannot exceed the image's, 1.0")
-        for name in ("color_jitter", "mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout={self.holdout}: expected a share, 0 to less than 1")
+        share(self, "holdout")
         if self.source in ("hfds", "csv") and self.train_split is None:
             raise ValueError(f"train_split=None: source={self.source} needs the name of a split")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(f"interpolation={self.interpolation!r}: expected one of {', '.join(_INTERPOLATIONS)}")
-        if self.train_interpolation not in ("random", *_INTERPOLATIONS):
-            known = ", ".join(("random", *_INTERPOLATIONS))
-            raise ValueError(f"train_interpolation={self.train_interpolation!r}: expected one of {known}")
+        one_of(self, "interpolation", _INTERPOLATIONS)
+        one_of(self, "train_interpolation", ("random", *_INTERPOLATIONS))
         if self.in_chans == 4 and (self.auto_augment or self.color_jitter):
             raise ValueError(
                 "in_chans=4: color augmentation is not defined on RGBA; set auto_augment=None, color_jitter=0"

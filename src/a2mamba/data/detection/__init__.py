@@ -1,9 +1,9 @@
 """Images with objects: readers of annotation formats, data sets and loaders."""
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations
+from a2mamba.data.detection.config import DetectionData
 from a2mamba.data.detection.dataset import CocoDataset, DetectionBatch, DetectionSample, UnfitSampleError
-from a2mamba.data.detection.loading import (
-    DetectionData,
+from a2mamba.data.detection.loaders import (
     eval_detection_loader,
     read_detection_split,
     train_detection_loader,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
-from a2mamba.data.detection.loading import DetectionData, with_detection_source
+from a2mamba.data.detection.config import DetectionData
+from a2mamba.data.detection.loaders import with_detection_source
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.image_files import read_header
 from a2mamba.data.detection.readers.source import role_of

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.loading.samplers import EpochSampler, SampleKey
-from a2mamba.data.loading.seeded import SeededDataset
+from a2mamba.data.loading.seeded import MapStyle, SeededDataset
 
 T = TypeVar("T")
 Batch = TypeVar("Batch")
@@ -42,7 +42,7 @@ class _Decoding(Dataset[Any]):
         for step in range(NEIGHBORS + 1 if self.replace else 1):
             try:
                 return _Loaded(self.dataset[self._neighbor(key, step)], failures)
-            except UndecodableImageError as error:  # noqa: PERF203 - the next sample is the answer to it
+            except UndecodableImageError as error:  # the next sample is the answer to it
                 failures.append((error.path, error.reason))
                 last = error
         return last
@@ -162,7 +162,7 @@ class BatchLoader(DataLoader[Any], Generic[Batch]):
 
 
 def evaluation_batches(
-    dataset: Dataset[T],
+    dataset: MapStyle[T],
     *,
     batch_size: int,
     collate: Callable[[Sequence[T]], Batch],
@@ -172,8 +172,7 @@ def evaluation_batches(
     pin_memory: bool,
 ) -> BatchLoader[Batch]:
     """The batches of a data set in a fixed order, every sample exactly once over all processes."""
-    samples = len(dataset)  # type: ignore[arg-type]  # torch's Dataset type declares no length
-    sampler = EpochSampler(samples, shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
+    sampler = EpochSampler(len(dataset), shuffle=False, seed=0, rank=rank, world_size=world_size, remainder="keep")
     return BatchLoader(
         SeededDataset(dataset, 0),
         sampler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ def seeded(*entropy: int) -> Iterator[None]:
         torch.default_generator.set_state(torch_state)
 
 
+class MapStyle(Protocol[T_co]):
+    """A data set with a length, which torch's ``Dataset`` does not declare."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
 class SeededDataset(Dataset[T_co]):
     """A data set whose random transforms are a function of (seed, epoch, index).
 
@@ -56,15 +64,14 @@ class SeededDataset(Dataset[T_co]):
         ValueError: a negative seed.
     """
 
-    def __init__(self, dataset: Dataset[T_co], seed: int) -> None:
+    def __init__(self, dataset: MapStyle[T_co], seed: int) -> None:
         if seed < 0:
             raise ValueError(f"seed={seed}: expected 0 or more")
         self.dataset = dataset
         self.seed = seed
 
     def __len__(self) -> int:
-        inner: Any = self.dataset  # torch's Dataset type declares no length
-        return len(inner)
+        return len(self.dataset)
 
     def __getitem__(self, key: SampleKey | int) -> T_co:
         """The sample of a `SampleKey`; a plain index means epoch 0."""

@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from a2mamba.data.classification.config import IMAGENET_MEAN, IMAGENET_STD
 from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.labels import IGNORE_LABEL
+from a2mamba.field_checks import (
+    at_least,
+    one_of,
+    positive_fraction,
+    positive_range,
+    positive_values,
+    probability,
+    share,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,30 +63,20 @@ class SegmentationData:
     """loader processes of each process; 0 loads in the process itself"""
 
     def __post_init__(self) -> None:
-        known = (*SEGMENTATION_DATASETS, "folder")
-        if self.layout not in known:
-            raise ValueError(f"layout={self.layout!r}: expected one of {', '.join(known)}")
+        one_of(self, "layout", (*SEGMENTATION_DATASETS, "folder"))
         for name in ("crop_size", "resize"):
             value = getattr(self, name)
             if len(value) != 2 or min(value) < 1:
                 raise ValueError(f"{name}={value}: expected two numbers of 1 or more")
         if self.num_classes is not None and not 1 <= self.num_classes <= IGNORE_LABEL:
             raise ValueError(f"num_classes={self.num_classes}: expected 1 to 255; 255 is the ignored label")
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout={self.holdout}: expected a share, 0 to less than 1")
-        low, high = self.ratio
-        if not 0 < low <= high:
-            raise ValueError(f"ratio={self.ratio}: expected (low, high) with 0 < low <= high")
-        if not 0 < self.category_limit <= 1:
-            raise ValueError(f"category_limit={self.category_limit}: expected more than 0 and at most 1")
-        if not 0 <= self.hflip <= 1:
-            raise ValueError(f"hflip={self.hflip}: expected a probability, 0 to 1")
+        share(self, "holdout")
+        positive_range(self, "ratio")
+        positive_fraction(self, "category_limit")
+        probability(self, "hflip")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 3 values, for red, green and blue")
-        if min(self.std) <= 0:
-            raise ValueError(f"std={self.std}: expected positive values")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: expected 1 or more")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers}: expected 0 or more")
+        positive_values(self, "std")
+        at_least(self, 1, "batch_size")
+        at_least(self, 0, "workers")

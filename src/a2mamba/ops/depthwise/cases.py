@@ -7,29 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from a2mamba.ops.case_parts import MapCase, drawing
+
 
 @dataclass(frozen=True)
-class Case:
+class Case(MapCase):
     """Sizes of one call."""
 
-    batch: int
-    channels: int
-    height: int
-    width: int
     kernel_size: int
 
     def __str__(self) -> str:
-        return f"b{self.batch}c{self.channels}h{self.height}w{self.width}-k{self.kernel_size}"
+        return f"{super().__str__()}-k{self.kernel_size}"
 
     def inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return a part of a map, channels innermost, the weight and the bias."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
+        draw = drawing(seed, dtype, device)
         x = draw(self.batch, self.height, self.width, 2 * self.channels)[..., self.channels :].permute(0, 3, 1, 2)
         weight = draw(self.channels, 1, self.kernel_size, self.kernel_size)
         return x, weight, draw(self.channels)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from a2mamba.ops.case_parts import drawing
+
 
 @dataclass(frozen=True)
 class Case:
@@ -33,10 +35,7 @@ class Case:
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return q, k, v (B, G, H, W, .) and the bias or None; memory is (B, H, W, G, .) as in the networks."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        draw = drawing(seed)
 
         def heads(width: int) -> Tensor:
             x = draw(self.batch, self.height, self.width, self.heads, width).to(device, dtype)

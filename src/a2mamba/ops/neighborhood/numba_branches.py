@@ -14,12 +14,11 @@ from a2mamba.ops.neighborhood.numba_impl import (
     Plan,
     attend,
     bias_table,
-    empty_map,
     make_plan,
     multiplies_pairs,
     rows,
 )
-from a2mamba.ops.numba_arguments import cast, place_of_heads
+from a2mamba.ops.numba_arguments import cast, empty_heads, place_of_heads
 
 
 class Branches:
@@ -44,7 +43,7 @@ class Branches:
             # What one kernel stores the other does not read.
             self.in_pairs, self.memories = in_pairs, [None, None]
             self.rows_q, self.rows_k = rows(self.q, dtype), rows(self.k, dtype)
-        values, out = rows(v, dtype), empty_map(v, dtype)
+        values, out = rows(v, dtype), empty_heads(v, dtype)
         batch, heads, height, width, head_dim = v.shape
         half = heads // 2
         sizes = batch, half, height, width, head_dim, head_dim

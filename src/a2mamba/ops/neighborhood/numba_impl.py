@@ -16,7 +16,7 @@ from torch import Tensor
 from a2mamba.ops import numba_threads
 from a2mamba.ops.dispatch import LANES, numba_missing, unfit
 from a2mamba.ops.neighborhood.reference import effective_window
-from a2mamba.ops.numba_arguments import cast, place_of_heads
+from a2mamba.ops.numba_arguments import cast, empty_heads, place_of_heads
 from a2mamba.ops.recording import kept
 
 STORED = 2**20
@@ -129,11 +129,11 @@ def apply(
             still holds is faster than computing it once more, and reading it from memory is not.
     """
     if not v.numel():
-        return empty_map(v).to(v.dtype), True
+        return empty_heads(v, v.dtype), True
     in_pairs = multiplies_pairs(q, k, v)
     dtype = torch.bfloat16 if in_pairs else torch.float32
     inputs = rows(q, dtype), rows(k, dtype), rows(v, dtype)
-    out = empty_map(v, dtype)
+    out = empty_heads(v, dtype)
     table = bias_table(bias, v, kernel_size)
     _, _, height, width, _ = v.shape
     plan = make_plan(height, width, kernel_size, dilation)
@@ -226,7 +226,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v and of the bias table (zeros of shape (G, 2 K_h - 1, 2 K_w - 1) without one)."""
-    maps = empty_map(q), empty_map(k), empty_map(v)
+    maps = tuple(empty_heads(each, torch.float32) for each in (q, k, v))
     batch, heads, height, _, v_width = v.shape
     table = (2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
     grad_bias = maps[0].new_zeros(heads, *table)
@@ -301,13 +301,6 @@ class _Call:
 def _factors(scale: float) -> Tensor:
     """Return the two vectors that kernels multiply by."""
     return torch.tensor([1.0] * LANES + [scale] * LANES, dtype=torch.float32, device="cpu")
-
-
-def empty_map(like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return an empty map (B, G, H, W, width) whose memory is (B, H, W, G, width)."""
-    batch, heads, height, width, channels = like.shape
-    memory = torch.empty(batch, height, width, heads, channels, dtype=dtype, device="cpu")
-    return memory.permute(0, 3, 1, 2, 4)
 
 
 def bias_table(bias: Tensor | None, v: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from a2mamba.ops.case_parts import ChannelNorm, MapCase, drawing
 
 
 class Affine(nn.Module):
@@ -32,40 +33,21 @@ class Residual(nn.Conv2d):
         return x + super().forward(x)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
-
-
 @dataclass(frozen=True)
-class Case:
+class Case(MapCase):
     """Sizes of one call; with a branch, and with an affine of the shortcut."""
 
-    batch: int
-    channels: int
-    height: int
-    width: int
     branch: bool = True
     scaled: bool = False
 
     def __str__(self) -> str:
-        return (
-            f"b{self.batch}c{self.channels}h{self.height}w{self.width}" + "-branch" * self.branch + "-s" * self.scaled
-        )
+        return super().__str__() + "-branch" * self.branch + "-s" * self.scaled
 
     def inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor | None, nn.Module, Residual, ChannelNorm]:
         """Return x, a part of a map with channels innermost, the branch, and the three modules."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
+        draw = drawing(seed, dtype, device)
         channels = self.channels
         x, branch = (
             draw(self.batch, self.height, self.width, 2 * channels)[..., channels:].permute(0, 3, 1, 2) for _ in "xb"

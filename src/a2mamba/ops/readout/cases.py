@@ -6,16 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+from a2mamba.ops.case_parts import ChannelNorm, drawing
 
 
 @dataclass(frozen=True)
@@ -33,19 +25,15 @@ class Case:
 
     def maps(self, count: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
         """Return maps (B, C, H, W), channels innermost, the last of them a part of a wider one."""
-        generator = torch.Generator().manual_seed(seed)
-        shape = (self.batch, self.height, self.columns, self.heads * self.width)
-        maps = [torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+        draw, shape = drawing(seed), (self.batch, self.height, self.columns, self.heads * self.width)
+        maps = [draw(*shape) for _ in range(count)]
         maps[-1] = torch.cat((maps[-1], maps[-1]), dim=-1)[..., shape[-1] :]
         return [each.to(device, dtype).permute(0, 3, 1, 2) for each in maps]
 
     def vectors(self, count: int, dtype: torch.dtype, device: torch.device | str, seed: int) -> list[Tensor]:
         """Return so many vectors (C,)."""
-        generator = torch.Generator().manual_seed(seed + 1)
-        return [
-            torch.randn(self.heads * self.width, generator=generator, dtype=torch.float64).to(device, dtype)
-            for _ in range(count)
-        ]
+        draw = drawing(seed + 1, dtype, device)
+        return [draw(self.heads * self.width) for _ in range(count)]
 
     def read_out_inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
@@ -58,13 +46,12 @@ class Case:
             each.permute(0, 2, 3, 1)[..., : half * self.width].contiguous().unflatten(-1, (half, self.width))
             for each in (first, second)
         ]
-        generator = torch.Generator().manual_seed(seed + 2)
-        weight = torch.randn(self.heads, self.heads, generator=generator, dtype=torch.float64).to(device, dtype)
-        bias = torch.randn(self.heads, generator=generator, dtype=torch.float64).to(device, dtype)
-        readout = torch.randn(self.batch, self.height, self.columns, 3, generator=generator, dtype=torch.float64)
+        draw = drawing(seed + 2, dtype, device)
+        weight, bias = draw(self.heads, self.heads), draw(self.heads)
+        readout = draw(self.batch, self.height, self.columns, 3)
         (skip,) = self.vectors(1, dtype, device, seed)
         halves = states[0].permute(0, 3, 1, 2, 4), states[1].permute(0, 3, 1, 2, 4)
-        return halves, weight, bias, readout.to(device, dtype)[..., 2], u, skip
+        return halves, weight, bias, readout[..., 2], u, skip
 
     def gated_norm_inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0

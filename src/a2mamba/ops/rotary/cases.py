@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from a2mamba.ops.case_parts import drawing
+
 
 @dataclass(frozen=True)
 class Case:
@@ -25,11 +27,7 @@ class Case:
         self, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Return x (B, H, W, 2, G, d), a part of wider memory, and a table, float32 at least."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+        draw = drawing(seed)
         wide = draw(self.batch, self.height, self.width, 3 * self.heads * self.d).to(device, dtype)
         x = wide[..., : 2 * self.heads * self.d].unflatten(-1, (2, self.heads, self.d))
         angle = draw(self.height, self.width, self.d // 2)

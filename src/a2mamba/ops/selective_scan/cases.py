@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from a2mamba.ops.case_parts import drawing
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,10 +30,7 @@ class Case:
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Return u, delta (B, C, L), A (C,), B (B, N, L) and the bias (C,) or None."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        draw = drawing(seed)
 
         def tokens(values: Tensor) -> Tensor:
             if self.channels_last:

@@ -89,7 +89,7 @@ def read(
         for shape in image:
             try:
                 objects += _objects(shape, f"{where}: a {shape.tag}", height, width)
-            except ValueError as error:  # noqa: PERF203 - each shape has its own message
+            except ValueError as error:  # each shape has its own message
                 problem("no valid shape", f"{where}: a {shape.tag} {error}")
         records.append(ImageRecord(name, height, width, objects))
     return build_records(places, records, _names(root), masks=masks, categories=categories, problem=problem)

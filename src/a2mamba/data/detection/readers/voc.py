@@ -100,7 +100,7 @@ def _record(file: Path, images: ImagesByStem, problem: Problem, stated: Stated) 
             found, corners = _object(item, f"{file}:", from_one=published)
             objects.append(found)
             stated.append((corners, (height, width)))
-        except ValueError as error:  # noqa: PERF203 - each object has its own message
+        except ValueError as error:  # each object has its own message
             problem("no valid object", f"{file}: object {number} {error}")
     return ImageRecord(image, height, width, objects)
 
