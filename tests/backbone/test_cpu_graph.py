@@ -201,6 +201,16 @@ def test_a_model_that_changes_itself_is_refused() -> None:
             cpu_graph(model)(noise(2, 3, 4, 4))
 
 
+def test_other_kinds_of_tensors_are_refused() -> None:
+    class Quantized(Tensor):
+        pass
+
+    model = nn.Linear(3, 3).eval()
+    model.weight = nn.Parameter(model.weight.detach().as_subclass(Quantized))
+    with pytest.raises(ValueError, match="cannot be recorded: it takes plain tensors, and one is a Quantized"):
+        cpu_graph(model)(noise(2, 3))
+
+
 def test_changed_parameters_are_recorded_anew() -> None:
     model = network()
     images = noise(1, 3, SIZE, SIZE)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from a2mamba.ops import numba_threads, recording
+from a2mamba.ops.dispatch import not_plain
 
 Step = Callable[[list[Any]], None]
 """Computes values from values, in the places of one list."""
@@ -393,10 +394,13 @@ def record(model: nn.Module, images: Tensor, half: torch.dtype | None) -> Record
 
     Raises:
         ValueError: if the model cannot be recorded: it reads a value that depends on the images, changes what it keeps,
-            computes outside of PyTorch's operations and our kernels, or returns other things than tensors.
+            computes outside of PyTorch's operations and our kernels, has or returns other than plain tensors.
     """
     images = _placed(images)
     state = [*model.parameters(), *model.buffers()]
+    objection = not_plain(images, *state)
+    if objection is not None:
+        raise ValueError(f"this model cannot be recorded: {objection}")
     # Casts that the caller's autocast keeps may have been made in another mode: here it keeps none.
     autocast = torch.autocast("cpu", dtype=half, enabled=half is not None, cache_enabled=False)
     with torch.inference_mode(), autocast:

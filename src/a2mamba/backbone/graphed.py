@@ -6,6 +6,7 @@ works 4: a CUDA graph records them once and replays them by one call. On CPUs `c
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ from a2mamba.backbone import cpu_graph as on_cpu
 
 WARM_UP = 2
 """Calls before a GPU's recording: compilations, self-tests and workspaces of libraries may not happen in one."""
+
+
+_LOCK = threading.RLock()
+"""Threads look for graphs and record them one after the other: those of a module of its own could not be copied."""
 
 
 class Graph(Protocol):
@@ -68,12 +73,13 @@ class GraphedModel(nn.Module):
         half = torch.get_autocast_dtype(self.device_type) if torch.is_autocast_enabled(self.device_type) else None
         threads = torch.get_num_threads() if self.device_type == "cpu" else None
         key = images.device, images.shape, images.stride(), images.dtype, half, threads
-        graph = self._graphs.get(key)
-        if graph is None or graph.stale:
-            graph = self._graphs[key] = self._record(self.model, images, half)
-            if len(self._graphs) > self.most:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(key)
+        with _LOCK:
+            graph = self._graphs.get(key)
+            if graph is None or graph.stale:
+                graph = self._graphs[key] = self._record(self.model, images, half)
+                if len(self._graphs) > self.most:
+                    self._graphs.popitem(last=False)
+            self._graphs.move_to_end(key)
         return graph(images)
 
 
