@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import a2mamba
 from a2mamba.backbone import cpu_graph, fuse_for_inference
-from a2mamba.backbone.cpu_graph import Recorded
+from a2mamba.backbone.recorded import Recorded
 from a2mamba.ops import dispatch, numba_threads, recording
 from support import needs_numba
 

@@ -1,7 +1,7 @@
 """A model at inference as one graph for every shape of images: what it computes, without the time to tell it.
 
 Small batches wait for Python. a2mamba_tiny launches 1,600 kernels for one image, in 34 ms on an H100, of which the GPU
-works 4: a CUDA graph records them once and replays them by one call. On CPUs `cpu_graph.py` does the like.
+works 4: a CUDA graph records them once and replays them by one call. On CPUs `recorded.py` does the like.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from a2mamba.backbone import cpu_graph as on_cpu
+from a2mamba.backbone.recorded import record
 
 WARM_UP = 2
 """Calls before a GPU's recording: compilations, self-tests and workspaces of libraries may not happen in one."""
@@ -151,4 +151,4 @@ def cpu_graph(model: nn.Module, *, most: int = 8) -> GraphedModel:
     Raises:
         ValueError: for fewer than one recording.
     """
-    return GraphedModel(model, most, "cpu", on_cpu.record)
+    return GraphedModel(model, most, "cpu", record)
