@@ -74,6 +74,24 @@ def test_repetitions_are_exact(
     assert len(recordings(graph)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("coatnet_nano_rw_224", "convit_tiny", "edgenext_small", "fastvit_t8", "halonet50ts", "maxvit_tiny_rw_224"),
+        *("nest_tiny", "regnety_002", "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "xcit_nano_12_p16_224"),
+        *("a2mamba_tiny", "segman_encoder_tiny"),
+    ],
+)
+def test_families_of_networks(name: str) -> None:
+    model = network(name)
+    graph = cpu_graph(model)
+    with torch.no_grad():
+        graph(torch.zeros(1, 3, 224, 224))
+        images = noise(1, 3, 224, 224)
+        assert_the_same(graph(images), model(images))
+
+
 @pytest.mark.parametrize(
     "change",
     [
