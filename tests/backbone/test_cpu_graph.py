@@ -78,7 +78,7 @@ def test_repetitions_are_exact(
 @pytest.mark.parametrize(
     "name",
     [
-        *("coatnet_nano_rw_224", "convit_tiny", "edgenext_small", "fastvit_t8", "halonet50ts", "maxvit_tiny_rw_224"),
+        *("coatnet_nano_rw_224", "convit_tiny", "edgenext_small", "fastvit_t8", "levit_128", "maxvit_tiny_rw_224"),
         *("nest_tiny", "regnety_002", "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "xcit_nano_12_p16_224"),
         *("a2mamba_tiny", "segman_encoder_tiny"),
     ],
