@@ -171,6 +171,7 @@ class InPlace(nn.Module):
         out[3].zero_()
         y = F.relu_(x - 1).add_(read_before)
         torch.mul(y, 2, out=y)
+        y = torch.cat([y])
         return torch.cat([out.flatten(), y.flatten(), torch.view_as_complex(zeros.view(2, 2, 2)).abs().flatten()])
 
 
@@ -192,9 +193,10 @@ def test_writing_in_place() -> None:
         (lambda x: x.nonzero(), "reads a value that depends on the images"),
         (lambda x: x + torch.rand(3), "something else than the model"),
         (lambda x: torch.from_numpy(x.numpy() + 1), "something else than the model"),
+        (lambda x: torch.from_numpy(x.numpy()).argmax(1), "something else than the model"),
         (lambda x: slice(x), "returns a slice"),
     ],
-    ids=["value", "mask", "count", "random", "numpy", "slice"],
+    ids=["value", "mask", "count", "random", "numpy", "numbers", "slice"],
 )
 def test_what_cannot_be_repeated_is_refused(function: Callable[[Tensor], Any], message: str) -> None:
     class Model(nn.Module):
