@@ -71,7 +71,7 @@ class Recorded:
         calls = [call for call in recorder.calls if call.needed]
         last = {memory: call for call in calls for memory in call.memories()}
         # Kernels know no more of these than their addresses.
-        self._held = [memory.held for memory in last if not memory.varies]
+        self._held = [view.tensor for memory in last for view in memory.views]
         # Of every block that varies, the tensor that was there first: where it stands among the values, and what it is.
         self._values: dict[tuple[Memory, torch.dtype], tuple[int, View]] = {}
         self._add(recorder.view(images))

@@ -36,18 +36,18 @@ class Memory:
     maker: Operation | None = None  # None: it was there before, or no operation made it
     blank: bool = False  # it was made empty, for others to write
     varies: bool = False  # what it holds depends on the images
-    held: Tensor | None = None  # keeps it, as long as it does not vary
+    views: list[View] = field(default_factory=list)  # that keep it, as long as it does not vary
     writers: list[Operation | Launch] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class View:
     """A tensor."""
 
     memory: Memory
     dtype: torch.dtype
     geometry: Geometry
-    tensor: Tensor | None  # itself, where its memory did not vary when it was met
+    tensor: Tensor | None = None  # itself, as long as its memory does not vary
 
     @property
     def place(self) -> tuple[Memory, torch.dtype]:
@@ -117,10 +117,12 @@ class Recorder(TorchDispatchMode):
     def view(self, tensor: Tensor) -> View:
         """Return what is noted of a tensor; its memory is held as long as it does not vary."""
         memory = self._memory_of(tensor)
-        if not memory.varies and memory.held is None:
-            memory.held = tensor
         geometry = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
-        return View(memory, tensor.dtype, geometry, None if memory.varies else tensor)
+        view = View(memory, tensor.dtype, geometry)
+        if not memory.varies:
+            view.tensor = tensor
+            memory.views.append(view)
+        return view
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -186,7 +188,10 @@ class Recorder(TorchDispatchMode):
             raise ValueError(CHANGES_ITSELF)
         memory.writers.append(call)
         if varies and not memory.varies:
-            memory.varies, memory.held = True, None
+            memory.varies = True
+            for view in memory.views:
+                view.tensor = None
+            memory.views.clear()
             # What was written before is then written anew at every repetition.
             for earlier in (memory.maker, *memory.writers):
                 if earlier is not None:
