@@ -273,3 +273,20 @@ def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
     assert longer.status == 0, longer
     assert "begins with" in longer.err
     assert "a2mamba_test: the network of" in longer.err
+
+
+@pytest.mark.parametrize("names", [("ant", "bee"), ("dog", "zebra")])
+def test_a_run_does_not_go_on_with_other_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    """Of the same number, so that its weights fit: a data set of the same folder's name, or renamed classes."""
+    class_folders(tmp_path / "photos", "train", "val")
+    words = ("fit", tmp_path / "photos", "--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet")
+    words = (*words, "data.workers=0", "--epochs", "2", "--out", tmp_path / "run")
+    assert in_process(*words, "--max-minutes", "0.00001").status == 75
+    for split in ("train", "val"):
+        for before, after in zip(("dog", "cat"), reversed(names), strict=True):
+            (tmp_path / "photos" / split / before).rename(tmp_path / "photos" / split / after)
+    result = in_process(*words, "--resume")
+    assert result.status == 2, result
+    line = result.err.splitlines()[-1]
+    assert "is of a run with other classes than the data has now: missing cat" in line
+    assert all(part in line for part in (f"unexpected {min({*names} - {'dog'})}", "--out FOLDER"))

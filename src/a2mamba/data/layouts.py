@@ -16,10 +16,12 @@ from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
 from a2mamba.data.classification.recognition import (
     class_splits,
+    find_annotations,
     has_annotations,
     recognize_class_folders,
     recognize_table,
 )
+from a2mamba.data.classification.tables import advice as table_advice
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
@@ -153,8 +155,9 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             source = f"a2mamba train finetune data.source=tar data.root={shlex.quote(str(root))}"
             return "tar files of class folders", "a recipe that reads them", source
         return "an archive", "its content", f"unpack {archive.name}, then {check}"
-    if ".csv" in endings:
-        return "a table (train.csv)", "a header with the columns image,label", f"write them, then {check}"
+    table = table_advice(root)
+    if table is not None:
+        return table
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
@@ -163,6 +166,15 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             "masks with the images' names",
             f"put them in {shlex.quote(str(root / 'masks'))}, then {check}",
         )
+    beside = find_annotations(root)
+    if beside is not None:
+        tree = scan_classes(root / (class_splits(root)[0] or ""))
+        if len([name for name, count in tree.counts.items() if count]) > 1:
+            return (
+                f"class folders, with {beside} beside the images",
+                f"annotations in a form that is known: class folders have none, and {beside.name} is of no known form",
+                f"move such files elsewhere where the folders are the classes, then {check}",
+            )
     splits = [entry.name for entry in folders if split_role(entry.name)]
     if splits and not any(name.lower() in TRAIN_NAMES for name in splits):
         return "class folders in splits", f"{root / 'train'}/<class>/<image>", f"rename a folder to train, then {check}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from a2mamba.data.names import several, some
+from a2mamba.data.names import plain_name, several, some
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -58,7 +58,7 @@ class Recognized:
         """Phrases about classes that may be meant as one: their names are the same but for case and blanks."""
         alike: dict[str, list[str]] = {}
         for name in self.classes:
-            alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+            alike.setdefault(plain_name(name), []).append(name)
         groups = [" = ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
         if not groups:
             return []
