@@ -73,6 +73,7 @@ def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> 
 def test_too_few_images(tmp_path: Path) -> None:
     write(tmp_path / "train", ("a", "b"), 2)
     in_process("fit", tmp_path, "--scratch").refused("3 training images are too few")
+    assert "for fit, 3 training images are too few" in in_process("data", "check", tmp_path).out
 
 
 def test_nothing_can_be_learned_from_one_class(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Data = TypeVar("Data", bound="DataclassInstance")
+FEWEST_IMAGES = 4
+"""To train on, for `fit`, whose steps are of as many."""
+
 TaskName = Literal["classification", "segmentation", "detection"]
 
 
@@ -63,6 +66,13 @@ class Recognized:
         if not groups:
             return []
         return [f"classes with the same name, but for upper and lower case, are learned apart: {some(groups)}"]
+
+    def shortage(self) -> str | None:
+        """What to say where there are too few images for `fit`; None where there are enough."""
+        count = self.training_images
+        if count >= FEWEST_IMAGES:
+            return None
+        return f"{count} training images are too few; add images, {FEWEST_IMAGES} are the least"
 
     def sentence(self) -> str:
         """One line: what was recognized, and how much of it there is."""
