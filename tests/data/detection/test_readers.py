@@ -204,6 +204,8 @@ def test_an_empty_line_among_yolo_names_is_refused(made: Callable[[str], Path]) 
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_text("cat\n\ndog\n")
     error_line(lambda: read(root), "classes.txt", "an empty line between 'cat' and 'dog'")
+    (root / "classes.txt").write_text("1 dog\n0 cat\n")
+    error_line(lambda: read(root), "classes.txt has '1 dog' in its first line", "in the order of their numbers")
     (root / "classes.txt").write_text("\ncat\ndog\n\n")
     assert [category.name for category in read(root).categories] == ["cat", "dog"]
 
