@@ -280,8 +280,8 @@ def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
 def test_a_run_does_not_go_on_with_other_classes(names: tuple[str, str], tmp_path: Path) -> None:
     """Of the same number, so that its weights fit: a data set of the same folder's name, or renamed classes."""
     class_folders(tmp_path / "photos", "train", "val")
-    words = ("fit", tmp_path / "photos", "--scratch", "--model", "a2mamba_test", "--device", "cpu", "--quiet")
-    words = (*words, "data.workers=0", "--epochs", "2", "--out", tmp_path / "run")
+    quiet = ("--device", "cpu", "--quiet", "data.workers=0", "--out", tmp_path / "run")
+    words = ("fit", tmp_path / "photos", "--scratch", "--model", "a2mamba_test", "--epochs", "2", *quiet)
     assert in_process(*words, "--max-minutes", "0.00001").status == 75
     for split in ("train", "val"):
         for before, after in zip(("dog", "cat"), reversed(names), strict=True):

@@ -540,6 +540,11 @@ def _table_one_hot(root: Path) -> None:
     (root / "train.csv").write_text("image,cat,dog\n" + "".join(f"{n}.png,{n % 2},{1 - n % 2}\n" for n in range(8)))
 
 
+def _table_renamed(root: Path) -> None:
+    table(root)
+    (root / "train.csv").rename(root / "photos.csv")
+
+
 def _table_in_split(root: Path) -> None:
     """The Hugging Face hub's metadata.csv, which lies beside the images."""
     table(root, folder="train")
@@ -551,6 +556,20 @@ def _captions_beside(root: Path) -> None:
     class_folders(root, "train", "val")
     for image in root.rglob("*.png"):
         image.with_suffix(".txt").write_text("a photo")
+
+
+def _masks_as_arrays(root: Path) -> None:
+    BINARY["0 and 1"](root)
+    for mask in list((root / "masks").rglob("*.png")):
+        np.save(mask.with_suffix(".npy"), np.asarray(Image.open(mask)))
+        mask.unlink()
+
+
+def _yolo_in_words(root: Path) -> None:
+    _images(root, "images/1.jpg", "images/2.jpg")
+    (root / "labels").mkdir()
+    for number in "12":
+        (root / "labels" / f"{number}.txt").write_text("cat 0.5 0.5 0.2 0.2\n")
 
 
 WRONG: dict[str, Callable[[Path], None]] = {
@@ -576,6 +595,8 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks under other names": _unpaired,
     "masks as jpeg": _masks_jpeg,
     "masks resized": _masks_resized,
+    "masks as arrays": _masks_as_arrays,
+    "yolo with names for numbers": _yolo_in_words,
     "colors as jpeg": _masks_colors_jpeg,
     "masks in the alpha channel of black": _masks_in_alpha("black"),
     "masks in the alpha channel of white": _masks_in_alpha("white"),
@@ -591,7 +612,7 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "kaggle with captions": _labels(*(f"dog number {number} in a park" for number in range(150))),
     "kaggle without header": _table_without_header,
     "kaggle with a column for each class": _table_one_hot,
-    "a table under another name": lambda root: (table(root), (root / "train.csv").rename(root / "photos.csv"))[0],
+    "a table under another name": _table_renamed,
     "a table in the folder of a split": _table_in_split,
     "class folders with captions": _captions_beside,
     "one image of a class": _one_image_of_a_class,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
 from a2mamba.data.classification.recognition import (
+    LABEL_KINDS,
     class_splits,
     find_annotations,
     has_annotations,
@@ -31,6 +32,7 @@ from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.recognition import recognize_folder, recognize_published
 from a2mamba.data.splits import TRAIN_NAMES, split_role
+from a2mamba.data.walk import folders_below
 from a2mamba.near_names import did_you_mean
 
 _DOCUMENT = "docs/data.md"
@@ -161,6 +163,13 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
+        labels = _labels_of_no_form(folders)
+        if labels is not None:
+            return (
+                "images with labels (images/* beside masks/* or labels/*)",
+                f"labels in a form that is known; {labels} is in none",
+                f"export them as PNG masks, YOLO or COCO, then {check}",
+            )
         return (
             "images with masks (images/{train,val} and masks/{train,val})",
             "masks with the images' names",
@@ -182,6 +191,14 @@ def _nearest(root: Path) -> tuple[str, str, str]:
         where = root / splits[0] if splits else root
         return "class folders", "a folder for each class", f"move the images to {shlex.quote(str(where))}/<class>/"
     return "class folders (<class>/<image>)", "images", f"{check} once there are some"
+
+
+def _labels_of_no_form(folders: list[Path]) -> Path | None:
+    """A file in a folder of labels or masks, right in the data set or in a split; None where they are empty."""
+    inner = [entry for folder in folders if split_role(folder.name) for entry in folder.iterdir() if entry.is_dir()]
+    kinds = [folder for folder in (*folders, *inner) if folder.name.lower() in LABEL_KINDS]
+    found = (folder / place / name for folder in kinds for place, names in folders_below(folder) for name in names)
+    return next(found, None)
 
 
 def _deep(root: Path) -> Path | None:

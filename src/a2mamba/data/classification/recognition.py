@@ -20,7 +20,7 @@ from a2mamba.data.splits import HOLDOUT, find_splits, split_role, trained_on
 _SPLIT_LIKE = re.compile(r"(train|val|valid|validation|test)(ing)?([_-].*)?", re.IGNORECASE)
 # Folders of these names, beside each other, hold images and what was said about them.
 _IMAGE_KINDS = frozenset({"images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit"})
-_LABEL_KINDS = frozenset(
+LABEL_KINDS = frozenset(
     {"annotations", "annotation", "ann", "ann_dir", "labels", "label", "masks", "mask", "imagesets", "gtfine"}
     | {"segmentationclass", "segmentationobject", "bboxes", "boxes", "xml", "xmls", "jsons"}
 )
@@ -172,7 +172,7 @@ def find_annotations(root: Path) -> Path | None:
     for place in (root, *splits):
         folders = _folders(place)
         names = {name.lower() for name in folders}
-        kinds = [name for name in folders if name.lower() in _LABEL_KINDS]
+        kinds = [name for name in folders if name.lower() in LABEL_KINDS]
         images = [name for name in folders if name.lower() in _IMAGE_KINDS]
         if images and (kinds or place in splits):
             return place / (kinds or images)[0]
