@@ -209,6 +209,13 @@ def test_tables_of_something_else_are_left_alone(tmp_path: Path) -> None:
     assert recognize(tmp_path).layout == "class_folders"
 
 
+def test_sizes_of_images_are_no_boxes(tmp_path: Path) -> None:
+    table(tmp_path)
+    rows = [f"{number}.png,20,24,{'cat' if number % 2 else 'dog'}" for number in range(8)]
+    (tmp_path / "train.csv").write_text("\n".join(["image,width,height,label", *rows]))
+    assert recognize(tmp_path).classes == ["cat", "dog"]
+
+
 def test_measurements_are_refused_without_recognition(tmp_path: Path) -> None:
     _labels(*(f"{number / 7:.3f}" for number in range(150)))(tmp_path)
     data = ClassificationData(root=str(tmp_path), source="csv", workers=0, batch_size=2)
@@ -572,6 +579,31 @@ def _yolo_in_words(root: Path) -> None:
         (root / "labels" / f"{number}.txt").write_text("cat 0.5 0.5 0.2 0.2\n")
 
 
+def _tool_export(place: str) -> Callable[[Path], None]:
+    """Label Studio's JSON, which lists tasks."""
+
+    def write(root: Path) -> None:
+        _images(root, *(f"{Path(place).parent}/images/{number}.jpg" for number in range(4)))
+        (root / place).write_text(json.dumps([{"id": 1, "annotations": [], "data": {"image": "/data/1.jpg"}}]))
+
+    return write
+
+
+def _table_of_boxes(*columns: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        table(root)
+        rows = [f"{number}.png,{'cat' if number % 2 else 'dog'},1,2,9,9" for number in range(8)]
+        (root / "train.csv").write_text("\n".join([",".join(("image", "label", *columns)), *rows]))
+
+    return write
+
+
+def _masks_without_images(root: Path) -> None:
+    """CVAT's export of masks, where "save images" was not chosen."""
+    for kind in ("SegmentationClass", "SegmentationObject"):
+        _images(root, *(f"{kind}/{number}.png" for number in range(4)))
+
+
 WRONG: dict[str, Callable[[Path], None]] = {
     "absent": _absent,
     "a file": _file,
@@ -615,6 +647,11 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "a table under another name": _table_renamed,
     "a table in the folder of a split": _table_in_split,
     "class folders with captions": _captions_beside,
+    "a tool's own export": _tool_export("project.json"),
+    "a tool's own export in a split": _tool_export("train/export.ndjson"),
+    "a table of boxes": _table_of_boxes("x", "y", "w", "h"),
+    "a table of corners": _table_of_boxes("left", "top", "right", "bottom"),
+    "masks without images": _masks_without_images,
     "one image of a class": _one_image_of_a_class,
     "a folder too deep": lambda root: _images(root, *(f"train/{c}/images/{n}.jpg" for c in ("a", "b") for n in "12")),
     "classes in classes": lambda root: _images(root, *(f"{c}/{d}/1.jpg" for c in "ab" for d in "cd")),

@@ -36,6 +36,7 @@ from a2mamba.data.walk import folders_below
 from a2mamba.near_names import did_you_mean
 
 _DOCUMENT = "docs/data.md"
+_EXPORTS = {".json", ".ndjson", ".jsonl", ".xml"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 
 
@@ -160,6 +161,22 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     table = table_advice(root)
     if table is not None:
         return table
+    beside = find_annotations(root)
+    if beside is not None:
+        tree = scan_classes(root / (class_splits(root)[0] or ""))
+        if len([name for name, count in tree.counts.items() if count]) > 1:
+            return (
+                f"class folders, with {beside} beside the images",
+                f"annotations in a form that is known: class folders have none, and {beside.name} is of no known form",
+                f"move such files elsewhere where the folders are the classes, then {check}",
+            )
+    export = _annotation_export(root, folders)
+    if export is not None:
+        return (
+            f"images with annotations ({export})",
+            "annotations in a form that is known",
+            "export them as COCO, YOLO or Pascal VOC from the tool that made them",
+        )
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
@@ -175,22 +192,27 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             "masks with the images' names",
             f"put them in {shlex.quote(str(root / 'masks'))}, then {check}",
         )
-    beside = find_annotations(root)
-    if beside is not None:
-        tree = scan_classes(root / (class_splits(root)[0] or ""))
-        if len([name for name, count in tree.counts.items() if count]) > 1:
-            return (
-                f"class folders, with {beside} beside the images",
-                f"annotations in a form that is known: class folders have none, and {beside.name} is of no known form",
-                f"move such files elsewhere where the folders are the classes, then {check}",
-            )
     splits = [entry.name for entry in folders if split_role(entry.name)]
     if splits and not any(name.lower() in TRAIN_NAMES for name in splits):
         return "class folders in splits", f"{root / 'train'}/<class>/<image>", f"rename a folder to train, then {check}"
+    if names & LABEL_KINDS:
+        kind = next(entry for entry in folders if entry.name.lower() in LABEL_KINDS)
+        return (
+            "images with masks",
+            f"the images; {kind} alone has masks",
+            f"put them in {shlex.quote(str(root / 'images'))}",
+        )
     if any(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in files) or splits:
         where = root / splits[0] if splits else root
         return "class folders", "a folder for each class", f"move the images to {shlex.quote(str(where))}/<class>/"
     return "class folders (<class>/<image>)", "images", f"{check} once there are some"
+
+
+def _annotation_export(root: Path, folders: list[Path]) -> Path | None:
+    """A file that an annotation tool may have written, in the data set or in the folder of a split; None without."""
+    places = (root, *(folder for folder in folders if split_role(folder.name)))
+    files = (file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in _EXPORTS)
+    return next((file for file in files if file.is_file() and not is_hidden(file.name)), None)
 
 
 def _labels_of_no_form(folders: list[Path]) -> Path | None:

@@ -77,7 +77,7 @@ def recognize_class_folders(root: Path) -> Recognized | None:
     if train is None and any(_SPLIT_LIKE.fullmatch(name) for name in _folders(root)):
         return None  # a split without classes, or with nothing to train on: its name is no class
     tree = scan_classes(root / train if train is not None else root)
-    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS:
+    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS | LABEL_KINDS:
         return None
     counts = {train or "": len(tree.samples)}
     notes: list[str] = []

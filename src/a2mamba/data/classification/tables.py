@@ -29,7 +29,11 @@ _LABEL_COLUMNS = (
     *("label", "labels", "class", "class_name", "classname", "category", "target", "diagnosis", "species", "breed"),
     *("label_name", "choice", "class_id", "label_id", "category_id", "y"),
 )
-_BOX_COLUMNS = frozenset({"xmin", "x_min", "x1", "bbox", "width", "encodedpixels", "segmentation", "rle"})
+_BOX_COLUMNS = frozenset(
+    {"xmin", "x_min", "x1", "x0", "left", "cx", "xc", "x_center", "bbox", "bbox_x", "box", "boxes"}
+    | {"encodedpixels", "segmentation", "rle"}
+)
+_BOX_SIZES = frozenset({"w", "width", "bbox_width", "box_width"})  # beside x and y
 _SPLIT_COLUMNS = ("split", "set", "subset", "data_set", "dataset", "partition", "phase")
 _SINGLE = ("labels", "train_labels", "trainlabels", "data", "dataset", "metadata", "annotations")
 """Names of a table of all images, beside those of splits."""
@@ -155,6 +159,8 @@ def advice(root: Path) -> tuple[str, str, str] | None:
     if not headers:
         return None
     file, header = headers[0]
+    if _has_boxes(header):
+        return f"a table of objects ({file})", "a reader for it", "export the objects as COCO, YOLO or Pascal VOC"
     missing = f"columns of images (image, ...) and of labels (label, ...); its first line is {some(header, 8)}"
     wanted = shlex.quote(str(root / "train.csv"))
     return f"a table ({file})", missing, f"write {wanted} with the columns image,label and a row for each image"
@@ -254,13 +260,19 @@ def _columns(table: list[list[str]]) -> tuple[int, int] | None:
     header, *rows = table
     names = [name.lower() for name in header]
     label = next((names.index(name) for name in _LABEL_COLUMNS if name in names), None)
-    if label is None or _BOX_COLUMNS & set(names):
+    if label is None or _has_boxes(header):
         return None
     usual = [names.index(name) for name in _IMAGE_COLUMNS if name in names]
     others = [place for place in range(len(names)) if place != label and place not in usual]
     image = next((place for place in (*usual, *others) if _holds_files(rows, place)), None)
     image = next(iter(usual), None) if image is None else image
     return None if image is None else (image, label)
+
+
+def _has_boxes(header: list[str]) -> bool:
+    """Whether a table is of objects: a row for each, with a box or a mask."""
+    names = {name.lower() for name in header}
+    return bool(_BOX_COLUMNS & names) or ({"x", "y"} <= names and bool(_BOX_SIZES & names))
 
 
 def _holds_files(rows: list[list[str]], place: int) -> bool:
