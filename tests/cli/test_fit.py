@@ -291,3 +291,13 @@ def test_a_run_does_not_go_on_with_other_classes(names: tuple[str, str], tmp_pat
     line = result.err.splitlines()[-1]
     assert "is of a run with other classes than the data has now: missing cat" in line
     assert all(part in line for part in (f"unexpected {min({*names} - {'dog'})}", "--out FOLDER"))
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path) -> None:
+    """It assumes the numbers of a published set where there is no data, not where the data is wrong."""
+    yolo(tmp_path)
+    next((tmp_path / "labels" / "train").iterdir()).write_text("7 0.5 0.5 0.2 0.2\n")
+    for more in ((), ("--dry-run",)):
+        result = in_process("fit", tmp_path, "--scratch", "--device", "cpu", "--out", tmp_path / "run", *more)
+        assert result.status == 2
+        assert "is of class 7, and the names are those of classes 0 to 1" in result.err.splitlines()[-1]
