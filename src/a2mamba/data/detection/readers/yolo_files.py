@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,35 +67,48 @@ def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
 
     Its name may differ from the image's in case and in the form of accents, as tools and systems change them.
     """
-    stems = {os.path.splitext(name)[0] for name in names}
-    listed: dict[str, list[tuple[Path, dict[str, str], dict[str, list[str]]]]] = {}
+    listed: dict[str, list[_Texts]] = {}
     files = []
     for name in names:
         parent, _, base = name.rpartition("/")
         if parent not in listed:
-            listed[parent] = [
-                (folder, *_texts(folder, parent, stems)) for folder in _label_folders(places, parent) if folder.is_dir()
-            ]
+            folders = _label_folders(places, parent)
+            listed[parent] = [_Texts(folder, parent, names) for folder in folders if folder.is_dir()]
         stem = os.path.splitext(base)[0]
-        files.append(next((file for entry in listed[parent] if (file := _text_of(stem, *entry)) is not None), None))
+        files.append(next((file for texts in listed[parent] if (file := texts.of(stem)) is not None), None))
     return files
 
 
-def _texts(folder: Path, parent: str, stems: set[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The text files in a folder by their stems, and those that are no image's by their plain names."""
-    texts = {os.path.splitext(name)[0]: name for name in os.listdir(folder) if name.endswith(".txt")}
-    others: dict[str, list[str]] = {}
-    for stem, name in texts.items():
-        if (f"{parent}/{stem}" if parent else stem) not in stems:
-            others.setdefault(plain_name(stem), []).append(name)
-    return texts, others
+class _Texts:
+    """The text files in a folder.
 
+    Args:
+        folder: which is listed once.
+        parent: of its images, as their names have it.
+        images: the names of all.
+    """
 
-def _text_of(stem: str, folder: Path, texts: dict[str, str], others: dict[str, list[str]]) -> Path | None:
-    if stem in texts:
-        return folder / texts[stem]
-    alike = others.get(plain_name(stem), [])
-    return folder / alike[0] if len(alike) == 1 else None
+    def __init__(self, folder: Path, parent: str, images: Sequence[str]) -> None:
+        self.folder, self.parent, self.images = folder, parent, images
+        self._files = {name for name in os.listdir(folder) if name.endswith(".txt")}
+
+    def of(self, stem: str) -> Path | None:
+        """The file of an image."""
+        if f"{stem}.txt" in self._files:
+            return self.folder / f"{stem}.txt"
+        alike = self._others.get(plain_name(stem), [])
+        return self.folder / alike[0] if len(alike) == 1 else None
+
+    @cached_property
+    def _others(self) -> dict[str, list[str]]:
+        """Those that are no image's, by their plain names."""
+        stems = {os.path.splitext(name)[0] for name in self.images}
+        others: dict[str, list[str]] = {}
+        for name in self._files:
+            stem = name.removesuffix(".txt")
+            if (f"{self.parent}/{stem}" if self.parent else stem) not in stems:
+                others.setdefault(plain_name(stem), []).append(name)
+        return others
 
 
 def labels_alone(places: SplitPlaces, files: Sequence[Path | None]) -> list[str]:
@@ -111,7 +125,7 @@ def labels_alone(places: SplitPlaces, files: Sequence[Path | None]) -> list[str]
 
 def some_lines(places: SplitPlaces, names: Sequence[str]) -> list[list[str]]:
     """The words of each line in the text files of some images."""
-    files = label_files(places, names[:_SAMPLE])
+    files = _some_label_files(places, names[:_SAMPLE])
     return [line.split() for file in files if file is not None for line in read_lines(file)]
 
 
@@ -297,9 +311,19 @@ def _label_folders(places: SplitPlaces, parent: str) -> list[Path]:
     return [*own, _labels_folder(images), images]
 
 
+def _some_label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
+    """`label_files` of a few images; no folder is listed where one of them is found without."""
+    files: list[Path | None] = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        texts = (folder / f"{os.path.splitext(base)[0]}.txt" for folder in _label_folders(places, parent))
+        files.append(next((file for file in texts if file.is_file()), None))
+    return files if any(files) else label_files(places, names)
+
+
 def _has_labels(places: SplitPlaces, *, declared: bool = False) -> bool:
     """Whether one of some images has a text file of YOLO's lines; declared: or of any, which reading refuses."""
-    files = label_files(places, _some_images(places.images))
+    files = _some_label_files(places, _some_images(places.images))
     return any(_is_labels(file) or (declared and file is not None) for file in files)
 
 
