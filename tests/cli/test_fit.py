@@ -73,6 +73,7 @@ def chosen(root: Path, wishes: Wishes | None = None, *, device: str = "cpu") -> 
 def test_too_few_images(tmp_path: Path) -> None:
     write(tmp_path / "train", ("a", "b"), 2)
     in_process("fit", tmp_path, "--scratch").refused("3 training images are too few")
+    assert "for fit, 3 training images are too few" in in_process("data", "check", tmp_path).out
 
 
 def test_nothing_can_be_learned_from_one_class(tmp_path: Path) -> None:
@@ -273,3 +274,30 @@ def test_a_longer_run_begins_with_the_best_checkpoint(tmp_path: Path) -> None:
     assert longer.status == 0, longer
     assert "begins with" in longer.err
     assert "a2mamba_test: the network of" in longer.err
+
+
+@pytest.mark.parametrize("names", [("ant", "bee"), ("dog", "zebra")])
+def test_a_run_does_not_go_on_with_other_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    """Of the same number, so that its weights fit: a data set of the same folder's name, or renamed classes."""
+    class_folders(tmp_path / "photos", "train", "val")
+    quiet = ("--device", "cpu", "--quiet", "data.workers=0", "--out", tmp_path / "run")
+    words = ("fit", tmp_path / "photos", "--scratch", "--model", "a2mamba_test", "--epochs", "2", *quiet)
+    assert in_process(*words, "--max-minutes", "0.00001").status == 75
+    for split in ("train", "val"):
+        for before, after in zip(("dog", "cat"), reversed(names), strict=True):
+            (tmp_path / "photos" / split / before).rename(tmp_path / "photos" / split / after)
+    result = in_process(*words, "--resume")
+    assert result.status == 2, result
+    line = result.err.splitlines()[-1]
+    assert "is of a run with other classes than the data has now: missing cat" in line
+    assert all(part in line for part in (f"unexpected {min({*names} - {'dog'})}", "--out FOLDER"))
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path) -> None:
+    """It assumes the numbers of a published set where there is no data, not where the data is wrong."""
+    yolo(tmp_path)
+    next((tmp_path / "labels" / "train").iterdir()).write_text("7 0.5 0.5 0.2 0.2\n")
+    for more in ((), ("--dry-run",)):
+        result = in_process("fit", tmp_path, "--scratch", "--device", "cpu", "--out", tmp_path / "run", *more)
+        assert result.status == 2
+        assert "is of class 7, and the names are those of classes 0 to 1" in result.err.splitlines()[-1]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -169,6 +170,52 @@ def test_numbers_may_be_classes(found: list[str], tmp_path: Path) -> None:
     assert len(recognize(tmp_path).classes) == len(found)
 
 
+def test_a_column_of_files_is_that_of_the_images(tmp_path: Path) -> None:
+    """Whatever columns are called: ids that count rows fit other files."""
+    for number in range(8):
+        write_image(tmp_path / "images" / f"{number}.png", seed=number)
+    rows = [f"{n},{7 - n}.png,{'dog' if n % 2 else 'cat'}" for n in range(8)]
+    for header in ("id,name,label", "image_id,photo,label"):
+        (tmp_path / "train.csv").write_text("\n".join([header, *rows]))
+        found = read_table(tmp_path, "train").rows
+        assert [(Path(file).stem, label) for file, label in found] == [
+            (str(7 - n), "dog" if n % 2 else "cat") for n in range(8)
+        ]
+
+
+def test_files_are_found_as_other_systems_name_them(tmp_path: Path) -> None:
+    """Cameras' extensions in upper case, macOS's accents, and names that were typed; two that fit are none."""
+    for name in ("1.JPG", "IMG_2.jpeg", normalize("NFD", "café.png"), "Twice.png", "TWICE.png"):
+        write_image(tmp_path / "images" / name, seed=len(name))
+    names = ("1", "img_2.JPEG", normalize("NFC", "café.png"), "twice.png")
+    (tmp_path / "train.csv").write_text("\n".join(["image,label", *(f"{name},cat" for name in names)]))
+    found = read_table(tmp_path, "train")
+    assert [Path(file).name for file, _ in found.rows] == ["1.JPG", "IMG_2.jpeg", normalize("NFD", "café.png")]
+    assert found.missing == ["twice.png"]
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t"])
+def test_the_line_that_excel_reads_is_no_header(mark: str, tmp_path: Path) -> None:
+    table(tmp_path)
+    text = (tmp_path / "train.csv").read_text("utf-8-sig").replace(",", mark)
+    (tmp_path / "train.csv").write_bytes(f"\ufeffsep={mark}\r\n{text}".encode())
+    assert recognize(tmp_path).counts == {"train": 8}
+
+
+def test_tables_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    """Whatever is in them: class folders are not refused for a list in another encoding."""
+    class_folders(tmp_path, "train", "val")
+    (tmp_path / "Fotos Liste.csv").write_bytes("Größe;Ort\n1;Köln\n".encode("latin-1"))
+    assert recognize(tmp_path).layout == "class_folders"
+
+
+def test_sizes_of_images_are_no_boxes(tmp_path: Path) -> None:
+    table(tmp_path)
+    rows = [f"{number}.png,20,24,{'cat' if number % 2 else 'dog'}" for number in range(8)]
+    (tmp_path / "train.csv").write_text("\n".join(["image,width,height,label", *rows]))
+    assert recognize(tmp_path).classes == ["cat", "dog"]
+
+
 def test_measurements_are_refused_without_recognition(tmp_path: Path) -> None:
     _labels(*(f"{number / 7:.3f}" for number in range(150)))(tmp_path)
     data = ClassificationData(root=str(tmp_path), source="csv", workers=0, batch_size=2)
@@ -267,9 +314,16 @@ def _list_twice(root: Path) -> None:
         file.write("0\n1\n")
 
 
+def _tables_twice(root: Path) -> None:
+    table(root)
+    header, *rows = (root / "train.csv").read_text().splitlines()
+    (root / "val.csv").write_text("\n".join([header, *rows[5:]]))
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (_tables_twice, "3 of 3 images of val are those of train"),
         (_link_class, "5 of 15 images of val are those of train"),
         (_link_masks, "6 of 6 images of val are those of train"),
         (_list_twice, "2 of 5 images of val are those of train"),
@@ -285,6 +339,13 @@ def test_accents_that_are_written_in_two_ways(tmp_path: Path) -> None:
         class_folders(tmp_path, split)
         (tmp_path / split / "cat").rename(tmp_path / split / name)
     assert "accents are written in two ways" in check_dataset(tmp_path).problems[0]
+
+
+def test_names_of_classes_that_differ_in_case_or_blanks_between_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path, "train", "val")
+    (tmp_path / "val" / "cat").rename(tmp_path / "val" / "Cat ")
+    (problem,) = check_dataset(tmp_path).problems
+    assert "'cat' and 'Cat ' differ in upper and lower case or blanks alone; rename one" in problem
 
 
 def test_published_sets_come_first(tmp_path: Path) -> None:
@@ -480,6 +541,69 @@ def _table_without_header(root: Path) -> None:
     (root / "train.csv").write_text(text.split("\n", 1)[1])
 
 
+def _table_one_hot(root: Path) -> None:
+    """A column for each class."""
+    table(root)
+    (root / "train.csv").write_text("image,cat,dog\n" + "".join(f"{n}.png,{n % 2},{1 - n % 2}\n" for n in range(8)))
+
+
+def _table_renamed(root: Path) -> None:
+    table(root)
+    (root / "train.csv").rename(root / "photos.csv")
+
+
+def _table_in_split(root: Path) -> None:
+    """The Hugging Face hub's metadata.csv, which lies beside the images."""
+    table(root, folder="train")
+    (root / "train.csv").rename(root / "train" / "metadata.csv")
+    (root / "sample_submission.csv").unlink()
+
+
+def _captions_beside(root: Path) -> None:
+    class_folders(root, "train", "val")
+    for image in root.rglob("*.png"):
+        image.with_suffix(".txt").write_text("a photo")
+
+
+def _masks_as_arrays(root: Path) -> None:
+    BINARY["0 and 1"](root)
+    for mask in list((root / "masks").rglob("*.png")):
+        np.save(mask.with_suffix(".npy"), np.asarray(Image.open(mask)))
+        mask.unlink()
+
+
+def _yolo_in_words(root: Path) -> None:
+    _images(root, "images/1.jpg", "images/2.jpg")
+    (root / "labels").mkdir()
+    for number in "12":
+        (root / "labels" / f"{number}.txt").write_text("cat 0.5 0.5 0.2 0.2\n")
+
+
+def _tool_export(place: str) -> Callable[[Path], None]:
+    """Label Studio's JSON, which lists tasks."""
+
+    def write(root: Path) -> None:
+        _images(root, *(f"{Path(place).parent}/images/{number}.jpg" for number in range(4)))
+        (root / place).write_text(json.dumps([{"id": 1, "annotations": [], "data": {"image": "/data/1.jpg"}}]))
+
+    return write
+
+
+def _table_of_boxes(*columns: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        table(root)
+        rows = [f"{number}.png,{'cat' if number % 2 else 'dog'},1,2,9,9" for number in range(8)]
+        (root / "train.csv").write_text("\n".join([",".join(("image", "label", *columns)), *rows]))
+
+    return write
+
+
+def _masks_without_images(root: Path) -> None:
+    """CVAT's export of masks, where "save images" was not chosen."""
+    for kind in ("SegmentationClass", "SegmentationObject"):
+        _images(root, *(f"{kind}/{number}.png" for number in range(4)))
+
+
 WRONG: dict[str, Callable[[Path], None]] = {
     "absent": _absent,
     "a file": _file,
@@ -503,6 +627,8 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "masks under other names": _unpaired,
     "masks as jpeg": _masks_jpeg,
     "masks resized": _masks_resized,
+    "masks as arrays": _masks_as_arrays,
+    "yolo with names for numbers": _yolo_in_words,
     "colors as jpeg": _masks_colors_jpeg,
     "masks in the alpha channel of black": _masks_in_alpha("black"),
     "masks in the alpha channel of white": _masks_in_alpha("white"),
@@ -517,6 +643,15 @@ WRONG: dict[str, Callable[[Path], None]] = {
     "kaggle with decimal commas": _labels(*(f"{number / 7:.3f}".replace(".", ",") for number in range(150))),
     "kaggle with captions": _labels(*(f"dog number {number} in a park" for number in range(150))),
     "kaggle without header": _table_without_header,
+    "kaggle with a column for each class": _table_one_hot,
+    "a table under another name": _table_renamed,
+    "a table in the folder of a split": _table_in_split,
+    "class folders with captions": _captions_beside,
+    "a tool's own export": _tool_export("project.json"),
+    "a tool's own export in a split": _tool_export("train/export.ndjson"),
+    "a table of boxes": _table_of_boxes("x", "y", "w", "h"),
+    "a table of corners": _table_of_boxes("left", "top", "right", "bottom"),
+    "masks without images": _masks_without_images,
     "one image of a class": _one_image_of_a_class,
     "a folder too deep": lambda root: _images(root, *(f"train/{c}/images/{n}.jpg" for c in ("a", "b") for n in "12")),
     "classes in classes": lambda root: _images(root, *(f"{c}/{d}/1.jpg" for c in "ab" for d in "cd")),

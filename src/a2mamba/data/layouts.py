@@ -15,11 +15,14 @@ from typing import NamedTuple
 from a2mamba.data.classification.class_folders import scan_classes
 from a2mamba.data.classification.loaders import refuse_unlearnable
 from a2mamba.data.classification.recognition import (
+    LABEL_KINDS,
     class_splits,
+    find_annotations,
     has_annotations,
     recognize_class_folders,
     recognize_table,
 )
+from a2mamba.data.classification.tables import advice as table_advice
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.recognition import recognize_objects
 from a2mamba.data.images import IMAGE_EXTENSIONS
@@ -29,9 +32,11 @@ from a2mamba.data.segmentation.datasets import SEGMENTATION_DATASETS
 from a2mamba.data.segmentation.folders import find_folders
 from a2mamba.data.segmentation.recognition import recognize_folder, recognize_published
 from a2mamba.data.splits import TRAIN_NAMES, split_role
+from a2mamba.data.walk import folders_below
 from a2mamba.near_names import did_you_mean
 
 _DOCUMENT = "docs/data.md"
+_EXPORTS = {".json", ".ndjson", ".jsonl", ".xml"}
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 
 
@@ -153,11 +158,35 @@ def _nearest(root: Path) -> tuple[str, str, str]:
             source = f"a2mamba train finetune data.source=tar data.root={shlex.quote(str(root))}"
             return "tar files of class folders", "a recipe that reads them", source
         return "an archive", "its content", f"unpack {archive.name}, then {check}"
-    if ".csv" in endings:
-        return "a table (train.csv)", "a header with the columns image,label", f"write them, then {check}"
+    table = table_advice(root)
+    if table is not None:
+        return table
+    beside = find_annotations(root)
+    if beside is not None:
+        tree = scan_classes(root / (class_splits(root)[0] or ""))
+        if len([name for name, count in tree.counts.items() if count]) > 1:
+            return (
+                f"class folders, with {beside} beside the images",
+                f"annotations in a form that is known: class folders have none, and {beside.name} is of no known form",
+                f"move such files elsewhere where the folders are the classes, then {check}",
+            )
+    export = _annotation_export(root, folders)
+    if export is not None:
+        return (
+            f"images with annotations ({export})",
+            "annotations in a form that is known",
+            "export them as COCO, YOLO or Pascal VOC from the tool that made them",
+        )
     if names & {"images", "imgs", "img", "img_dir", "jpegimages"} or any(
         (folder / kind).is_dir() for folder in folders for kind in ("images", "img") if split_role(folder.name)
     ):
+        labels = _labels_of_no_form(folders)
+        if labels is not None:
+            return (
+                "images with labels (images/* beside masks/* or labels/*)",
+                f"labels in a form that is known; {labels} is in none",
+                f"export them as PNG masks, YOLO or COCO, then {check}",
+            )
         return (
             "images with masks (images/{train,val} and masks/{train,val})",
             "masks with the images' names",
@@ -166,10 +195,32 @@ def _nearest(root: Path) -> tuple[str, str, str]:
     splits = [entry.name for entry in folders if split_role(entry.name)]
     if splits and not any(name.lower() in TRAIN_NAMES for name in splits):
         return "class folders in splits", f"{root / 'train'}/<class>/<image>", f"rename a folder to train, then {check}"
+    if names & LABEL_KINDS:
+        kind = next(entry for entry in folders if entry.name.lower() in LABEL_KINDS)
+        return (
+            "images with masks",
+            f"the images; {kind} alone has masks",
+            f"put them in {shlex.quote(str(root / 'images'))}",
+        )
     if any(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in files) or splits:
         where = root / splits[0] if splits else root
         return "class folders", "a folder for each class", f"move the images to {shlex.quote(str(where))}/<class>/"
     return "class folders (<class>/<image>)", "images", f"{check} once there are some"
+
+
+def _annotation_export(root: Path, folders: list[Path]) -> Path | None:
+    """A file that an annotation tool may have written, in the data set or in the folder of a split; None without."""
+    places = (root, *(folder for folder in folders if split_role(folder.name)))
+    files = (file for place in places for file in sorted(place.iterdir()) if file.suffix.lower() in _EXPORTS)
+    return next((file for file in files if file.is_file() and not is_hidden(file.name)), None)
+
+
+def _labels_of_no_form(folders: list[Path]) -> Path | None:
+    """A file in a folder of labels or masks, right in the data set or in a split; None where they are empty."""
+    inner = [entry for folder in folders if split_role(folder.name) for entry in folder.iterdir() if entry.is_dir()]
+    kinds = [folder for folder in (*folders, *inner) if folder.name.lower() in LABEL_KINDS]
+    found = (folder / place / name for folder in kinds for place, names in folders_below(folder) for name in names)
+    return next(found, None)
 
 
 def _deep(root: Path) -> Path | None:

@@ -17,9 +17,18 @@ def describe_class_difference(expected: Sequence[str], found: Sequence[str]) -> 
         parts.append(f"unexpected {some(extra)}")
     if {normalize("NFC", name) for name in missing} & {normalize("NFC", name) for name in extra}:
         parts.append("which look alike: accents are written in two ways (Unicode NFC and NFD); rename one of them")
+    elif alike := {plain_name(name) for name in missing} & {plain_name(name) for name in extra}:
+        pairs = [f"{one!r} and {two!r}" for one in missing for two in extra if plain_name(one) == plain_name(two)]
+        what = "upper and lower case or blanks alone"
+        parts.append(f"where {some(pairs)} differ in {what}; rename {'one' if len(alike) == 1 else 'one of each'}")
     if not parts and list(expected) != list(found):
         parts.append(f"the same names in another order, {some(expected)} against {some(found)}")
     return ", ".join(parts)
+
+
+def plain_name(name: str) -> str:
+    """A name without what people and systems change: case, blanks, and the form of accents (Unicode NFC or NFD)."""
+    return " ".join(normalize("NFC", name).split()).casefold()
 
 
 def several(count: int, what: str) -> str:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from a2mamba.data.names import several, some
+from a2mamba.data.names import plain_name, several, some
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Data = TypeVar("Data", bound="DataclassInstance")
+FEWEST_IMAGES = 4
+"""To train on, for `fit`, whose steps are of as many."""
+
 TaskName = Literal["classification", "segmentation", "detection"]
 
 
@@ -58,11 +61,18 @@ class Recognized:
         """Phrases about classes that may be meant as one: their names are the same but for case and blanks."""
         alike: dict[str, list[str]] = {}
         for name in self.classes:
-            alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+            alike.setdefault(plain_name(name), []).append(name)
         groups = [" = ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
         if not groups:
             return []
         return [f"classes with the same name, but for upper and lower case, are learned apart: {some(groups)}"]
+
+    def shortage(self) -> str | None:
+        """What to say where there are too few images for `fit`; None where there are enough."""
+        count = self.training_images
+        if count >= FEWEST_IMAGES:
+            return None
+        return f"{count} training images are too few; add images, {FEWEST_IMAGES} are the least"
 
     def sentence(self) -> str:
         """One line: what was recognized, and how much of it there is."""

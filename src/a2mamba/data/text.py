@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -35,7 +37,8 @@ def read_names(file: Path) -> list[str]:
     """The names in a text file, one a line: a class has the number of its line.
 
     Raises:
-        ValueError: as `read_text`, or an empty line between two names, which may stand for a class or for nothing.
+        ValueError: as `read_text`, an empty line between two names, which may stand for a class or for nothing, or
+            numbers before the names that are in another order.
     """
     lines = [line.strip() for line in read_text(file).strip().splitlines()]
     if "" in lines:
@@ -45,4 +48,17 @@ def read_names(file: Path) -> list[str]:
             f"{file} has an empty line between {lines[above - 1]!r} and {below!r}, and a class has the number of its "
             f"line; write a name there, or remove it"
         )
+    refuse_other_order(lines, file)
     return lines
+
+
+def refuse_other_order(names: Sequence[str], file: Path) -> None:
+    """Raise ValueError where names begin with the numbers of their classes, and these are not those of the lines."""
+    found = [re.match(r"(\d+)\s*[\s:;,.=)-]\s*\S", name) for name in names]
+    numbers = [int(match[1]) for match in found if match is not None]
+    counted = any(sorted(numbers) == list(range(first, first + len(names))) for first in (0, 1))
+    if counted and numbers != sorted(numbers):
+        raise ValueError(
+            f"{file} has {names[0]!r} in its first line, and a class has the number of its line; write the lines in "
+            f"the order of their numbers"
+        )

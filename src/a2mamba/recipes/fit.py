@@ -90,8 +90,9 @@ def choose_run(root: Path, wishes: Wishes | None = None, *, device: str, layout:
         ValueError: its data cannot be trained on, or a wish cannot be fulfilled; one line.
     """
     found = recognize(root, layout)
-    if found.training_images < 4:
-        raise ValueError(f"{root}: {found.training_images} training images are too few; add images")
+    shortage = found.shortage()
+    if shortage is not None:
+        raise ValueError(f"{root}: {shortage}")
     choose = {
         "classification": _choose_classification,
         "segmentation": _choose_segmentation,

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from a2mamba.data.names import describe_class_difference
 from a2mamba.engine import (
     CheckpointHook,
     CheckpointManager,
@@ -169,6 +170,7 @@ def train(
     if resume != "never":
         newest = manager.latest()
         if newest is not None:
+            _refuse_other_classes(newest[1]["run"], prepared.classes, source=newest[0])
             try:
                 trainer.load_state_dict(newest[1], source=str(newest[0]))
             except ScheduleError as error:
@@ -181,3 +183,17 @@ def train(
             raise ValueError(f"nothing to resume in {output / 'checkpoints'}; leave out --resume to start a new run")
     trainer.fit()
     return trainer
+
+
+def _refuse_other_classes(description: str, classes: Sequence[str], *, source: Path) -> None:
+    """Raise ValueError where a run to go on with learned other classes, or gave them other numbers.
+
+    As many others fit its weights: their images would be learned under the wrong names.
+    """
+    stored = json.loads(description).get("classes")
+    if stored is not None and list(stored) != list(classes):
+        difference = describe_class_difference(stored, classes)
+        raise ValueError(
+            f"{source} is of a run with other classes than the data has now: {difference}; a run goes on with its own "
+            f"data; begin a new one in another folder: replace --resume by --out FOLDER"
+        )

@@ -38,6 +38,7 @@ def test_every_kind_of_problem_is_named(tiny: Path) -> None:
     assert "train: 1 class folders without images: owl" in problems
     assert "train: 2 undecodable images" in problems
     assert "val: 2 undecodable images" in problems
+    assert f"{tiny / 'val' / 'dog' / 'zero.jpg'} (the file is empty)" in problems
     assert "val: 1 images outside of class folders" in problems
     assert "val: no images of 1 of 3 classes: owl" in problems
     assert "1 images lie in more than one split" in problems

@@ -83,6 +83,7 @@ def test_every_kind_of_problem_is_named(own: Path) -> None:
     assert f"train: 1 label files without an image: {lonely}" in problems
     assert f"train: 1 images that share a label file with another: {twin}" in problems
     assert "train: 2 undecodable files" in problems
+    assert "(the file is empty)" in problems
     assert report.splits["train"].undecodable == {
         str(masks / "train" / "4.png"): "the file is empty",
         str(

@@ -123,6 +123,7 @@ def test_problems_of_the_images(coco: Path) -> None:
     assert "train2017: 1 listed images are not in" in problems
     assert "000001.png" in problems
     assert "train2017: 1 undecodable images" in problems
+    assert "000002.png (the file is empty)" in problems
     assert report.splits["train2017"].undecodable == {str(coco / "train2017" / "000002.png"): "the file is empty"}
     assert "val2017: 1 images are of another size" in problems
     assert f"({HEIGHT} x {WIDTH} pixels, listed {WIDTH} x {HEIGHT})" in problems

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from a2mamba.data import (
@@ -79,6 +81,54 @@ def test_images_split_across_folders(tmp_path: Path) -> None:
     write_image(tmp_path / "shots" / "one" / "000003.png", size=(HEIGHT, WIDTH))
     assert "1 listed images are not in" in "\n".join(check_dataset(tmp_path).problems), "two files of one name"
     assert file.is_file()
+
+
+@pytest.mark.parametrize(("lacking", "other"), [("train", "val"), ("val", "train")])
+def test_an_image_of_the_same_name_in_the_other_split_is_another_image(
+    lacking: str, other: str, tmp_path: Path
+) -> None:
+    """Both number theirs from 1; boxes of the one that is missing would be learned on the other."""
+    for split, seed in (("train", 0), ("val", 50)):
+        write_coco(tmp_path, split, content(), seed=seed)
+    assert recognize(tmp_path).notes == []
+    (tmp_path / lacking / "000001.png").unlink()
+    line = error_line(lambda: recognize(tmp_path), f"1 images of {tmp_path}", f"instances_{lacking}.json are in")
+    assert f"{tmp_path / other} alone" in line
+    assert check_dataset(tmp_path).problems == [line]
+
+
+def test_a_folder_of_training_images_that_is_missing_is_not_the_other(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("val", 50)):
+        write_coco(tmp_path, split, content(), seed=seed)
+    shutil.rmtree(tmp_path / "train")
+    error_line(lambda: recognize(tmp_path), "3 images of", "instances_train.json are in", "add those of train")
+
+
+def test_a_split_may_be_a_part_of_the_training_images(tmp_path: Path) -> None:
+    """Lists of one folder's images: what both list is said, as before."""
+    file = write_coco(tmp_path, "train", content())
+    data = content()
+    data["images"], data["annotations"] = data["images"][:1], [a for a in data["annotations"] if a["image_id"] == 1]
+    file.with_name("instances_val.json").write_text(json.dumps(data))
+    assert "1 of 1 images of val are those of train" in recognize(tmp_path).notes[0]
+
+
+def test_polygons_as_scripts_write_them(tmp_path: Path) -> None:
+    """Without the list around the only one, or in points: no reason to train boxes alone."""
+    triangle = [5.0, 6.0, 25.0, 6.0, 25.0, 16.0]
+    drawn = []
+    for stated in ([triangle], triangle, [triangle[:2], triangle[2:4], triangle[4:]]):
+        data = content()
+        for annotation in data["annotations"]:
+            annotation["segmentation"] = stated
+        write_coco(tmp_path, "train", data)
+        source = find_detection(tmp_path)
+        assert source is not None
+        assert source.masks
+        drawn.append(source.read("train").mask(0))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])
+    assert drawn[0].sum() > 50
 
 
 def test_ids_as_other_tools_write_them(tmp_path: Path) -> None:

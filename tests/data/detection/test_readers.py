@@ -177,7 +177,7 @@ def test_yolo_takes_what_editors_write(made: Callable[[str], Path]) -> None:
     ("text", "parts"),
     [
         ("names: {0: cat, x: dog}\ntrain: images/train\n", ["data.yaml", "names is dict"]),
-        ("names: 3\ntrain: images/train\n", ["names is int"]),
+        ("names: 3\ntrain: images/train\n", ["names is str"]),
         ("names: [cat, dog\n", ["is not YAML"]),
         ("names: !!python/object/apply:os.system ['touch pwned']\n", ["is not YAML"]),
         ("- names:\n- cat\n", ["holds list"]),
@@ -204,8 +204,59 @@ def test_an_empty_line_among_yolo_names_is_refused(made: Callable[[str], Path]) 
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_text("cat\n\ndog\n")
     error_line(lambda: read(root), "classes.txt", "an empty line between 'cat' and 'dog'")
+    (root / "classes.txt").write_text("1 dog\n0 cat\n")
+    error_line(lambda: read(root), "classes.txt has '1 dog' in its first line", "in the order of their numbers")
     (root / "classes.txt").write_text("\ncat\ndog\n\n")
     assert [category.name for category in read(root).categories] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[no, yes]", ["no", "yes"]),
+        ("\n  '0': on\n  '1': off", ["on", "off"]),
+        ("\n  1: 1e3\n  0: 007", ["007", "1e3"]),
+    ],
+)
+def test_yolo_names_stay_what_was_written(names: str, expected: list[str], made: Callable[[str], Path]) -> None:
+    """YAML makes false of no, and 7 of 007."""
+    root = made("yolo_ultralytics")
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+    assert recognize(root).classes == expected
+    assert [category.name for category in read(root).categories] == expected
+
+
+def test_yolo_names_in_another_encoding_are_not_passed_over(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    file = root / "data.yaml"
+    file.write_bytes("train: images/train\nval: images/val\nnames: [Möwe, dog]\n".encode("latin-1"))
+    error_line(lambda: read(root), "data.yaml is not UTF-8 text")
+    file.write_text("train: images/train\nval: images/val\nnames: [Möwe, dog]\n", encoding="utf-16")
+    assert recognize(root).classes == ["Möwe", "dog"]
+
+
+def test_yolo_text_files_of_another_form_are_named_where_a_file_declares_them(made: Callable[[str], Path]) -> None:
+    root = made("yolo_ultralytics")
+    for file in (root / "labels").rglob("*.txt"):
+        file.write_text("cat 0.5 0.5 0.2 0.2\n")
+    assert recognize(root).layout == "yolo"
+    error_line(lambda: read(root), "line 1, holds 'cat 0.5 0.5 0.2 0.2', expected a class number")
+
+
+def test_names_that_other_systems_take_for_the_same(made: Callable[[str], Path]) -> None:
+    """An image whose text file is not found would be learned as one without objects."""
+    for name, folder, ending in (("yolo_ultralytics", "labels/train", ".txt"), ("voc", "Annotations", ".xml")):
+        root = made(name)
+        expected = read(root)
+        stem = Path(expected.file_names[0]).stem
+        for file in (*root.rglob(f"{stem}.*"),):
+            renamed = "Caf\u00e9" if file.suffix != ending else "cafe\u0301"
+            file.rename(file.with_name(renamed + file.suffix))
+        lists = root / "ImageSets" / "Main"
+        for file in lists.glob("*.txt") if lists.is_dir() else ():
+            file.write_text(file.read_text().replace(stem, "Caf\u00e9"))
+        assert len(read(root).boxes) == len(expected.boxes), folder
+        assert not [note for note in recognize(root).notes if "text file" in note]
 
 
 def test_yolo_text_files_without_an_image_are_counted(made: Callable[[str], Path]) -> None:

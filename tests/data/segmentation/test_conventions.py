@@ -157,11 +157,36 @@ def test_names_with_blanks_and_numbers_are_names(tmp_path: Path) -> None:
     listed = find_listed_classes(tmp_path)
     assert listed is not None
     assert (listed.names, listed.colors) == (["traffic light", "class 3", "1"], None)
+    for names in (["0 ground", "1 leaf"], ["7 up", "2 cans"], ["10 cents", "1 cent"]):
+        (tmp_path / "classes.txt").write_text("\n".join(names))
+        listed = find_listed_classes(tmp_path)
+        assert listed is not None
+        assert listed.names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"0": "ground", "1": "leaf", "10": "sky", "2": "stem"}',
+        '{"stem": 2, "leaf": 1, "sky": 10, "ground": 0}',
+        '{"10": {"name": "sky"}, "2": {"name": "stem"}, "1": {"name": "leaf"}, "0": {"name": "ground"}}',
+        '[{"id": 1, "name": "leaf"}, {"id": 0, "name": "ground"}, {"id": 9, "name": "sky"}, {"id": 2, "name": "stem"}]',
+        '{"labels": [{"id": 2, "name": "leaf"}, {"id": 1, "name": "ground"}, {"id": 4, "name": "sky"}, {"id": 3, '
+        '"name": "stem"}]}',
+    ],
+)
+def test_numbers_in_json_decide_the_order(text: str, tmp_path: Path) -> None:
+    """Sorted as texts, "10" comes before "2": every class behind it would have the name of another."""
+    (tmp_path / "classes.json").write_text(text)
+    listed = find_listed_classes(tmp_path)
+    assert listed is not None
+    assert listed.names == ["ground", "leaf", "stem", "sky"]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "part"),
     [
+        ("classes.txt", "2: stem\n0: ground\n1: leaf\n", "has '2: stem' in its first line"),
         ("palette.json", "{", "not JSON"),
         ("palette.json", "3", "expected"),
         ("labelmap.txt", "a:1,2,3::\nb:::\n", "no color for b"),

@@ -214,6 +214,20 @@ def test_pairs_that_miss_a_part(own: Path) -> None:
     assert len(segmentation_folder(data, "train")) == 5
 
 
+@pytest.mark.parametrize("ending", ["", "_mask"])
+def test_names_that_other_systems_take_for_the_same(ending: str, tmp_path: Path) -> None:
+    """Case, and accents in two forms, as macOS and tools change them; two that would fit are none."""
+    for number, (image, mask) in enumerate((("IMG_1", "img_1"), ("caf\u00e9", "cafe\u0301"), ("b", "b"))):
+        write_image(tmp_path / "images" / f"{image}.JPG", seed=number, size=SIZE)
+        write_labels(tmp_path / "masks" / f"{mask}{ending}.png", labels(number))
+    data = settings(tmp_path, layout="folder", train_split=".", val_split=None, holdout=0.4)
+    pairs = segmentation_folder(data, ".").pairs
+    assert [Path(pair.label).stem for pair in pairs] == ["b" + ending, "cafe\u0301" + ending, "img_1" + ending]
+    assert [Path(pair.image).stem for pair in pairs] == ["b", "caf\u00e9", "IMG_1"]
+    write_labels(tmp_path / "masks" / f"Img_1{ending}.png", labels(0))
+    error_line(lambda: segmentation_folder(data, "."), "IMG_1.JPG", "without a label file")
+
+
 def test_missing_folders(own: Path, tmp_path: Path) -> None:
     nowhere = settings(tmp_path / "none", layout="folder")
     error_line(lambda: segmentation_folder(nowhere, "train"), str(tmp_path / "none"), "does not exist", "masks")

@@ -31,7 +31,10 @@ def check_dataset(root: Path | str, *, layout: str | None = None, progress: Prog
     except UnfitDataError as error:
         return DatasetReport(str(root), error.layout, {}, problems=[str(error)])
     report = _check(found, progress)
-    return replace(report, notes=[*found.lines(), *report.notes], problems=[*report.problems, *found.doubts()])
+    shortage = found.shortage()
+    # A network of one's own may be trained on so few, and a first look be taken at them; only `fit` refuses.
+    notes = [*found.lines(), *report.notes, *([] if shortage is None else [f"for fit, {shortage}"])]
+    return replace(report, notes=notes, problems=[*report.problems, *found.doubts()])
 
 
 def _check(found: Recognized, progress: Progress | None) -> DatasetReport:

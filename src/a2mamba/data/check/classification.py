@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from a2mamba.data.check.images import Seen, inspect_all, inspect_image
-from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
+from a2mamba.data.check.report import DatasetReport, Progress, SplitReport, with_reasons
 from a2mamba.data.classification.class_folders import ClassTree, scan_classes
 from a2mamba.data.classification.recognition import class_difference, refusals
 from a2mamba.data.classification.tables import read_table
@@ -75,7 +75,7 @@ def _look(tree: ClassTree, split: str, seen: Seen, progress: Progress | None) ->
     contradictions = [" = ".join(classes.values()) for classes in places.values() if len(classes) > 1]
     faults = []
     if undecodable:
-        faults.append(f"{len(undecodable)} undecodable images: {some(undecodable)}")
+        faults.append(f"{len(undecodable)} undecodable images: {some(with_reasons(undecodable))}")
     if contradictions:
         faults.append(f"{len(contradictions)} images lie in more than one class: {some(contradictions)}")
     return SplitReport(tree.counts, undecodable), faults

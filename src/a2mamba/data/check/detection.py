@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from a2mamba.data.check.images import Seen, inspect_all, inspect_image
-from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
+from a2mamba.data.check.report import DatasetReport, Progress, SplitReport, with_reasons
 from a2mamba.data.detection.annotations import CROWD, DetectionAnnotations, match_categories
 from a2mamba.data.detection.readers import READERS
 from a2mamba.data.detection.readers.image_files import missing_files, read_header
@@ -197,7 +197,7 @@ def _image_problems(
         else:
             resized.append(f"{file} ({facts.size[1]} x {facts.size[0]} pixels, listed {width} x {height})")
     if undecodable:
-        yield f"{len(undecodable)} undecodable images: {some(undecodable)}"
+        yield f"{len(undecodable)} undecodable images: {some(with_reasons(undecodable))}"
     if resized:
         yield f"{len(resized)} images are of another size than listed: {some(resized)}"
     if stored:

@@ -24,6 +24,11 @@ class SplitReport:
         return sum(self.classes.values())
 
 
+def with_reasons(undecodable: dict[str, str]) -> list[str]:
+    """Each file with why it cannot be decoded, for a person."""
+    return [f"{file} ({reason})" for file, reason in undecodable.items()]
+
+
 @dataclass(frozen=True)
 class DatasetReport:
     """What `check_dataset` found.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from a2mamba.data.check.images import ImageFacts, Seen, inspect_all, inspect_image
-from a2mamba.data.check.report import DatasetReport, Progress, SplitReport
+from a2mamba.data.check.report import DatasetReport, Progress, SplitReport, with_reasons
 from a2mamba.data.images import UndecodableImageError
 from a2mamba.data.names import is_hidden, some
 from a2mamba.data.recognized import Recognized
@@ -117,7 +117,7 @@ def _problems(split: str, files: SegmentationFiles, undecodable: dict[str, str],
         (files.labels_alone, "label files without an image"),
         (files.doubles, "images that share a label file with another"),
         (files.label_doubles, "label files whose image has another one"),
-        (list(undecodable), "undecodable files"),
+        (with_reasons(undecodable), "undecodable files"),
         (unfit, "label files that do not fit"),
     ):
         if names:

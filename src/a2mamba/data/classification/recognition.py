@@ -20,7 +20,7 @@ from a2mamba.data.splits import HOLDOUT, find_splits, split_role, trained_on
 _SPLIT_LIKE = re.compile(r"(train|val|valid|validation|test)(ing)?([_-].*)?", re.IGNORECASE)
 # Folders of these names, beside each other, hold images and what was said about them.
 _IMAGE_KINDS = frozenset({"images", "image", "imgs", "img", "img_dir", "jpegimages", "leftimg8bit"})
-_LABEL_KINDS = frozenset(
+LABEL_KINDS = frozenset(
     {"annotations", "annotation", "ann", "ann_dir", "labels", "label", "masks", "mask", "imagesets", "gtfine"}
     | {"segmentationclass", "segmentationobject", "bboxes", "boxes", "xml", "xmls", "jsons"}
 )
@@ -42,7 +42,11 @@ def recognize_table(root: Path) -> Recognized | None:
     if val is None:
         refuse_single(Counter(label for _, label in table.rows))
     if val is not None:
-        counts[val] = len(read_table(root, val).rows)
+        held_out = read_table(root, val)
+        counts[val] = len(held_out.rows)
+        shared = len({file for file, _ in table.rows} & {file for file, _ in held_out.rows})
+        if shared:
+            notes.append(trained_on(shared, counts[val], val, train))
     return Recognized(
         task="classification",
         layout="csv",
@@ -73,7 +77,7 @@ def recognize_class_folders(root: Path) -> Recognized | None:
     if train is None and any(_SPLIT_LIKE.fullmatch(name) for name in _folders(root)):
         return None  # a split without classes, or with nothing to train on: its name is no class
     tree = scan_classes(root / train if train is not None else root)
-    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS:
+    if not tree.samples or {name.lower() for name in tree.classes} <= _IMAGE_KINDS | LABEL_KINDS:
         return None
     counts = {train or "": len(tree.samples)}
     notes: list[str] = []
@@ -159,37 +163,47 @@ def refuse_annotated(root: Path, split: str | None) -> None:
 
 def has_annotations(root: Path) -> bool:
     """Whether something says more of the images than the folder that each lies in."""
+    return find_annotations(root) is not None
+
+
+def find_annotations(root: Path) -> Path | None:
+    """The file or folder that says more of the images than the folder that each lies in; None without."""
     splits = [root / name for name in _folders(root) if _SPLIT_LIKE.fullmatch(name)]
     for place in (root, *splits):
-        names = {name.lower() for name in _folders(place)}
-        if names & _IMAGE_KINDS and (names & _LABEL_KINDS or place in splits):
-            return True
-        if names & _LABEL_KINDS and any(_SPLIT_LIKE.fullmatch(name) for name in names):
-            return True
-        if _is_coco_beside(place):
-            return True
-        for name in islice(_folders(place), 5):
-            if _annotated(place / name):
-                return True
-    return False
+        folders = _folders(place)
+        names = {name.lower() for name in folders}
+        kinds = [name for name in folders if name.lower() in LABEL_KINDS]
+        images = [name for name in folders if name.lower() in _IMAGE_KINDS]
+        if images and (kinds or place in splits):
+            return place / (kinds or images)[0]
+        if kinds and any(_SPLIT_LIKE.fullmatch(name) for name in names):
+            return place / kinds[0]
+        beside = _coco_beside(place)
+        if beside is not None:
+            return place / beside
+        for name in islice(folders, 5):
+            beside = _named_like_an_image(place / name)
+            if beside is not None:
+                return place / name / beside
+    return None
 
 
-def _is_coco_beside(folder: Path) -> bool:
-    """Whether a folder holds a JSON file of annotations: one that begins like COCO's."""
+def _coco_beside(folder: Path) -> str | None:
+    """The JSON file of annotations in a folder: one that begins like COCO's."""
     for name in _files(folder):
         if name.lower().endswith(".json"):
             with (folder / name).open("rb") as file:
                 start = file.read(1 << 16)
             if b'"annotations"' in start or (b'"images"' in start and b'"file_name"' in start):
-                return True
-    return False
+                return name
+    return None
 
 
-def _annotated(folder: Path) -> bool:
-    """Whether a folder has a text, XML or JSON file beside an image, under the image's name."""
+def _named_like_an_image(folder: Path) -> str | None:
+    """A text, XML or JSON file beside an image, under the image's name."""
     names = list(_files(folder))
     stems = {Path(name).stem for name in names if name.lower().endswith(IMAGE_EXTENSIONS)}
-    return any(name.lower().endswith(_ANNOTATION_FILES) and Path(name).stem in stems for name in names)
+    return next((name for name in names if name.lower().endswith(_ANNOTATION_FILES) and Path(name).stem in stems), None)
 
 
 def _descend(root: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ class SegmentationStore:
         """Add the mask of one object.
 
         Args:
-            segmentation: a list of polygons [x0, y0, x1, y1, ...], or {"size": [h, w], "counts": list or string}.
+            segmentation: a list of polygons [x0, y0, x1, y1, ...], or {"size": [h, w], "counts": list or string}; a
+                polygon alone, as numbers or as points [x, y], is a list of one.
             height: of the image.
             width: of the image.
 
@@ -179,6 +181,10 @@ def _runs(segmentation: Mapping[str, Any], height: int, width: int) -> tuple[int
 def _rings(polygons: list[Any]) -> tuple[array[float], int]:
     """The polygons in one array, and how many were left out."""
     numbers, left_out = array("d"), 0
+    if len(polygons) >= 6 and all(type(value) in (int, float) for value in polygons):
+        polygons = [polygons]
+    elif len(polygons) > 2 and all(isinstance(point, list) and len(point) == 2 for point in polygons):
+        polygons = [list(itertools.chain.from_iterable(polygons))]
     for ring in polygons:
         if not isinstance(ring, list):
             raise ValueError("its segmentation is no list of polygons")

@@ -34,6 +34,8 @@ def recognize_objects(root: Path, *, layout: str) -> Recognized | None:
     data = with_detection_source(DetectionData(root=str(root)), source)
     splits = list(dict.fromkeys((source.train_split, source.val_split)))
     notes = [*source.notes] if source.masks else [*source.notes, "boxes only: no masks are trained"]
+    if source.mistaken:
+        raise ValueError(source.mistaken)
     if source.overlap:
         train, val = splits
         said = trained_on(source.overlap, source.counts[val], val, train)

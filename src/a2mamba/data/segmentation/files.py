@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from a2mamba.data.names import some
+from a2mamba.data.names import plain_name, some
 from a2mamba.data.text import read_lines
 from a2mamba.data.walk import files_below, images_below
 
@@ -122,11 +122,18 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
     images_alone, doubles = [], []
     paired: set[str] = set()
     # Names that differ in case alone are ties; broken like this, the order is the same on any machine.
-    for name in sorted(images_below(images), key=lambda name: (natural_key(name), name)):
+    names = sorted(images_below(images), key=lambda name: (natural_key(name), name))
+    stems = [
+        _without(name.removesuffix(Path(name).suffix), layout.beginnings[0]).removesuffix(layout.image_ending)
+        for name in names
+    ]
+    alike = _alike(set(stems), files)
+    for name, stem in zip(names, stems, strict=True):
         whole = name.removesuffix(Path(name).suffix)
-        stem = _without(whole, layout.beginnings[0]).removesuffix(layout.image_ending)
         if (listed is not None and stem not in listed) or (together and whole.endswith(layout.label_ending)):
             continue
+        if stem not in files[True] and stem not in files[False]:
+            stem = alike.get(plain_name(stem), stem)
         if stem in paired:
             doubles.append(str(images / name))
             continue
@@ -143,6 +150,17 @@ def scan(root: Path, layout: SegmentationLayout, split: str) -> SegmentationFile
         alone = {stem: name for stem, name in alone.items() if stem in listed}
     labels_alone = [str(labels / name) for name in sorted(alone.values())]
     return SegmentationFiles(images, labels, pairs, images_alone, labels_alone, doubles, label_doubles)
+
+
+def _alike(images: set[str], labels: dict[bool, dict[str, str]]) -> dict[str, str]:
+    """Stems of label files that are no image's, by their plain names, where these are of one.
+
+    Tools and systems change case and the form of accents; what differs in these alone belongs together.
+    """
+    found: dict[str, set[str]] = {}
+    for stem in {stem for group in labels.values() for stem in group} - images:
+        found.setdefault(plain_name(stem), set()).add(stem)
+    return {plain: stems.pop() for plain, stems in found.items() if len(stems) == 1}
 
 
 def _without(stem: str, beginning: str) -> str:

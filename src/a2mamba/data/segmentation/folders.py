@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from a2mamba.data.images import IMAGE_EXTENSIONS
-from a2mamba.data.names import is_hidden
+from a2mamba.data.names import is_hidden, plain_name
 from a2mamba.data.segmentation.files import LABEL_EXTENSIONS, SegmentationLayout
 from a2mamba.data.splits import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, find_splits
 from a2mamba.data.walk import leads_back
@@ -145,9 +145,10 @@ def _layout(
     plain = SegmentationLayout(images, labels, train, val, lists=lists, label_extensions=LABEL_EXTENSIONS)
     image_folder, masks = plain.folders(root, train)
     stems = {Path(name).with_suffix("").as_posix() for name in _some_files(image_folder, IMAGE_EXTENSIONS)}
+    plain_stems = {plain_name(stem) for stem in stems}
     label_stems = [Path(name).with_suffix("").as_posix() for name in _some_files(masks, LABEL_EXTENSIONS)]
     for ending in ("", *_BESIDE):
-        if any(stem.endswith(ending) and stem.removesuffix(ending) in stems for stem in label_stems):
+        if any(stem.endswith(ending) and plain_name(stem.removesuffix(ending)) in plain_stems for stem in label_stems):
             return replace(plain, label_ending=ending)
     for image, label in _BEGINNINGS:
         if any(Path(stem).name.startswith(label) and stem.replace(label, image, 1) in stems for stem in label_stems):

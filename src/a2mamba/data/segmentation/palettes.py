@@ -3,7 +3,8 @@
 classes.txt      one name a line, or a name and its red, green, blue
 labelmap.txt     name:red,green,blue, with more behind a colon (CVAT)
 class_dict.csv   name, red, green, blue
-palette.json     {"name": [r, g, b]}, {"name": "#rrggbb"}, or a list of {"name": ..., "color": ...}
+palette.json     {"name": [r, g, b]}, {"name": "#rrggbb"}, {"0": "name"}, {"name": 0}, or a list of {"name": ...} with
+                 or without "color" and "id"; numbers decide the order
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from a2mamba.data.names import some
 from a2mamba.data.segmentation.datasets.spec import Palette
 from a2mamba.data.segmentation.labels import IGNORE_LABEL
-from a2mamba.data.text import read_lines, read_text
+from a2mamba.data.text import read_lines, read_text, refuse_other_order
 
 CLASS_NAMES_FILE = "classes.txt"
 _TEXT = (CLASS_NAMES_FILE, "labelmap.txt", "class_dict.csv", "label_colors.txt", "class_names.txt", "labels.txt")
@@ -72,6 +73,7 @@ def _parse_json(file: Path) -> list[tuple[str, tuple[int, int, int] | None]]:
     if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), list):
         (inner,) = content.values()  # {"classes": [...]}
         content = inner if not _color(inner) else content
+    content = _in_order(content)
     if isinstance(content, dict):
         pairs: list[tuple[Any, Any]] = list(content.items())
         if pairs and all(isinstance(value, dict) for _, value in pairs):
@@ -89,6 +91,21 @@ def _parse_json(file: Path) -> list[tuple[str, tuple[int, int, int] | None]]:
     raise ValueError(f'{file}: expected {{"name": [red, green, blue], ...}} or a list of names')
 
 
+def _in_order(content: Any) -> Any:
+    """Classes in the order of their numbers, where each has one: what writes JSON sorts "10" before "2"."""
+    if isinstance(content, list):
+        numbers = [value.get("id") if isinstance(value, dict) else None for value in content]
+        if all(type(number) is int for number in numbers):
+            return sorted(content, key=lambda value: value["id"])
+    if isinstance(content, dict):
+        pairs = list(content.items())
+        if all(key.isdecimal() for key, _ in pairs):  # {"0": name}
+            return dict(sorted(pairs, key=lambda pair: int(pair[0])))
+        if all(type(value) is int for _, value in pairs):  # {name: 0}
+            return dict(sorted(pairs, key=lambda pair: pair[1]))
+    return content
+
+
 def _color(value: Any) -> tuple[int, int, int] | None:
     if isinstance(value, str) and (found := _HEX.fullmatch(value.strip())):
         return int(found[1], 16), int(found[2], 16), int(found[3], 16)
@@ -103,6 +120,7 @@ def _checked(entries: list[tuple[str, tuple[int, int, int] | None]], file: Path)
     if not names or not all(names) or twice or len(names) > IGNORE_LABEL:
         found = f"names given twice: {some(twice)}" if twice else f"{len(names)} names"
         raise ValueError(f"{file} holds {found}; expected 1 to 255 different class names, one a line")
+    refuse_other_order(names, file)
     colors = tuple(color for _, color in entries if color is not None)
     if 0 < len(colors) < len(names):
         without = [name for name, color in entries if color is None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import timm
 import torch
@@ -121,6 +122,8 @@ class ClassificationTask(Task[ClassificationRun, Pyramid]):
                 dataset = dataset.part(run.data.holdout, heldout=False)
             classes, samples = dataset.classes, len(dataset)
         except ValueError as error:
+            if Path(run.data.root).is_dir():  # what is there is meant, and a run would be refused
+                raise
             classes, samples = [str(i) for i in range(_IMAGENET_CLASSES)], _IMAGENET_IMAGES
             notes.append(f"ImageNet-1K's {samples:,} images and {len(classes)} classes are assumed: {error}")
         check_batch(run.data, samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -112,6 +113,8 @@ class DetectionTask(Task[DetectionRun, Detector]):
             annotations = read_detection_split(run.data, "train", masks=False)
             samples, classes = len(annotations.image_ids), [category.name for category in annotations.categories]
         except ValueError as error:
+            if Path(run.data.root).is_dir():  # what is there is meant, and a run would be refused
+                raise
             samples, classes = _COCO_IMAGES, [str(i) for i in range(_COCO_CLASSES)]
             notes.append(f"{samples:,} images and {len(classes)} classes are assumed, as in COCO 2017: {error}")
         return DataSize(classes, samples, max(1, samples // run.data.batch_size), notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,6 +149,8 @@ class SegmentationTask(Task[SegmentationRun, Segmenter]):
             classes = segmentation_classes(run.data)
             samples = len(scan_segmentation(run.data.root, run.data.layout, train_split(run.data)).pairs)
         except ValueError as error:
+            if Path(run.data.root).is_dir():  # what is there is meant, and a run would be refused
+                raise
             dataset = SEGMENTATION_DATASETS.get(run.data.layout)
             samples, count = _FOLDER if dataset is None else (dataset.images[0], len(dataset.classes))
             classes = [str(i) for i in range(run.data.num_classes or count)]

@@ -19,7 +19,8 @@ _PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
 _FILES = 50  # folders with more JSON files hold one for each image: another format
 _SAMPLE = 16  # file names that decide which folder is that of the images
-_SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[|\{)')
+# Lists of lists, run lengths, or one list of six numbers or more, see masks.py.
+_SEGMENTATION = re.compile(rb'"segmentation"\s*:\s*(\[\s*\[|\{|\[(\s*[-+.eE\d]+\s*,){5})')
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 

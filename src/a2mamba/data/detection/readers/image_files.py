@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from a2mamba.data.images import IMAGE_EXTENSIONS, UndecodableImageError, exif_orientation, read_image
-from a2mamba.data.names import is_hidden, some
+from a2mamba.data.names import is_hidden, plain_name, some
 from a2mamba.data.walk import images_below
 
 _SIDEWAYS = (5, 6, 7, 8)
@@ -75,12 +74,12 @@ def locate(names: Sequence[str], folder: Path, *, below: Path) -> list[str]:
         return names
     ends: dict[str, list[str]] = {}
     for found in images_below(below):
-        ends.setdefault(_plain(PurePosixPath(found).name), []).append(found)
+        ends.setdefault(plain_name(PurePosixPath(found).name), []).append(found)
     start = os.path.relpath(below, folder).replace(os.sep, "/")
     own = f"{Path(os.path.relpath(folder, below)).as_posix()}/"
     located = []
     for name in names:
-        candidates = ends.get(_plain(PurePosixPath(name).name), []) if name in missing else []
+        candidates = ends.get(plain_name(PurePosixPath(name).name), []) if name in missing else []
         exact = [found for found in candidates if PurePosixPath(found).name == PurePosixPath(name).name]
         candidates = closest(exact or candidates, name)
         if len(candidates) > 1:
@@ -91,10 +90,10 @@ def locate(names: Sequence[str], folder: Path, *, below: Path) -> list[str]:
 
 def closest(paths: Sequence[str], name: str) -> list[str]:
     """Those of some paths that share the most last parts with a path, without regard to case."""
-    wanted = PurePosixPath(_plain(name)).parts[::-1]
+    wanted = PurePosixPath(plain_name(name)).parts[::-1]
 
     def shared(path: str) -> int:
-        pairs = zip(PurePosixPath(_plain(path)).parts[::-1], wanted, strict=False)
+        pairs = zip(PurePosixPath(plain_name(path)).parts[::-1], wanted, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     most = max(map(shared, paths), default=0)
@@ -111,8 +110,11 @@ class ImagesByStem:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._found: dict[str, list[str]] = {}
+        self._alike: dict[str, list[str]] = {}
         for name in images_below(folder):
-            self._found.setdefault(PurePosixPath(name).stem, []).append(name)
+            stem = PurePosixPath(name).stem
+            self._found.setdefault(stem, []).append(name)
+            self._alike.setdefault(plain_name(stem), []).append(name)
 
     def of(self, file: Path, stated: str) -> str:
         """The image of an annotation file: of its own name, or of that which it states.
@@ -124,7 +126,10 @@ class ImagesByStem:
             ValueError: there is none, or it is not known which.
         """
         stated = stated.replace("\\", "/")
-        found = self._found.get(file.stem) or self._found.get(PurePosixPath(stated).stem) or []
+        names = (file.stem, PurePosixPath(stated).stem)
+        found = next((self._found[name] for name in names if name in self._found), [])
+        # Case and the form of accents are changed by tools and systems.
+        found = found or next((self._alike[name] for name in map(plain_name, names) if name in self._alike), [])
         if not found:
             raise ValueError(f"{file} is of the image {stated or file.stem!r}, which is not in {self.folder}")
         close = closest(found, stated)
@@ -134,10 +139,6 @@ class ImagesByStem:
                 f"which is meant; give images different names"
             )
         return close[0]
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_header(path: Path) -> ImageHeader | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from a2mamba.data.detection.annotations import Category, DetectionAnnotations, Problem
 from a2mamba.data.detection.readers.image_files import locate
+from a2mamba.data.names import some
 from a2mamba.data.splits import VAL_NAMES, split_role
 
 _SAMPLE = 2000
@@ -70,6 +71,8 @@ class DetectionSource:
     notes: tuple[str, ...] = ()
     overlap: int = 0
     """images of the split to evaluate on that are trained on, too"""
+    mistaken: str = ""
+    """what is wrong where an image that one of the two splits lacks would be taken from the folder of the other"""
 
     @property
     def train_split(self) -> str:
@@ -124,12 +127,26 @@ def with_overlap(source: DetectionSource, names: Mapping[str, Sequence[str]]) ->
     common = set(map(_bare, names[train])) & set(map(_bare, names[val]))
     if not common:  # as in most sets: nothing has to be looked for
         return source
-    files = []
-    for split in (train, val):
+    files: dict[str, set[str]] = {}
+    mistaken = ""
+    for split, other in ((train, val), (val, train)):
+        listed = [name for name in names[split] if _bare(name) in common]
         folder = source.splits[split].images.resolve()
-        found = locate([name for name in names[split] if _bare(name) in common], folder, below=source.root.resolve())
-        files.append({os.path.normpath(folder / name) for name in found})
-    return replace(source, overlap=len(files[0] & files[1]))
+        found = locate(listed, folder, below=source.root.resolve())
+        files[split] = {os.path.normpath(folder / name) for name in found}
+        others = source.splits[other].images.resolve()
+        apart = not others.is_relative_to(folder) or (
+            split == train and folder != others and role_of(others.name) == "val"
+        )
+        searched = {os.path.normpath(folder / new): old for old, new in zip(listed, found, strict=True) if old != new}
+        taken = [old for file, old in searched.items() if Path(file).is_relative_to(others)]
+        if apart and taken and not mistaken:
+            mistaken = (
+                f"{len(taken)} images of {source.splits[split].annotations} are in {others} alone, which has images of "
+                f"these names for {source.splits[other].annotations}: {some(taken, 3)}; add those of {split}, or "
+                f"remove them from the file"
+            )
+    return replace(source, overlap=len(files[train] & files[val]), mistaken=mistaken)
 
 
 def _bare(name: str) -> str:

@@ -61,10 +61,11 @@ def find(root: Path) -> DetectionSource | None:
     points = keypoint_numbers(first)
     polygons = bool(lines) and all(len(line) > 6 and len(line) != 5 + points for line in lines)
     notes = ["the keypoints beside the boxes are not learned"] if points else []
-    missing = sum(file is None for file in label_files(first, images[train]))
+    files = label_files(first, images[train])
+    missing = files.count(None)
     if 0 < missing < counts[train]:
         notes.append(f"{missing} of {counts[train]} images in {train} have no text file: images without objects")
-    alone = labels_alone(first, images[train])
+    alone = labels_alone(first, files)
     if alone:
         notes.append(f"{some(alone, 3)}: {len(alone)} text files of {train} have no image, and are left out")
     source = DetectionSource("yolo", root, "YOLO's text files", splits, counts, classes, polygons, read, tuple(notes))

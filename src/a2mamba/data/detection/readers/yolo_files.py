@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from a2mamba.data.detection.readers.image_files import folders_of, is_image
 from a2mamba.data.detection.readers.source import SplitPlaces
-from a2mamba.data.names import is_hidden
+from a2mamba.data.names import is_hidden, plain_name
 from a2mamba.data.text import read_lines, read_names, read_text
 from a2mamba.data.walk import files_below, images_below
 
@@ -61,34 +63,69 @@ def image_names(places: SplitPlaces) -> list[str]:
 
 
 def label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
-    """The text file of each image; each folder is listed once."""
-    listed: dict[str, list[tuple[Path, set[str]]]] = {}
+    """The text file of each image; each folder is listed once.
+
+    Its name may differ from the image's in case and in the form of accents, as tools and systems change them.
+    """
+    listed: dict[str, list[_Texts]] = {}
     files = []
     for name in names:
         parent, _, base = name.rpartition("/")
         if parent not in listed:
             folders = _label_folders(places, parent)
-            listed[parent] = [(folder, set(os.listdir(folder))) for folder in folders if folder.is_dir()]
-        text = f"{os.path.splitext(base)[0]}.txt"
-        files.append(next((folder / text for folder, found in listed[parent] if text in found), None))
+            listed[parent] = [_Texts(folder, parent, names) for folder in folders if folder.is_dir()]
+        stem = os.path.splitext(base)[0]
+        files.append(next((file for texts in listed[parent] if (file := texts.of(stem)) is not None), None))
     return files
 
 
-def labels_alone(places: SplitPlaces, names: Sequence[str]) -> list[str]:
-    """Text files of a split that have no image; none where it is not known which files are the split's.
+class _Texts:
+    """The text files in a folder.
+
+    Args:
+        folder: which is listed once.
+        parent: of its images, as their names have it.
+        images: the names of all.
+    """
+
+    def __init__(self, folder: Path, parent: str, images: Sequence[str]) -> None:
+        self.folder, self.parent, self.images = folder, parent, images
+        self._files = {name for name in os.listdir(folder) if name.endswith(".txt")}
+
+    def of(self, stem: str) -> Path | None:
+        """The file of an image."""
+        if f"{stem}.txt" in self._files:
+            return self.folder / f"{stem}.txt"
+        alike = self._others.get(plain_name(stem), [])
+        return self.folder / alike[0] if len(alike) == 1 else None
+
+    @cached_property
+    def _others(self) -> dict[str, list[str]]:
+        """Those that are no image's, by their plain names."""
+        stems = {os.path.splitext(name)[0] for name in self.images}
+        others: dict[str, list[str]] = {}
+        for name in self._files:
+            stem = name.removesuffix(".txt")
+            if (f"{self.parent}/{stem}" if self.parent else stem) not in stems:
+                others.setdefault(plain_name(stem), []).append(name)
+        return others
+
+
+def labels_alone(places: SplitPlaces, files: Sequence[Path | None]) -> list[str]:
+    """Text files of a split that are no image's; none where it is not known which files are the split's.
 
     That is where a list says which images are of the split, and where text files lie beside images, with other files.
     """
     folder = _labels_folder(places.images)
     if places.subset or _is_list(places.annotations) or folder == places.images:
         return []
-    stems = {os.path.splitext(name)[0] for name in names}
-    return [file for file in files_below(folder, (".txt",)) if os.path.splitext(file)[0] not in stems]
+    paired = set(files)
+    return [name for name in files_below(folder, (".txt",)) if folder / name not in paired]
 
 
 def some_lines(places: SplitPlaces, names: Sequence[str]) -> list[list[str]]:
     """The words of each line in the text files of some images."""
-    files = (_label_file(places, name) for name in names[:_SAMPLE])
+    files = _some_label_files(places, names[:_SAMPLE])
     return [line.split() for file in files if file is not None for line in read_lines(file)]
 
 
@@ -127,19 +164,23 @@ def read_config(file: Path) -> _Config:
     """
     import yaml
 
+    # Words and numbers stay as they are written: YAML would make false and true of the names no and yes.
+    # A SafeLoader still: nothing in the file makes an object.
+    texts = type("_Texts", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
     try:
-        content: Any = yaml.safe_load(read_text(file))
+        content: Any = yaml.load(read_text(file), Loader=texts)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {str(error).splitlines()[0] if str(error) else 'too deep'}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, expected names, train and val")
     names = content.get("names")
-    if isinstance(names, dict) and all(type(key) is int and key >= 0 for key in names) and len(names) <= 100_000:
+    if isinstance(names, dict) and all(key.isdecimal() for key in names) and len(names) <= 100_000:
+        names = {int(key): name for key, name in names.items()}
         last = max(names, default=-1)
         if last > 100_000:
             raise ValueError(f"{file}: names has the class number {last}, expected numbers from 0 on without gaps")
         names = [names.get(number, str(number)) for number in range(last + 1)]
-    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int, float)) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{file}: names is {type(names).__name__}, expected a list or class numbers with names")
     splits: dict[str, list[str]] = {}
     for key in _SPLITS:
@@ -149,18 +190,23 @@ def read_config(file: Path) -> _Config:
             splits[key] = parts
     base = content.get("path")
     shape = content.get("kpt_shape")
-    points = math.prod(shape) if isinstance(shape, list) and all(type(size) is int for size in shape) else 0
-    return _Config(file, [str(name) for name in names], splits, base if isinstance(base, str) else "", points)
+    points = math.prod(map(int, shape)) if isinstance(shape, list) and all(map(_is_number, shape)) else 0
+    return _Config(file, names, splits, base if isinstance(base, str) else "", points)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and value.isdecimal()
 
 
 def _config_file(root: Path) -> Path | None:
     """The file that names classes and places, sound or not."""
     for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml")))[:_SAMPLE]:
         try:
-            lines = read_lines(file) if file.stat().st_size <= _YAML_BYTES else []
-        except (OSError, ValueError):
+            content = file.read_bytes() if file.stat().st_size <= _YAML_BYTES else b""
+        except OSError:
             continue
-        if any(line.replace(" ", "").startswith("names:") for line in lines):
+        # In any encoding: one that is not known is refused by reading, not passed over with the names in it.
+        if re.search(rb"^\s*names\s*:", content.replace(b"\0", b"").removeprefix(b"\xef\xbb\xbf"), re.MULTILINE):
             return file
     return None
 
@@ -182,7 +228,7 @@ def _declared_splits(root: Path) -> dict[str, SplitPlaces]:
             unlabeled[name] = SplitPlaces(root / values[0], file)
         elif found[0].is_file():
             splits[name] = SplitPlaces(root, found[0])
-        elif _has_labels(SplitPlaces(found[0], file)):
+        elif _has_labels(SplitPlaces(found[0], file), declared=True):
             splits[name] = SplitPlaces(found[0], file)
         else:
             unlabeled[name] = SplitPlaces(found[0], file)
@@ -265,16 +311,20 @@ def _label_folders(places: SplitPlaces, parent: str) -> list[Path]:
     return [*own, _labels_folder(images), images]
 
 
-def _label_file(places: SplitPlaces, name: str) -> Path | None:
-    """The text file of one image, for which no folder is listed."""
-    parent, _, base = name.rpartition("/")
-    files = (folder / f"{os.path.splitext(base)[0]}.txt" for folder in _label_folders(places, parent))
-    return next((file for file in files if file.is_file()), None)
+def _some_label_files(places: SplitPlaces, names: Sequence[str]) -> list[Path | None]:
+    """`label_files` of a few images; no folder is listed where one of them is found without."""
+    files: list[Path | None] = []
+    for name in names:
+        parent, _, base = name.rpartition("/")
+        texts = (folder / f"{os.path.splitext(base)[0]}.txt" for folder in _label_folders(places, parent))
+        files.append(next((file for file in texts if file.is_file()), None))
+    return files if any(files) else label_files(places, names)
 
 
-def _has_labels(places: SplitPlaces) -> bool:
-    """Whether one of some images has a text file of YOLO's lines."""
-    return any(_is_labels(_label_file(places, name)) for name in _some_images(places.images))
+def _has_labels(places: SplitPlaces, *, declared: bool = False) -> bool:
+    """Whether one of some images has a text file of YOLO's lines; declared: or of any, which reading refuses."""
+    files = _some_label_files(places, _some_images(places.images))
+    return any(_is_labels(file) or (declared and file is not None) for file in files)
 
 
 def _is_labels(file: Path | None) -> bool:
