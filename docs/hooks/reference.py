@@ -28,7 +28,7 @@ BESIDE = {
     "a2mamba.data": ["recognize", "check_dataset"],
     "a2mamba.recipes": ["make_run", "train", "dry_run"],
     "a2mamba.export": ["export_model"],
-    "a2mamba.backbone": ["cpu_graph", "cuda_graph", "register"],
+    "a2mamba.backbone": ["register"],
 }
 """Module -> names beside those of the package itself."""
 

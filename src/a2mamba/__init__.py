@@ -13,7 +13,15 @@ from a2mamba.after_import import after_import
 
 if TYPE_CHECKING:
     from a2mamba import analysis, ops
-    from a2mamba.backbone import create_model, fuse_for_inference, list_models, load_checkpoint, to_released
+    from a2mamba.backbone import (
+        cpu_graph,
+        create_model,
+        cuda_graph,
+        fuse_for_inference,
+        list_models,
+        load_checkpoint,
+        to_released,
+    )
     from a2mamba.detection import create_detector, list_detectors
     from a2mamba.predictor import Predictor, load
     from a2mamba.segmentation import create_segmenter, list_segmenters
@@ -24,9 +32,11 @@ __all__ = [
     "Predictor",
     "__version__",
     "analysis",
+    "cpu_graph",
     "create_detector",
     "create_model",
     "create_segmenter",
+    "cuda_graph",
     "fuse_for_inference",
     "list_detectors",
     "list_models",
@@ -38,9 +48,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cpu_graph": "backbone",
     "create_detector": "detection",
     "create_model": "backbone",
     "create_segmenter": "segmentation",
+    "cuda_graph": "backbone",
     "fuse_for_inference": "backbone",
     "list_detectors": "detection",
     "list_models": "backbone",

@@ -343,6 +343,18 @@ def test_tables_that_others_push_out_stay(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @needs_numba
+def test_weights_go_with_their_graph() -> None:
+    model = network()
+    graph = cpu_graph(model)
+    with torch.no_grad():
+        graph(noise(1, 3, SIZE, SIZE))
+    weight = weakref.ref(next(model.parameters()))
+    del model, graph
+    gc.collect()
+    assert weight() is None
+
+
+@needs_numba
 def test_unknown_memory_is_an_error() -> None:
     secret = torch.ones(8)
 

@@ -96,6 +96,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, images: Tensor, state: Iterable[Tensor]) -> None:
         super().__init__()
         self.calls: list[Operation | Launch] = []
+        self.scratch: Tensor | None = None
         self._memories: dict[int, Memory] = {}
         self._inside = False
         self.images = self._memory_of(images)

@@ -40,7 +40,6 @@ class _Own(threading.local):
     """What every Python thread has for itself."""
 
     scratch: Tensor | None = None
-    scratch_of: recording.Recorder | None = None
 
 
 _own = _Own()
@@ -51,13 +50,13 @@ def scratch(size: int) -> Tensor:
 
     What is small is kept: to ask for it anew takes as long as a small kernel.
     """
-    recorder = recording.current()  # what it records is repeated in other threads, too, and has memory of its own
-    if _own.scratch is not None and size <= _own.scratch.numel() and recorder is _own.scratch_of:
-        return _own.scratch
+    keeper = recording.current() or _own  # what is recorded is repeated in other threads, too, in memory of its own
+    if keeper.scratch is not None and size <= keeper.scratch.numel():
+        return keeper.scratch
     with torch.inference_mode(False):  # it is for what comes outside of that mode, too
         memory = torch.empty(size, dtype=torch.float32, device="cpu")
     if size <= KEPT_SCRATCH:
-        _own.scratch, _own.scratch_of = memory, recorder
+        keeper.scratch = memory
     return memory
 
 

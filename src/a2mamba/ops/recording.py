@@ -21,6 +21,9 @@ _R = TypeVar("_R")
 class Recorder(Protocol):
     """What listens: a torch dispatch mode, which sees PyTorch's operations, and is called for what else happens."""
 
+    scratch: Tensor | None
+    """Scratch memory of the kernels that are recorded, see ``numba_threads.scratch``."""
+
     def launch(self, kernel: int, workers: int, numbers: Sequence[int]) -> None:
         """Take note of a call of ``numba_threads.run``."""
 

@@ -385,7 +385,7 @@ def load(
         cuda_graph: predict by CUDA graphs, which spare a GPU the wait for Python where batches are small. One is
             recorded for each size, and eight are kept: for images of few sizes. Not for detectors.
         cpu_graph: the same on a CPU, where Python is up to half of the time of one small image; see
-            `a2mamba.backbone.cpu_graph`. Not for detectors, nor with ``compile``.
+            `a2mamba.cpu_graph`. Not for detectors, nor with ``compile``.
 
     Raises:
         ValueError: a file that is missing, damaged, does not say what it holds or holds something else; names of

@@ -269,7 +269,7 @@ class Task(ABC, Generic[RunT, ModelT]):
         Args:
             model: in eval mode, where it is to compute.
             compile: by torch.compile, when it is first called and again for the first other sizes.
-            graph: recorded for each size, by `a2mamba.backbone.cuda_graph` or `cpu_graph`; with ``compile``, the former
+            graph: recorded for each size, by `a2mamba.cuda_graph` or `cpu_graph`; with ``compile``, the former
                 of the compiled kernels.
 
         Raises:
