@@ -258,6 +258,23 @@ def test_inputs_of_any_strides() -> None:
 
 
 @needs_numba
+def test_gradients_of_bfloat16_are_those_of_its_numbers(poison: Callable[[], None]) -> None:
+    """What is read and written as bfloat16 is computed in float32, and rounded once."""
+    poison()
+    for case in neighborhood.CASES:
+        *halves, bias = case.inputs(torch.bfloat16)
+        grad = outer_gradient(case).bfloat16()
+        apart = torch.full((*grad.shape[:-1], 3 * grad.shape[-1]), torch.nan, dtype=torch.bfloat16)
+        apart[..., : grad.shape[-1]] = grad
+        floats = [None if t is None else t.float() for t in (*halves, bias)]
+        expected = attention_gradients(case, floats, grad.float())
+        for outer in (grad, apart[..., : grad.shape[-1]]):
+            found = attention_gradients(case, (*halves, bias), outer)
+            assert all(t.dtype == torch.bfloat16 for t in found[:3])
+            assert all(torch.equal(ours, right.to(ours.dtype)) for ours, right in zip(found, expected, strict=True))
+
+
+@needs_numba
 def test_images_and_heads_do_not_touch_each_other() -> None:
     case = AttentionCase(3, 2, 9, 13, 8, (5, 5))
     tensors, grad = case.inputs(), outer_gradient(case)

@@ -426,8 +426,10 @@ def _transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
     return rows
 
 
-def _transposition(store_column: Callable[[Builder, Value, Value], None]) -> Callable[..., Any]:
-    """Return an intrinsic that transposes a block of 8 x 8 floats, multiplying its rows by the vector at ``factor``.
+def _transposition(
+    load_row: Callable[[Builder, Value], Value], store_column: Callable[[Builder, Value, Value], None]
+) -> Callable[..., Any]:
+    """Return an intrinsic that transposes a block of 8 x 8 numbers, multiplying its rows by the vector at ``factor``.
 
     Only the first ``source_count`` rows are read, the last of them again in place of the others; only the first
     ``target_count`` rows are written, the others to the 32 bytes at ``spare``.
@@ -445,7 +447,7 @@ def _transposition(store_column: Callable[[Builder, Value, Value], None]) -> Cal
             rows = []
             for i in range(LANES):
                 row = b.select(b.icmp_signed("<", integer(i), last), integer(i), last)
-                rows.append(b.fmul(load(b, b.add(source, b.mul(row, source_step))), scale))
+                rows.append(b.fmul(load_row(b, b.add(source, b.mul(row, source_step))), scale))
             for i, column in enumerate(_transposed(b, rows)):
                 address = b.add(target, b.mul(integer(i), target_step))
                 store_column(b, column, b.select(b.icmp_signed("<", integer(i), target_count), address, spare))
@@ -455,7 +457,8 @@ def _transposition(store_column: Callable[[Builder, Value, Value], None]) -> Cal
     return transpose
 
 
-transpose, transpose_to_half = _transposition(store), _transposition(store_half)
+transpose = _transposition(load, store)
+transpose_from_half, transpose_to_half = _transposition(load_half, store), _transposition(load, store_half)
 
 
 def _cells(of_positions: bool) -> Callable[..., Any]:

@@ -226,16 +226,18 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v and of the bias table (zeros of shape (G, 2 K_h - 1, 2 K_w - 1) without one)."""
-    maps = tuple(empty_heads(each, torch.float32) for each in (q, k, v))
+    half = grad.dtype == q.dtype == k.dtype == v.dtype == torch.bfloat16
+    dtype = torch.bfloat16 if half else torch.float32
+    maps = tuple(empty_heads(each, dtype) for each in (q, k, v))
     batch, heads, height, _, v_width = v.shape
     table = (2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1)
-    grad_bias = maps[0].new_zeros(heads, *table)
+    grad_bias = maps[0].new_zeros(heads, *table, dtype=torch.float32)
     if maps[2].numel():
         from a2mamba.ops.neighborhood import numba_kernels_backward
 
         images = batch * heads
         workers = min(numba_threads.threads(), images)
-        call = _Call(q, k, v, bias, kernel_size, dilation, scale)
+        call = _Call(q, k, v, bias, kernel_size, dilation, scale, dtype)
         q_width, entries = q.shape[-1], table[0] * table[1]
         width = q_width + v_width
         packed = grad_bias.new_empty(workers, height, call.columns, 2 * width)
@@ -244,12 +246,12 @@ def backward(
         pair_of_rows = call.columns * (2 * width + 4 * call.plan.window * table[1])
         scratch = grad_bias.new_empty(workers, tile + pair_of_rows)
         tables = grad_bias.new_empty(batch, heads, *table)
-        others = rows(grad), *maps
-        call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, (tables.data_ptr(),))
+        others, last = (rows(grad, dtype), *maps), (tables.data_ptr(), int(half))
+        call.run(numba_kernels_backward.KERNEL, workers, images, packed, scratch, others, last)
         # A running sum adds in order; how a plain one is cut may depend on the number of threads.
         grad_bias = tables.cumsum(0)[-1].clone()
     bias_dtype = torch.promote_types(q.dtype, v.dtype) if bias is None else bias.dtype
-    grad_q, grad_k, grad_v = (x.to(like.dtype) for x, like in zip(maps, (q, k, v), strict=True))
+    grad_q, grad_k, grad_v = (cast(x, like.dtype) for x, like in zip(maps, (q, k, v), strict=True))
     return grad_q, grad_k, grad_v, grad_bias.to(bias_dtype)
 
 
@@ -265,9 +267,10 @@ class _Call:
         kernel_size: tuple[int, int],
         dilation: tuple[int, int],
         scale: float,
+        dtype: torch.dtype,
     ) -> None:
         _, heads, height, width, v_width = v.shape
-        self.inputs = rows(q), rows(k), rows(v)
+        self.inputs = rows(q, dtype), rows(k, dtype), rows(v, dtype)
         self.bias = bias_table(bias, v, kernel_size)
         self.plan = plan = make_plan(height, width, kernel_size, dilation)
         self.columns = _packed_columns(width)
@@ -315,7 +318,7 @@ def _packed_columns(width: int) -> int:
     return (width + LANES - 1) // LANES * LANES + 2 * LANES
 
 
-def rows(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``x`` in ``dtype``, the channels of a position side by side; without a copy where it is so already."""
     x = cast(x, dtype)
     return x if x.stride()[-1] == 1 else x.contiguous()

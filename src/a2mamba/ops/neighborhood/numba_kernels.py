@@ -42,6 +42,8 @@ from a2mamba.ops.numba_vectors import (
     store,
     take_number,
     transpose,
+    transpose_from_half,
+    transpose_to_half,
 )
 
 MARGIN = LANES
@@ -395,23 +397,31 @@ def tile_functions(product: Product) -> tuple[Callable[..., Any], Callable[..., 
 score_tile, add_values, value_tile = tile_functions(fma)
 
 
-@njit(error_model="numpy")
-def pack(source, row_step, column_step, columns, width, target, target_columns, first, last, spare, factor):  # type: ignore[no-untyped-def]
-    """Pack rows ``first`` to ``last`` of a map: (H, W, width) of any strides -> (H, width, target_columns)."""
-    channel = 4 * target_columns
-    for y in range(first, last):
-        row = target + y * width * channel
-        for x in range(0, columns, LANES):
-            count = min(LANES, columns - x)
-            for block in range(0, width, LANES):
-                c = min(block, width - LANES)
-                a = source + y * row_step + x * column_step + 4 * c
-                transpose(a, column_step, count, row + c * channel + 4 * (MARGIN + x), channel, LANES, spare, factor)
-        # Two vectors after the last column, for its tile is full and a margin follows.
-        for c in range(width):
-            fill(row + c * channel, MARGIN // LANES)
-            fill(row + c * channel + 4 * (MARGIN + columns), 1)
-            fill(row + (c + 1) * channel - BYTES, 1)
+def _packing(transpose_block: Any, size: int) -> Any:
+    """Return a function that packs maps of numbers of so many bytes."""
+
+    @njit(error_model="numpy")
+    def pack(source, row_step, column_step, columns, width, target, target_columns, first, last, spare, factor):  # type: ignore[no-untyped-def]
+        """Pack rows ``first`` to ``last`` of a map: (H, W, width) of any strides -> (H, width, target_columns)."""
+        channel = 4 * target_columns
+        for y in range(first, last):
+            row = target + y * width * channel
+            for x in range(0, columns, LANES):
+                count = min(LANES, columns - x)
+                for block in range(0, width, LANES):
+                    c = min(block, width - LANES)
+                    a, to = source + y * row_step + x * column_step + size * c, row + c * channel + 4 * (MARGIN + x)
+                    transpose_block(a, column_step, count, to, channel, LANES, spare, factor)
+            # Two vectors after the last column, for its tile is full and a margin follows.
+            for c in range(width):
+                fill(row + c * channel, MARGIN // LANES)
+                fill(row + c * channel + 4 * (MARGIN + columns), 1)
+                fill(row + (c + 1) * channel - BYTES, 1)
+
+    return pack
+
+
+pack, pack_half = _packing(transpose, 4), _packing(transpose_from_half, 2)
 
 
 @njit(error_model="numpy")
@@ -422,12 +432,21 @@ def _load_queries(source, column_step, count, width, target, spare, ones):  # ty
         transpose(source + 4 * c, column_step, count, target + BYTES * c, BYTES, LANES, spare, ones)
 
 
-@njit(error_model="numpy")
-def store_outputs(source, channel, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
-    """Write eight columns of (width, ...), multiplied by a vector of factors, to the positions of a tile."""
-    for block in range(0, width, LANES):
-        c = min(block, width - LANES)
-        transpose(source + channel * c, channel, LANES, target + 4 * c, column_step, count, spare, factor)
+def _storing(transpose_block: Any, size: int) -> Any:
+    """Return a function that stores outputs as numbers of so many bytes."""
+
+    @njit(error_model="numpy")
+    def store_outputs(source, channel, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
+        """Write eight columns of (width, ...), multiplied by a vector of factors, to the positions of a tile."""
+        for block in range(0, width, LANES):
+            c = min(block, width - LANES)
+            a, to = source + channel * c, target + size * c
+            transpose_block(a, channel, LANES, to, column_step, count, spare, factor)
+
+    return store_outputs
+
+
+store_outputs, store_outputs_as_half = _storing(transpose, 4), _storing(transpose_to_half, 2)
 
 
 @njit(error_model="numpy")

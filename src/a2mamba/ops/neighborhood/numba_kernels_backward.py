@@ -23,10 +23,12 @@ from a2mamba.ops.neighborhood.numba_kernels import (
     UNROLLED,
     add_values,
     pack,
+    pack_half,
     read_strip,
     score_tile,
     softmax_tile,
     store_outputs,
+    store_outputs_as_half,
     strip_part,
     value_tile,
 )
@@ -130,12 +132,30 @@ def _gather_strip(  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
-def _unpack(packed, channel, height, columns, width, target, row_step, column_step, spare, ones):  # type: ignore[no-untyped-def]
-    """Invert ``pack`` for a whole map."""
+def _pack(half, source, row_step, column_step, columns, width, target, target_columns, rows, spare, factor):  # type: ignore[no-untyped-def]
+    """Pack the first rows of a map of bfloat16 (``half``) or float32."""
+    if half:
+        pack_half(source, row_step, column_step, columns, width, target, target_columns, 0, rows, spare, factor)
+    else:
+        pack(source, row_step, column_step, columns, width, target, target_columns, 0, rows, spare, factor)
+
+
+@njit(error_model="numpy")
+def _store(half, source, channel, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
+    """Write the columns of a tile as bfloat16 (``half``) or float32."""
+    if half:
+        store_outputs_as_half(source, channel, width, target, column_step, count, spare, factor)
+    else:
+        store_outputs(source, channel, width, target, column_step, count, spare, factor)
+
+
+@njit(error_model="numpy")
+def _unpack(half, packed, channel, height, columns, width, target, row_step, column_step, spare, ones):  # type: ignore[no-untyped-def]
+    """Invert ``_pack`` for a whole map."""
     for y in range(height):
         for x in range(0, columns, LANES):
             a, target_x = packed + y * width * channel + 4 * (MARGIN + x), target + y * row_step + x * column_step
-            store_outputs(a, channel, width, target_x, column_step, min(LANES, columns - x), spare, ones)
+            _store(half, a, channel, width, target_x, column_step, min(LANES, columns - x), spare, ones)
 
 
 @njit(error_model="numpy")
@@ -153,7 +173,7 @@ def _work(p):  # type: ignore[no-untyped-def]
     dq, dq_batch, dq_head, dq_row, dq_column = p[48], p[49], p[50], p[51], p[52]
     dk, dk_batch, dk_head, dk_row, dk_column = p[53], p[54], p[55], p[56], p[57]
     dv, dv_batch, dv_head, dv_row, dv_column = p[58], p[59], p[60], p[61], p[62]
-    grad_bias = p[63]
+    grad_bias, half = p[63], p[64]
 
     channel, offset, span = 4 * packed_columns, 4 * step_w, 2 * kernel_w - 1
     q_line, v_line, entries = channel * q_width, channel * v_width, (2 * kernel_h - 1) * span
@@ -187,9 +207,9 @@ def _work(p):  # type: ignore[no-untyped-def]
             return
         batch, head = image // heads, image % heads
         a = k + batch * k_batch + head * k_head
-        pack(a, k_row, k_column, columns, q_width, k_packed, packed_columns, 0, height, spare, ones)
+        _pack(half, a, k_row, k_column, columns, q_width, k_packed, packed_columns, height, spare, ones)
         a = v + batch * v_batch + head * v_head
-        pack(a, v_row, v_column, columns, v_width, v_packed, packed_columns, 0, height, spare, ones)
+        _pack(half, a, v_row, v_column, columns, v_width, v_packed, packed_columns, height, spare, ones)
         fill(k_sums, height * (q_line + v_line) // BYTES)
         fill(table, entries)
         bias_head = bias + 4 * head * entries
@@ -198,9 +218,9 @@ def _work(p):  # type: ignore[no-untyped-def]
             for r in range(rows):
                 y = y_b if r else y_a
                 a = q + batch * q_batch + head * q_head + y * q_row
-                pack(a, 0, q_column, columns, q_width, queries + r * q_line, packed_columns, 0, 1, spare, scale)
+                _pack(half, a, 0, q_column, columns, q_width, queries + r * q_line, packed_columns, 1, spare, scale)
                 a = g + batch * g_batch + head * g_head + y * g_row
-                pack(a, 0, g_column, columns, v_width, outputs + r * v_line, packed_columns, 0, 1, spare, ones)
+                _pack(half, a, 0, g_column, columns, v_width, outputs + r * v_line, packed_columns, 1, spare, ones)
             for t in range(tile_count):
                 tile = tiles + 40 * t
                 x, dx, count = read(tile), read(tile + 8), read(tile + 16)
@@ -234,7 +254,7 @@ def _work(p):  # type: ignore[no-untyped-def]
                 for r in range(rows):
                     a = dq + batch * dq_batch + head * dq_head + (y_b if r else y_a) * dq_row + x * dq_column
                     valid = min(LANES, columns - x)
-                    store_outputs(sums + r * BYTES * q_width, BYTES, q_width, a, dq_column, valid, spare, scale)
+                    _store(half, sums + r * BYTES * q_width, BYTES, q_width, a, dq_column, valid, spare, scale)
             zero = channel * (kernel_w - 1)
             _gather_strip(
                 window_h, shift, rows, k_sums + q_line * first_key, q_line * step_h, channel, q_width, queries,
@@ -245,9 +265,9 @@ def _work(p):  # type: ignore[no-untyped-def]
                 row_p + zero, kept, line, offset, tiles, tile_count
             )  # fmt: skip
         a = dk + batch * dk_batch + head * dk_head
-        _unpack(k_sums, channel, height, columns, q_width, a, dk_row, dk_column, spare, ones)
+        _unpack(half, k_sums, channel, height, columns, q_width, a, dk_row, dk_column, spare, ones)
         a = dv + batch * dv_batch + head * dv_head
-        _unpack(v_sums, channel, height, columns, v_width, a, dv_row, dv_column, spare, ones)
+        _unpack(half, v_sums, channel, height, columns, v_width, a, dv_row, dv_column, spare, ones)
         add_lanes(table, entries, grad_bias + 4 * entries * image)
 
 

@@ -16,7 +16,13 @@ from typing import Any
 from numba import njit
 
 from a2mamba.ops.neighborhood import numba_kernels
-from a2mamba.ops.neighborhood.numba_kernels import MARGIN, read_strip, softmax_tile, tile_functions
+from a2mamba.ops.neighborhood.numba_kernels import (
+    MARGIN,
+    read_strip,
+    softmax_tile,
+    store_outputs_as_half,
+    tile_functions,
+)
 from a2mamba.ops.numba_vectors import (
     BYTES,
     LANES,
@@ -34,7 +40,6 @@ from a2mamba.ops.numba_vectors import (
     read,
     store,
     take_number,
-    transpose_to_half,
     write_channel_pairs,
     write_position_pairs,
 )
@@ -109,14 +114,6 @@ def _pack_values(source, row_step, column_step, columns, width, shift, target, t
                 a = source + y * row_step + 2 * c
                 write_position_pairs(a, column_step, x, columns, shift, row + 4 * (MARGIN + x), channel, zeros)
         _clear(target + y * width * channel, channel, width, target_columns // LANES - 1, 1)
-
-
-@njit(error_model="numpy")
-def _store_outputs(source, width, target, column_step, count, spare, factor):  # type: ignore[no-untyped-def]
-    """Write eight columns of (width, 8), multiplied by a vector of factors, to the positions of a tile."""
-    for block in range(0, width, LANES):
-        c = min(block, width - LANES)
-        transpose_to_half(source + BYTES * c, BYTES, LANES, target + 2 * c, column_step, count, spare, factor)
 
 
 @njit(error_model="numpy")
@@ -201,7 +198,8 @@ def _work(p):  # type: ignore[no-untyped-def]
                 for r in range(rows):
                     a = out_image + (y_b if r else y_a) * out_row + x * out_column
                     valid = min(LANES, columns - x)
-                    _store_outputs(sums + r * v_second, v_width, a, out_column, valid, spare, inverses + r * BYTES)
+                    own, inverse = sums + r * v_second, inverses + r * BYTES
+                    store_outputs_as_half(own, BYTES, v_width, a, out_column, valid, spare, inverse)
 
 
 def _compile(version: int) -> Any:
