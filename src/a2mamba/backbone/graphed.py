@@ -21,7 +21,7 @@ WARM_UP = 2
 
 
 _LOCK = threading.RLock()
-"""Threads look for graphs and record them one after the other: those of a module of its own could not be copied."""
+"""Threads look for graphs and record them one after the other; of all models, as one that holds a lock has no copy."""
 
 
 class Graph(Protocol):
@@ -140,7 +140,7 @@ def cpu_graph(model: nn.Module, *, most: int = 8) -> GraphedModel:
     """Return a callable that computes what ``model`` does on a CPU, recording its calls for every shape it meets.
 
     The same operations and kernels run on the same numbers, so the result is the model's; only Python's part goes,
-    which is nearly half of the time of a2mamba_nano for one image. The first call with a shape takes as long as four
+    which is a quarter of the time of a2mamba_nano for one image. The first call with a shape takes as long as four
     of the model's. A parameter that is changed in place, as load_state_dict does, or moved to another dtype makes the
     next call record anew; a change through ``.data`` is not noticed, nor are hooks of modules called.
 

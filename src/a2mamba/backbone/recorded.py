@@ -25,6 +25,9 @@ from a2mamba.ops.dispatch import not_plain
 Step = Callable[[list[Any]], None]
 """Computes values from values, in the places of one list."""
 
+_Source = tuple[int, int, Geometry | None]
+"""Which leaf, of which value, and with which sizes, strides and offset, if not its own."""
+
 _TOLERANCE = 1e-3
 """Largest relative error of a repetition, by norms: it is zero where libraries compute the same twice."""
 
@@ -47,6 +50,46 @@ class _State:
         return [each.data_ptr() for each in self._tensors], [each._version for each in self._counting]
 
 
+class _Values:
+    """Where in a list a repetition keeps what varies: of a block, the tensor of each dtype that was there first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._of: dict[Memory, dict[torch.dtype, tuple[int, View]]] = {}
+
+    def __contains__(self, view: View) -> bool:
+        return view.dtype in self._of.get(view.memory, {})
+
+    def add(self, view: View) -> int:
+        """Return the place for a tensor."""
+        index = self.count
+        self.count += 1
+        self._of.setdefault(view.memory, {})[view.dtype] = index, view
+        return index
+
+    def indices(self, memory: Memory) -> list[int]:
+        """Return the places of all tensors of a block."""
+        return [index for index, _ in self._of.get(memory, {}).values()]
+
+    def address(self, memory: Memory, offset: int) -> tuple[int, int]:
+        """Return a place, and the bytes from the beginning of its tensor to ``offset`` in its block."""
+        index, view = next(iter(self._of[memory].values()))
+        return index, offset - view.geometry[2] * view.dtype.itemsize
+
+    def sort_out(self, leaves: Sequence[Any]) -> tuple[list[Any], list[_Source]]:
+        """Return leaves as they are at every repetition, None for those that vary; and where these come from."""
+        fixed: list[Any] = []
+        sources: list[_Source] = []
+        for leaf in leaves:
+            if isinstance(leaf, View) and leaf.memory.varies:
+                index, first = self._of[leaf.memory][leaf.dtype]
+                sources.append((len(fixed), index, None if leaf.geometry == first.geometry else leaf.geometry))
+                fixed.append(None)
+            else:
+                fixed.append(leaf.tensor if isinstance(leaf, View) else leaf)
+        return fixed, sources
+
+
 class Recorded:
     """A forward pass, ready to be repeated for other images of the same shape, strides and dtype.
 
@@ -54,13 +97,13 @@ class Recorded:
         recorder: that looked on.
         images: that it looked on for, see :func:`_placed`.
         result: of the pass.
-        state: parameters and buffers of the model.
+        state: of the model.
 
     Raises:
         ValueError: if the result has parts that are neither tensors nor plain values.
     """
 
-    def __init__(self, recorder: Recorder, images: Tensor, result: Any, state: Sequence[Tensor]) -> None:
+    def __init__(self, recorder: Recorder, images: Tensor, result: Any, state: _State) -> None:
         leaves, self._structure = tree_flatten(result)
         for leaf in leaves:
             if not isinstance(leaf, (Tensor, bool, int, float, str, type(None))):
@@ -72,20 +115,18 @@ class Recorded:
         last = {memory: call for call in calls for memory in call.memories()}
         # Kernels know no more of these than their addresses.
         self._held = [view.tensor for memory in last for view in memory.views]
-        # Of every block that varies, the tensor that was there first: where it stands among the values, and what it is.
-        self._values: dict[tuple[Memory, torch.dtype], tuple[int, View]] = {}
-        self._add(recorder.view(images))
+        values = _Values()
+        values.add(recorder.view(images))
         outputs = [recorder.view(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         wanted = {recorder.images, *(each.memory for each in outputs if isinstance(each, View))}
         self._steps: list[tuple[Step, list[int]]] = []
         for call in calls:
-            step = self._repeated(call) if isinstance(call, Operation) else self._launched(call)
+            step = _repeated(call, values) if isinstance(call, Operation) else _launched(call, values)
             ending = {memory for memory in call.memories() if last[memory] is call} - wanted
-            self._steps.append((step, [index for (memory, _), (index, _) in self._values.items() if memory in ending]))
-        self._fixed, self._sources = self._sorted_out(outputs)
-        self._count = len(self._values)
-        del self._values
-        self._state = _State(state)
+            self._steps.append((step, [index for memory in ending for index in values.indices(memory)]))
+        self._fixed, self._sources = values.sort_out(outputs)
+        self._count = values.count
+        self._state = state
 
     @property
     def stale(self) -> bool:
@@ -106,76 +147,51 @@ class Recorded:
             _fill(leaves, self._sources, values)
         return tree_unflatten(leaves, self._structure)
 
-    def _add(self, view: View) -> int:
-        index = len(self._values)
-        self._values[view.place] = index, view
-        return index
 
-    def _sorted_out(self, leaves: Sequence[Any]) -> tuple[list[Any], list[_Source]]:
-        """Return leaves as they are at every repetition, None for those that vary; and where these come from."""
-        fixed: list[Any] = []
-        sources: list[_Source] = []
-        for leaf in leaves:
-            if isinstance(leaf, View) and leaf.memory.varies:
-                index, first = self._values[leaf.place]
-                sources.append((len(fixed), index, None if leaf.geometry == first.geometry else leaf.geometry))
-                fixed.append(None)
-            else:
-                fixed.append(leaf.tensor if isinstance(leaf, View) else leaf)
-        return fixed, sources
+def _repeated(call: Operation, values_of: _Values) -> Step:
+    """Return the step of one of PyTorch's operations."""
+    function, structure = call.function, call.structure
+    fixed, sources = values_of.sort_out(call.arguments)
+    stored = [
+        (position, values_of.add(view))
+        for position, view in enumerate(call.results)
+        if isinstance(view, View) and view.memory.varies and view not in values_of
+    ]
+    positional, named = tree_unflatten(fixed, structure)
+    if all(map(is_, positional, fixed)) and all(index < len(positional) for index, _, _ in sources):
+        # All that varies stands in the list of arguments itself, not in lists inside or behind names.
+        fixed, compute = list(positional), partial(function, **named) if named else function
+    else:
 
-    def _repeated(self, call: Operation) -> Step:
-        """Return the step of one of PyTorch's operations."""
-        function, structure = call.function, call.structure
-        fixed, sources = self._sorted_out(call.arguments)
-        stored = [
-            (position, self._add(view))
-            for position, view in enumerate(call.results)
-            if isinstance(view, View) and view.memory.varies and view.place not in self._values
-        ]
-        positional, named = tree_unflatten(fixed, structure)
-        if all(map(is_, positional, fixed)) and all(index < len(positional) for index, _, _ in sources):
-            # All that varies stands in the list of arguments itself, not in lists inside or behind names.
-            fixed, compute = list(positional), partial(function, **named) if named else function
-        else:
+        def compute(*leaves: Any) -> Any:
+            arguments, others = tree_unflatten(leaves, structure)
+            return function(*arguments, **others)
 
-            def compute(*leaves: Any) -> Any:
-                arguments, others = tree_unflatten(leaves, structure)
-                return function(*arguments, **others)
+    def step(values: list[Any]) -> None:
+        leaves = fixed.copy()
+        _fill(leaves, sources, values)
+        result = compute(*leaves)
+        if stored:
+            results = (result,) if isinstance(result, Tensor) else tree_leaves(result)
+            for position, index in stored:
+                values[index] = results[position]
 
-        def step(values: list[Any]) -> None:
-            leaves = fixed.copy()
-            _fill(leaves, sources, values)
-            result = compute(*leaves)
-            if stored:
-                results = (result,) if isinstance(result, Tensor) else tree_leaves(result)
-                for position, index in stored:
-                    values[index] = results[position]
-
-        return step
-
-    def _launched(self, call: Launch) -> Step:
-        """Return the step of a kernel."""
-        kernel, workers = call.kernel, call.workers
-        numbers = array("q", (0, 0, 0, *call.numbers))
-        first = {memory: (index, view) for (memory, _), (index, view) in reversed(self._values.items())}
-        addresses = [
-            (3 + position, first[memory][0], offset - first[memory][1].geometry[2] * first[memory][1].dtype.itemsize)
-            for position, memory, offset in call.addresses
-            if memory.varies
-        ]
-
-        def step(values: list[Any]) -> None:
-            arguments = numbers[:]
-            for position, index, offset in addresses:
-                arguments[position] = values[index].data_ptr() + offset
-            numba_threads.run_again(kernel, workers, arguments)
-
-        return step
+    return step
 
 
-_Source = tuple[int, int, Geometry | None]
-"""Which leaf, of which value, and with which sizes, strides and offset, if not its own."""
+def _launched(call: Launch, values_of: _Values) -> Step:
+    """Return the step of a kernel."""
+    kernel, workers = call.kernel, call.workers
+    numbers = array("q", (0, 0, 0, *call.numbers))
+    addresses = [(3 + at, *values_of.address(memory, offset)) for at, memory, offset in call.addresses if memory.varies]
+
+    def step(values: list[Any]) -> None:
+        arguments = numbers[:]
+        for position, index, offset in addresses:
+            arguments[position] = values[index].data_ptr() + offset
+        numba_threads.run_again(kernel, workers, arguments)
+
+    return step
 
 
 def _fill(leaves: list[Any], sources: Iterable[_Source], values: Sequence[Any]) -> None:
@@ -195,18 +211,18 @@ def record(model: nn.Module, images: Tensor, half: torch.dtype | None) -> Record
             computes outside of PyTorch's operations and our kernels, has or returns other than plain tensors.
     """
     images = _placed(images)
-    state = [*model.parameters(), *model.buffers()]
-    objection = not_plain(images, *state)
+    tensors = [*model.parameters(), *model.buffers()]
+    objection = not_plain(images, *tensors)
     if objection is not None:
         raise ValueError(f"this model cannot be recorded: {objection}")
     # Casts that the caller's autocast keeps may have been made in another mode: here it keeps none.
     autocast = torch.autocast("cpu", dtype=half, enabled=half is not None, cache_enabled=False)
     with torch.inference_mode(), autocast:
-        before = _State(state)
+        state = _State(tensors)
         model(images)  # what is done once only, compilations and tables, is done
-        if before.changed:
+        if state.changed:
             raise ValueError(CHANGES_ITSELF)
-        recorder = Recorder(images, state)
+        recorder = Recorder(images, tensors)
         with recorder, recording.told(recorder):
             result = model(images)
         recorded = Recorded(recorder, images, result, state)
